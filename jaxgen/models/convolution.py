@@ -1,0 +1,223 @@
+"""Convolutions that are as fast backwards, twice backwards and inside loops as they are forwards.
+
+A convolution is bilinear in the images x and the kernel w. Its two adjoints are bilinear as well, and the three are
+closed under differentiation:
+
+    convolve(x, w)          dx = transposed(dy, w)    dw = kernel_gradient(x, dy)
+    transposed(y, w)        dy = convolve(dx, w)      dw = kernel_gradient(dx, y)
+    kernel_gradient(x, y)   dx = transposed(y, dw)    dy = convolve(x, dw)
+
+XLA derives the same three programs by itself, but on CPU it runs some of them 25 to 100 times too slowly: the kernel
+gradient of a transposed convolution, the second derivative through a convolution (any gradient penalty), and inside
+`lax.scan` the kernel gradient of *every* convolution. Written this way each is one plain convolution, to every order
+of reverse-mode differentiation. On accelerators the kernel gradient is left to XLA, which knows it by pattern.
+
+Forward-mode differentiation (`jax.jvp`) is not defined for a `custom_vjp`; `jax.linearize` needs it too. A vector-Jacobian
+product of a vector-Jacobian product gives the same number.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+class Geometry(NamedTuple):
+    """What fixes the shapes of a two-dimensional convolution: image size, kernel size, strides and padding."""
+
+    image_size: tuple[int, int]  # of the convolution's input, which is the transposed convolution's output
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]  # (before, after) along height and width
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of the convolution's output."""
+        return tuple(
+            (n + before + after - k) // s + 1
+            for n, k, s, (before, after) in zip(
+                self.image_size, self.kernel_size, self.strides, self.padding, strict=True
+            )
+        )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
+    """Cross-correlation y[n,i,j,o] = sum_{a,b,c} x[n, i s + a - p, j s + b - p, c] w[a,b,c,o].
+
+    Args:
+      x: images [N, H, W, C].
+      w: kernel [kh, kw, C, O].
+      geometry: sizes, strides and padding.
+
+    Returns:
+      [N, *geometry.output_size, O].
+    """
+    return lax.conv_general_dilated(x, w, geometry.strides, geometry.padding, dimension_numbers=DIMENSIONS)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
+    """The adjoint of `convolve` in its images: <transposed(y, w), x> = <y, convolve(x, w)> for all x, y and w.
+
+    Args:
+      y: [N, *geometry.output_size, O].
+      w: kernel [kh, kw, C, O], the same as for `convolve`.
+      geometry: of the convolution whose adjoint this is.
+
+    Returns:
+      [N, H, W, C] with (H, W) = geometry.image_size.
+    """
+    padding = []
+    for n, n_out, k, s, (before, _) in zip(
+        geometry.image_size, y.shape[1:3], geometry.kernel_size, geometry.strides, geometry.padding, strict=True
+    ):
+        spread = (n_out - 1) * s + 1  # size of y with s - 1 zeros between its entries
+        padding.append((k - 1 - before, n - spread + before))
+    return lax.conv_general_dilated(
+        y,
+        jnp.flip(w, (0, 1)).swapaxes(2, 3),
+        (1, 1),
+        padding,
+        lhs_dilation=geometry.strides,
+        dimension_numbers=DIMENSIONS,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
+    """The adjoint of `convolve` in its kernel: <kernel_gradient(x, y), w> = <y, convolve(x, w)>.
+
+    Args:
+      x: images [N, H, W, C].
+      y: [N, *geometry.output_size, O].
+      geometry: of the convolution.
+
+    Returns:
+      [kh, kw, C, O].
+    """
+    return lax.platform_dependent(
+        x,
+        y,
+        cpu=functools.partial(_kernel_gradient_plain, geometry=geometry),
+        default=functools.partial(_kernel_gradient_xla, geometry=geometry),
+    )
+
+
+def _kernel_gradient_plain(x, y, geometry):
+    """One ordinary convolution: channels act as the batch, the batch as channels, y as the (dilated) kernel."""
+    padding = []
+    for n, n_out, k, s, (before, _) in zip(
+        geometry.image_size, y.shape[1:3], geometry.kernel_size, geometry.strides, geometry.padding, strict=True
+    ):
+        padding.append((before, k - 1 + (n_out - 1) * s + 1 - n - before))
+    gradient = lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0),
+        y.transpose(1, 2, 0, 3),
+        (1, 1),
+        padding,
+        rhs_dilation=geometry.strides,
+        dimension_numbers=DIMENSIONS,
+    )
+    return gradient.transpose(1, 2, 0, 3)
+
+
+def _kernel_gradient_xla(x, y, geometry):
+    kernel = jax.ShapeDtypeStruct((*geometry.kernel_size, x.shape[-1], y.shape[-1]), x.dtype)
+    return jax.linear_transpose(
+        lambda w: lax.conv_general_dilated(x, w, geometry.strides, geometry.padding, dimension_numbers=DIMENSIONS),
+        kernel,
+    )(y)[0]
+
+
+def _save_both(f):
+    return lambda a, b, geometry: (f(a, b, geometry), (a, b))
+
+
+convolve.defvjp(
+    _save_both(convolve),
+    lambda geometry, xw, dy: (transposed(dy, xw[1], geometry), kernel_gradient(xw[0], dy, geometry)),
+)
+transposed.defvjp(
+    _save_both(transposed),
+    lambda geometry, yw, dx: (convolve(dx, yw[1], geometry), kernel_gradient(dx, yw[0], geometry)),
+)
+kernel_gradient.defvjp(
+    _save_both(kernel_gradient),
+    lambda geometry, xy, dw: (transposed(xy[1], dw, geometry), convolve(xy[0], dw, geometry)),
+)
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+class Conv(nn.Module):
+    """Convolution [N, H, W, C] -> [N, H', W', features] with H' = (H + 2 padding - kernel) // strides + 1.
+
+    The parameters have the names and shapes of `flax.linen.Conv`. `padding` counts pixels on each side, as in PyTorch.
+    """
+
+    features: int
+    kernel_size: int | Sequence[int]
+    strides: int | Sequence[int] = 1
+    padding: int | Sequence[int] = 0
+    use_bias: bool = True
+    kernel_init: Any = nn.initializers.lecun_normal()
+    dtype: Any = None  # of the computation; parameters are float32
+
+    @nn.compact
+    def __call__(self, x):
+        kernel_size = _pair(self.kernel_size)
+        kernel = self.param("kernel", self.kernel_init, (*kernel_size, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        padding = tuple((p, p) for p in _pair(self.padding))
+        y = convolve(x, kernel, Geometry(x.shape[1:3], kernel_size, _pair(self.strides), padding))
+        return y if bias is None else y + bias
+
+
+class ConvTranspose(nn.Module):
+    """Transposed convolution [N, H, W, C] -> [N, H', W', features], H' = (H - 1) strides - 2 padding + kernel.
+
+    The adjoint of `Conv` with the same numbers, as PyTorch's `ConvTranspose2d` is: kernel 4, strides 2, padding 1
+    doubles the size. The kernel is stored as that convolution's kernel, [kh, kw, features, C].
+    """
+
+    features: int
+    kernel_size: int | Sequence[int]
+    strides: int | Sequence[int] = 1
+    padding: int | Sequence[int] = 0
+    use_bias: bool = True
+    kernel_init: Any = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+    dtype: Any = None  # of the computation; parameters are float32
+
+    @nn.compact
+    def __call__(self, x):
+        kernel_size, strides, padding = _pair(self.kernel_size), _pair(self.strides), _pair(self.padding)
+        kernel = self.param("kernel", self.kernel_init, (*kernel_size, self.features, x.shape[-1]))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        size = tuple(
+            (n - 1) * s - 2 * p + k for n, s, p, k in zip(x.shape[1:3], strides, padding, kernel_size, strict=True)
+        )
+        y = transposed(x, kernel, Geometry(size, kernel_size, strides, tuple((p, p) for p in padding)))
+        return y if bias is None else y + bias
+
+
+def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
+    """Maximum over non-overlapping size x size windows: [N, H, W, C] -> [N, H // size, W // size, C].
+
+    A reshape and a maximum: the derivative of `reduce_window`, which `flax.linen.max_pool` uses, is slow on CPU. Rows
+    and columns that do not fill a window are dropped. Where several entries of a window are equal and largest (flat
+    backgrounds after a rectifier), they share the gradient equally.
+    """
+    n, h, w, c = x.shape
+    x = x[:, : h // size * size, : w // size * size]
+    return x.reshape(n, h // size, size, w // size, size, c).max(axis=(2, 4))

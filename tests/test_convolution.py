@@ -1,0 +1,129 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from jaxgen.models.convolution import Conv, ConvTranspose, Geometry, convolve, kernel_gradient, max_pool, transposed
+
+GEOMETRIES = [
+    Geometry((8, 8), (4, 4), (2, 2), ((1, 1), (1, 1))),
+    Geometry((7, 9), (3, 5), (1, 2), ((1, 1), (2, 2))),
+    Geometry((9, 6), (4, 3), (3, 2), ((0, 2), (1, 0))),  # rows at the far edge that no window reaches
+    Geometry((5, 5), (1, 1), (1, 1), ((0, 0), (0, 0))),
+    Geometry((7, 7), (7, 7), (1, 1), ((0, 0), (0, 0))),
+]
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+def draw(geometry, channels=3, features=4, batch=2):
+    x, w, y = (jax.random.fold_in(jax.random.key(0), i) for i in range(3))
+    return (
+        jax.random.normal(x, (batch, *geometry.image_size, channels)),
+        jax.random.normal(w, (*geometry.kernel_size, channels, features)),
+        jax.random.normal(y, (batch, *geometry.output_size, features)),
+    )
+
+
+def plain(x, w, geometry):
+    return lax.conv_general_dilated(
+        x, w, geometry.strides, geometry.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def plain_transposed(y, w, geometry):
+    x = jax.ShapeDtypeStruct((y.shape[0], *geometry.image_size, w.shape[2]), y.dtype)
+    return jax.linear_transpose(lambda x: plain(x, w, geometry), x)(y)[0]
+
+
+def plain_kernel_gradient(x, y, geometry):
+    w = jax.ShapeDtypeStruct((*geometry.kernel_size, x.shape[-1], y.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda w: plain(x, w, geometry), w)(y)[0]
+
+
+def operands(name, x, w, y):
+    return {
+        "convolve": (convolve, plain, x, w),
+        "transposed": (transposed, plain_transposed, y, w),
+        "kernel_gradient": (kernel_gradient, plain_kernel_gradient, x, y),
+    }[name]
+
+
+def close(a, b):
+    chex.assert_trees_all_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("name", ["convolve", "transposed", "kernel_gradient"])
+def test_values_gradients_and_second_gradients_equal_those_of_plain_lax(name, geometry):
+    ours, theirs, a, b = operands(name, *draw(geometry))
+    close(ours(a, b, geometry), theirs(a, b, geometry))
+
+    def energy(f):
+        return lambda a, b: jnp.sum(jnp.sin(f(a, b, geometry)))
+
+    def penalty(f):  # a gradient of a gradient, as in R1 and WGAN-GP
+        return lambda a, b: sum(jnp.sum(g**2) for g in jax.grad(energy(f), (0, 1))(a, b))
+
+    for functional in (energy, penalty):
+        close(*(jax.jit(jax.value_and_grad(functional(f), (0, 1)))(a, b) for f in (ours, theirs)))
+
+
+@pytest.mark.parametrize("name", ["convolve", "transposed", "kernel_gradient"])
+def test_inside_scan_and_vmap_nothing_changes(name):
+    geometry = GEOMETRIES[1]
+    ours, theirs, a, b = operands(name, *draw(geometry))
+
+    def descend(f):
+        def step(b, _):
+            return b - 1e-3 * jax.grad(lambda b: jnp.sum(f(a, b, geometry) ** 2))(b), None
+
+        return jax.jit(lambda b: lax.scan(step, b, None, length=3)[0])
+
+    close(descend(ours)(b), descend(theirs)(b))
+    many = jnp.stack([b, 2 * b, -b])
+    gradient = [jax.vmap(jax.grad(lambda b, f=f: jnp.sum(jnp.sin(f(a, b, geometry)))))(many) for f in (ours, theirs)]
+    close(*gradient)
+
+
+def test_transposed_is_the_adjoint_of_convolve():
+    for geometry in GEOMETRIES:
+        x, w, y = draw(geometry)
+        products = [
+            jnp.vdot(y, convolve(x, w, geometry)),
+            jnp.vdot(transposed(y, w, geometry), x),
+            jnp.vdot(kernel_gradient(x, y, geometry), w),
+        ]
+        np.testing.assert_allclose(products, products[0], rtol=1e-12)
+
+
+def test_conv_layer_equals_flax_with_the_same_parameters():
+    x = jax.random.normal(jax.random.key(0), (2, 9, 9, 3))
+    ours = Conv(5, 3, strides=2, padding=1)
+    theirs = nn.Conv(5, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    variables = ours.init(jax.random.key(1), x)
+    chex.assert_trees_all_equal_shapes(variables, theirs.init(jax.random.key(1), x))
+    close(ours.apply(variables, x), theirs.apply(variables, x))
+
+
+def test_transposed_layer_with_kernel_four_and_strides_two_doubles_the_size():
+    x = jax.random.normal(jax.random.key(0), (2, 7, 5, 3))
+    layer = ConvTranspose(6, 4, strides=2, padding=1)
+    y, variables = layer.init_with_output(jax.random.key(1), x)
+    assert y.shape == (2, 14, 10, 6)
+    # Flax flips neither axis and stores [kh, kw, in, out]: the adjoint is its transpose_kernel form.
+    theirs = nn.ConvTranspose(6, (4, 4), strides=(2, 2), padding=((2, 2), (2, 2)), transpose_kernel=True)
+    close(y, theirs.apply(variables, x))
+
+
+def test_max_pool_equals_flax_and_drops_what_does_not_fill_a_window():
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+    close(max_pool(x), nn.max_pool(x, (2, 2), strides=(2, 2)))
