@@ -1,0 +1,138 @@
+"""Pictures for people: image arrays in [-1, 1] to uint8, to one grid, to a PNG file. NumPy on the host."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from jaxgen import run_directory
+
+NAN_COLOUR = (255, 0, 255)  # magenta: no training image is this colour by accident
+MAX_WIDTH = 900
+MAX_HEIGHT = 1800
+
+
+def to_uint8(images) -> np.ndarray:
+    """Maps floats in [-1, 1] to the 256 levels of a stored image.
+
+    uint8 = round((x + 1) * 127.5), after clipping x to [-1, 1]; the exact inverse of x = uint8 / 127.5 - 1.
+
+    Args:
+      images: floats of any shape and any precision (bfloat16 too), NumPy or JAX. Infinities clip; NaN becomes 0.
+
+    Returns:
+      uint8 array of the same shape.
+
+    Raises:
+      TypeError: for integers and booleans, which would turn almost all white if they were read as [-1, 1].
+    """
+    images = np.asarray(images)
+    if images.dtype.kind in "biucOSU":
+        raise TypeError(
+            f"expected floats in [-1, 1], got {images.dtype}; bring stored pixels there with image / 127.5 - 1"
+        )
+    images = images.astype(np.float32)
+    levels = np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5)
+    return np.where(np.isnan(images), 0.0, levels).astype(np.uint8)
+
+
+def grid(
+    images, *, columns: int | None = None, padding: int = 2, background: float = 1.0, upscale: int | None = 1
+) -> np.ndarray:
+    """Lays images out row by row in one picture.
+
+    With s = upscale and p = padding, image n has its top left pixel at row p + (n // columns) * (s H + p) and column
+    p + (n % columns) * (s W + p). Cells past the last image show the background.
+
+    Args:
+      images: [N, H, W, C] floats in [-1, 1] with C = 1 (grey) or 3 (RGB), N >= 1, NumPy or JAX. Values outside are
+        clipped; a pixel with a NaN in any channel is magenta, so that a broken network shows instead of looking black.
+      columns: images in a row, at most N of them; None: the ceiling of sqrt(N), about a square.
+      padding: pixels around and between the images, not scaled.
+      background: the value of padding and empty cells, in [-1, 1]; 1 is white.
+      upscale: whole factor that repeats every pixel (nearest neighbour, nothing is blurred). None: the largest that
+        keeps the picture within 900 x 1800 pixels, so that 28-pixel digits can be read; at least 1.
+
+    Returns:
+      uint8 [rows, columns, 3].
+
+    Raises:
+      ValueError: if the shape is not [N, H, W, 1 or 3], or an option is out of its range.
+      TypeError: for integer images (see `to_uint8`).
+    """
+    images = np.asarray(images)
+    if images.ndim != 4:
+        raise ValueError(f"expected images of shape [N, H, W, C], got {images.shape}; add the missing axes first")
+    num_images, height, width, channels = images.shape
+    if channels not in (1, 3):
+        raise ValueError(
+            f"expected 1 (grey) or 3 (RGB) channels in the last axis, got shape {images.shape}; images are NHWC: "
+            "choose the channels to show, or transpose from NCHW"
+        )
+    if 0 in images.shape:
+        raise ValueError(f"nothing to draw: the images have shape {images.shape}")
+    if columns is not None and columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
+    if padding < 0:
+        raise ValueError(f"padding must be at least 0 pixels, got {padding}")
+    if not -1.0 <= background <= 1.0:
+        raise ValueError(f"background must lie in [-1, 1], got {background}")
+    if upscale is not None and upscale < 1:
+        raise ValueError(f"upscale must be a whole factor of at least 1, got {upscale}")
+
+    columns = min(columns or math.ceil(math.sqrt(num_images)), num_images)
+    rows = math.ceil(num_images / columns)
+    if upscale is None:
+        fits_width = (MAX_WIDTH - padding * (columns + 1)) // (columns * width)
+        fits_height = (MAX_HEIGHT - padding * (rows + 1)) // (rows * height)
+        upscale = max(1, min(fits_width, fits_height))
+
+    pixels = np.repeat(to_uint8(images), 3 // channels, axis=-1)
+    pixels[np.isnan(images.astype(np.float32)).any(axis=-1)] = NAN_COLOUR
+    pixels = pixels.repeat(upscale, axis=1).repeat(upscale, axis=2)
+
+    cell_height, cell_width = height * upscale + padding, width * upscale + padding
+    picture = np.full((rows * cell_height + padding, columns * cell_width + padding, 3), to_uint8(float(background)))
+    for n in range(num_images):
+        top, left = padding + n // columns * cell_height, padding + n % columns * cell_width
+        picture[top : top + height * upscale, left : left + width * upscale] = pixels[n]
+    return picture
+
+
+def save_png(path: str | os.PathLike, image) -> Path:
+    """Writes one image as a PNG file, atomically: a reader sees the whole new file or the old one.
+
+    Args:
+      path: the file; missing parent directories are made.
+      image: uint8 or float in [-1, 1], of shape [H, W], [H, W, 1] or [H, W, 3].
+
+    Returns:
+      The path.
+
+    Raises:
+      ValueError: if the shape is none of these.
+      OSError: with the path and what to do, if the file cannot be written (full disk, permissions).
+    """
+    from PIL import Image
+
+    image = np.asarray(image)
+    if image.ndim == 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[-1] == 3)) or 0 in image.shape:
+        raise ValueError(
+            f"cannot write {path}: expected one image of shape [H, W], [H, W, 1] or [H, W, 3], got {image.shape}; "
+            "lay a batch out with `grid` first"
+        )
+    if image.dtype != np.uint8:
+        image = to_uint8(image)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
+    path = Path(path)
+    with run_directory.explained(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    run_directory.write_atomically(path, buffer.getvalue())
+    return path
