@@ -1,0 +1,37 @@
+"""Data: sets that ship with the package, image folders, array files, hub sets, toys; batches addressed by step."""
+
+from jaxgen.data import binarisation, decode, toy
+from jaxgen.data.arrays import array_file
+from jaxgen.data.batches import batch_indices, epoch_permutation, prefetch, process_slice, sequential_batches
+from jaxgen.data.check import check_batch, check_images
+from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, prepare_default, to_unit_range
+from jaxgen.data.emoji import emoji, emoji_captions, emoji_subcategories
+from jaxgen.data.folder import image_folder
+from jaxgen.data.hub import hub_dataset
+from jaxgen.data.mnist import mnist, stacked_mnist
+
+__all__ = [
+    "Dataset",
+    "array_file",
+    "batch_indices",
+    "binarisation",
+    "check_batch",
+    "check_images",
+    "decode",
+    "emoji",
+    "emoji_captions",
+    "emoji_subcategories",
+    "epoch_permutation",
+    "fingerprint_of",
+    "from_arrays",
+    "hub_dataset",
+    "image_folder",
+    "mnist",
+    "prefetch",
+    "prepare_default",
+    "process_slice",
+    "sequential_batches",
+    "stacked_mnist",
+    "to_unit_range",
+    "toy",
+]

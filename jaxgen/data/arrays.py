@@ -1,0 +1,208 @@
+"""A data set from a NumPy file: .npz, or .npy (mapped into memory when large)."""
+
+import os
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxgen.data import reading
+from jaxgen.data.dataset import Dataset, check_label, fingerprint_of, from_arrays, gather_rows, prepare_default
+
+IMAGE_KEYS = ("image", "images", "x", "arr_0")
+LABEL_KEYS = ("label", "labels", "y", "arr_1")
+MAX_CLASSES = 1_000_000
+CHUNK_BYTES = 64 * 2**20
+
+
+def array_file(
+    path: str | os.PathLike,
+    *,
+    value_range: tuple[float, float] | None = None,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    class_names: Sequence[str] = (),
+    max_bytes_in_memory: int = reading.MAX_BYTES_IN_MEMORY,
+) -> Dataset:
+    """Open images, and labels if there are any, from a NumPy file. Nothing is ever unpickled.
+
+    Pixels that are uint8 mean 0..255, and bool means black and white. Floats are taken as they are only if they are in
+    [-1, 1] and some are negative. For everything else the range is not guessed: pass `value_range`.
+
+    Args:
+        path: a .npz with the images under `image`, `images`, `x` or `arr_0` and the labels under `label`, `labels`,
+            `y` or `arr_1`; or a .npy of images. Images are [N, H, W, C] or [N, H, W].
+        value_range: (black, white), e.g. (0, 1) or (0, 255): mapped to (-1, 1).
+        image_key: the name of the images in a .npz that calls them otherwise.
+        label_key: the name of the labels.
+        class_names: one per label; "0", "1", ... if not given.
+        max_bytes_in_memory: the largest array that is kept as `Dataset.arrays` and so lives on the device.
+
+    Returns:
+        A `Dataset` with `image` [N, H, W, C] and, if there are labels, `label` [N]. Larger .npy files are mapped, and
+        only the rows of a batch are read from the disk (floats are read through once, for NaN and range).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a file that is not a NumPy file or is damaged, object arrays, missing or ambiguous names, wrong
+            shapes, channels that come first, an unknown range, NaN or infinity, and labels that do not fit.
+    """
+    path = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    name = f"arrays:{path}"
+    image, label = _load(path, image_key, label_key, max_bytes_in_memory)
+    image = _check_shape(path, image)
+    low, high = _find_range(path, image, value_range)
+    if label is not None:
+        label = _check_labels(path, label, len(image), tuple(class_names))
+        class_names = tuple(class_names) or tuple(str(i) for i in range(int(label.max()) + 1))
+    elif class_names:
+        raise ValueError(f"{path}: class_names were given, but the file holds no labels")
+
+    def convert(rows):
+        if rows.dtype == np.uint8 and (low, high) == (0, 255):
+            return rows
+        scaled = (rows.astype(np.float64) - low) * (2.0 / (high - low)) - 1.0
+        return scaled.astype(np.float32)
+
+    if image.nbytes <= max_bytes_in_memory:
+        converted = convert(np.asarray(image))
+        return from_arrays(name, converted, label, class_names)
+
+    def fetch(indices):
+        raw = {"image": convert(np.asarray(image[np.asarray(indices)]))}
+        return raw if label is None else raw | {"label": label[np.asarray(indices)]}
+
+    return Dataset(
+        name=name,
+        num_examples=len(image),
+        image_shape=tuple(image.shape[1:]),
+        class_names=tuple(class_names),
+        # The first and the last rows stand for the whole, which would take long to read.
+        fingerprint=fingerprint_of(image.shape, image.dtype.str, low, high, image[:4], image[-4:], label is not None),
+        arrays=None,
+        gather=gather_rows,
+        fetch=fetch,
+        prepare=prepare_default,
+    )
+
+
+def _load(path, image_key, label_key, max_bytes_in_memory):
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: no such file")
+    if os.path.isdir(path):
+        raise ValueError(f"{path}: a folder; array_file wants a .npz or .npy file (for images there is image_folder)")
+    if not path.lower().endswith((".npz", ".npy")):
+        raise ValueError(f"{path}: array_file reads .npz and .npy files")
+    try:
+        if path.lower().endswith(".npy"):
+            if image_key or label_key:
+                raise ValueError("a .npy file holds one array without a name: image_key and label_key have no meaning")
+            large = os.path.getsize(path) > max_bytes_in_memory
+            return np.load(path, mmap_mode="r" if large else None, allow_pickle=False), None
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it is called .npz but holds a single array: rename it to .npy")
+            image_key = _choose("images", image_key, IMAGE_KEYS, archive.files, required=True)
+            label_key = _choose("labels", label_key, LABEL_KEYS, archive.files, required=False)
+            return archive[image_key], None if label_key is None else archive[label_key]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        text = str(error)
+        if "allow_pickle" in text or "Object arrays" in text or "pickled" in text:
+            text = (
+                "it holds Python objects (pickled), or is no NumPy file. Such arrays are not loaded because a pickle "
+                "can run code; images of different sizes must be brought to one size and stacked first"
+            )
+        raise ValueError(f"{path}: {text}") from error
+
+
+def _choose(what, key, candidates, present, *, required):
+    if key is not None:
+        if key not in present:
+            raise ValueError(f"it has no array {key!r}, only {', '.join(sorted(present)) or 'none at all'}")
+        return key
+    matches = [candidate for candidate in candidates if candidate in present]
+    if len(matches) > 1:
+        raise ValueError(f"both {' and '.join(matches)} could be the {what}: choose with {what[:-1]}_key")
+    if not matches and required:
+        raise ValueError(
+            f"no {what} found under {', '.join(candidates)}; it holds {', '.join(sorted(present)) or 'nothing'}: "
+            f"choose with {what[:-1]}_key"
+        )
+    return matches[0] if matches else None
+
+
+def _check_shape(path, image):
+    if image.dtype.kind not in "buif":
+        raise ValueError(f"{path}: the images are of dtype {image.dtype}, expected numbers")
+    if image.ndim == 3:
+        image = image[..., None]
+    if image.ndim != 4:
+        raise ValueError(f"{path}: the images have the shape {image.shape}, expected [N, H, W, C] or [N, H, W]")
+    if 0 in image.shape:
+        raise ValueError(f"{path}: there are no images, the shape is {image.shape}")
+    if image.shape[1] in (1, 3, 4) and image.shape[3] not in (1, 2, 3, 4):
+        raise ValueError(
+            f"{path}: the shape {image.shape} looks like channels first: save images.transpose(0, 2, 3, 1) instead"
+        )
+    if image.shape[3] > 4 and image.shape[2] <= 4:
+        raise ValueError(f"{path}: the shape {image.shape} is not [N, H, W, C]: its axes seem to be out of order")
+    return image
+
+
+def _find_range(path, image, value_range) -> tuple[float, float]:
+    """Return the pixel values of black and white, once all values are known to be finite and in between."""
+    if value_range is not None:
+        if len(value_range) != 2 or not value_range[0] < value_range[1]:
+            raise ValueError(f"{path}: value_range must be (black, white) with black < white, got {value_range}")
+    elif image.dtype == bool:
+        return 0.0, 1.0
+    elif image.dtype == np.uint8:
+        # Masks of zeros and ones stored as uint8 would train as nearly black images.
+        if not any(chunk.max() > 1 for _, chunk in _chunks(image)):
+            raise ValueError(
+                f"{path}: uint8 images without any value above 1: pass value_range=(0, 1) if 1 is white, or (0, 255)"
+            )
+        return 0.0, 255.0
+    low, high = _extremes(path, image)
+    if value_range is not None:
+        margin = 1e-3 * (value_range[1] - value_range[0])
+        if low < value_range[0] - margin or high > value_range[1] + margin:
+            raise ValueError(f"{path}: values from {low:g} to {high:g}, outside of value_range={tuple(value_range)}")
+        return float(value_range[0]), float(value_range[1])
+    if image.dtype.kind == "f" and -1.001 <= low < 0 and high <= 1.001:
+        return -1.0, 1.0
+    raise ValueError(
+        f"{path}: {image.dtype} images with values from {low:g} to {high:g}: their range is not guessed. Pass "
+        "value_range=(black, white), e.g. (0, 1), (0, 255) or (-1, 1)"
+    )
+
+
+def _extremes(path, image) -> tuple[float, float]:
+    low, high, num_bad, first = np.inf, -np.inf, 0, None
+    for start, chunk in _chunks(image):
+        if chunk.dtype.kind == "f" and not np.isfinite(chunk).all():
+            bad = ~np.isfinite(chunk)
+            num_bad += int(bad.sum())
+            if first is None:
+                where = np.unravel_index(bad.argmax(), bad.shape)
+                first = f"{chunk[where]} at {(start + int(where[0]), *(int(i) for i in where[1:]))}"
+        elif not num_bad:
+            low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
+    if num_bad:
+        raise ValueError(f"{path}: {num_bad} values are NaN or infinite, the first is {first}: repair the file")
+    return low, high
+
+
+def _chunks(image):
+    rows = max(1, CHUNK_BYTES // max(1, image[:1].nbytes))
+    for start in range(0, len(image), rows):
+        yield start, image[start : start + rows]
+
+
+def _check_labels(path, label, num_examples, class_names):
+    if label.ndim == 2 and label.shape[1] == 1:
+        label = label[:, 0]
+    check_label(label, num_examples, class_names, path)
+    if label.max() >= MAX_CLASSES:
+        raise ValueError(f"{path}: label {int(label.max())} is too large for a class number: number the classes from 0")
+    return label.astype(np.int32)

@@ -1,0 +1,84 @@
+"""Checks of a batch on the host, once at the start of a run: wrong ranges train without an error, and badly."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+TOLERANCE = 1e-3
+
+
+def check_images(image, *, image_shape: tuple[int, int, int] | None = None, name: str = "image") -> None:
+    """Check that images are what a train step takes: finite floats [B, H, W, C] in [-1, 1].
+
+    Args:
+        image: a NumPy or JAX array.
+        image_shape: (H, W, C) to insist on; None: any.
+        name: how errors call it.
+
+    Raises:
+        TypeError: for another dtype than floating point.
+        ValueError: for another rank or shape, for values that are not finite or that are outside of [-1, 1] by more
+            than 0.001. Says what was found and what to do.
+    """
+    dtype = np.dtype(image.dtype)
+    image = np.asarray(image)
+    # bfloat16 is no NumPy kind "f"; float32 holds all its values.
+    if dtype.kind != "f" and dtype.name != "bfloat16":
+        advice = ": scale with x / 127.5 - 1" if dtype == np.uint8 else ": convert to float32 in [-1, 1]"
+        raise TypeError(f"{name} is {dtype}, expected floating point{advice}")
+    image = image.astype(np.float32)
+    if image.ndim != 4:
+        advice = ": add a channel axis with x[..., None]" if image.ndim == 3 else ""
+        raise ValueError(f"{name} has the shape {image.shape}, expected [B, H, W, C]{advice}")
+    if image_shape is not None and image.shape[1:] != tuple(image_shape):
+        advice = ""
+        if (image.shape[2], image.shape[3], image.shape[1]) == tuple(image_shape):
+            advice = ": the channels come first, move them with x.transpose(0, 2, 3, 1)"
+        raise ValueError(
+            f"{name} has the shape {image.shape}, expected [B, {', '.join(map(str, image_shape))}]{advice}"
+        )
+    if image.size == 0:
+        raise ValueError(f"{name} is empty, its shape is {image.shape}")
+    bad = ~np.isfinite(image)
+    if bad.any():
+        where = tuple(int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
+        raise ValueError(
+            f"{name} has {int(bad.sum())} values that are not finite, the first ({image[where]}) at {where}: "
+            "look at the data or at what prepares it"
+        )
+    low, high = float(image.min()), float(image.max())
+    if low < -1 - TOLERANCE or high > 1 + TOLERANCE:
+        advice = "scale to [-1, 1]"
+        if low >= 0 and high <= 255:
+            advice = "scale with x / 127.5 - 1"
+        elif low >= 0 and high <= 65535:
+            advice = "scale with x / 32767.5 - 1"
+        raise ValueError(f"{name} has values from {low:g} to {high:g}, expected [-1, 1]: {advice}")
+
+
+def check_batch(batch: Mapping, *, image_shape: tuple[int, int, int], num_classes: int | None = None) -> None:
+    """Check a batch: its images with `check_images`, and its labels if it has any.
+
+    Args:
+        batch: `image` and, unless unlabelled, `label`.
+        image_shape: (H, W, C) that the network was built for.
+        num_classes: the number of classes that the network was built for; None: do not check labels against it.
+
+    Raises:
+        KeyError: without `image`, or without `label` when num_classes is given.
+        TypeError, ValueError: as `check_images`; for labels that are not [B] integers in 0..num_classes-1.
+    """
+    if "image" not in batch:
+        raise KeyError(f'a batch needs "image", this one has {sorted(batch)}')
+    check_images(batch["image"], image_shape=image_shape)
+    if "label" not in batch:
+        if num_classes:
+            raise KeyError(f"{num_classes} classes are expected, but the batch has no labels: only {sorted(batch)}")
+        return
+    label = np.asarray(batch["label"])
+    if label.dtype.kind not in "iu":
+        raise TypeError(f"label is {label.dtype}, expected int32")
+    if label.shape != (len(batch["image"]),):
+        raise ValueError(f"label has the shape {label.shape}, expected [{len(batch['image'])}]")
+    if num_classes is not None and (label.min() < 0 or label.max() >= num_classes):
+        raise ValueError(f"labels from {label.min()} to {label.max()}, expected 0 to {num_classes - 1}")

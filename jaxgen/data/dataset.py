@@ -1,0 +1,199 @@
+"""What a data set is: a frozen record of arrays and pure functions.
+
+A batch is made in two halves. The first brings *raw* rows together, still uint8: `gather` inside `jit` when the whole
+set lives on the device, `fetch` on the host otherwise. The second, `prepare`, always runs inside `jit` and turns the
+raw rows into what a train step takes: floats in [-1, 1] and int32 labels.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Raw = dict[str, np.ndarray]
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set: what it holds and the functions that read it.
+
+    Attributes:
+        name: e.g. "mnist/train".
+        num_examples: N.
+        image_shape: (H, W, C) of `batch["image"]`.
+        class_names: the name of each label, () when there are no labels.
+        fingerprint: 16 hexadecimal digits that change when the content does; a resumed run compares it.
+        arrays: everything, as uint8 images and int32 labels, for a set small enough to live on the device. None for a
+            larger one, whose rows `fetch` reads.
+        gather: `(arrays, indices [B]) -> raw`, jittable.
+        fetch: `(indices [B]) -> raw`, on the host, safe to call from several threads.
+        prepare: `(raw, key) -> batch`, jittable; `key` feeds what is random in the data, such as dynamic binarisation.
+    """
+
+    name: str
+    num_examples: int
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    fingerprint: str
+    arrays: Raw | None
+    gather: Callable[[Mapping, jax.Array], Mapping]
+    fetch: Callable[[np.ndarray], Raw]
+    prepare: Callable[[Mapping, jax.Array], Batch]
+
+
+def to_unit_range(image: jax.Array) -> jax.Array:
+    """Map uint8 pixels to [-1, 1]: `x / 127.5 - 1`, so that 0 becomes exactly -1 and 255 exactly 1.
+
+    Args:
+        image: any shape, uint8, or floating point and then taken to be in [-1, 1] already.
+
+    Returns:
+        The same shape, float32.
+
+    Raises:
+        TypeError: for any other dtype, whose range nobody can know.
+    """
+    if jnp.issubdtype(image.dtype, jnp.floating):
+        return jnp.asarray(image, jnp.float32)
+    if image.dtype != jnp.uint8:
+        raise TypeError(f"images are uint8 or floating point, got {image.dtype}: scale them to [-1, 1] first")
+    return jnp.asarray(image, jnp.float32) / 127.5 - 1.0
+
+
+def prepare_default(raw: Mapping, key: jax.Array | None = None) -> Batch:
+    """Turn raw rows into a batch: arrays of rank 4 are images and go to [-1, 1], all others become int32.
+
+    Args:
+        raw: `image` [B, H, W, C] uint8 or float, `label` [B] integer, others by name.
+        key: unused; part of the signature because other `prepare` functions draw.
+
+    Returns:
+        The same names: images float32 in [-1, 1], the rest int32.
+    """
+    del key
+    return {
+        name: to_unit_range(value) if value.ndim == 4 else jnp.asarray(value, jnp.int32) for name, value in raw.items()
+    }
+
+
+def gather_rows(arrays: Mapping, indices: jax.Array) -> Mapping:
+    """Take the rows `indices` [B] of every array: the default `gather` of a `Dataset`."""
+    # asarray: NumPy arrays cannot be indexed by a traced index.
+    return {name: jnp.asarray(value)[indices] for name, value in arrays.items()}
+
+
+def fingerprint_of(*parts) -> str:
+    """Hash strings, numbers and arrays to 16 hexadecimal digits, in order and with their shapes and dtypes.
+
+    >>> fingerprint_of("mnist", 28) == fingerprint_of("mnist", 28)
+    True
+    >>> fingerprint_of("ab", "c") == fingerprint_of("a", "bc")
+    False
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"array {part.dtype.str} {part.shape}\n".encode())
+            digest.update(np.ascontiguousarray(part))
+        else:
+            text = repr(part).encode(errors="surrogateescape")
+            digest.update(f"{len(text)}\n".encode())
+            digest.update(text)
+    return digest.hexdigest()[:16]
+
+
+def check_label(label: np.ndarray, num_examples: int, class_names: tuple[str, ...], name: str) -> None:
+    """Raise a ValueError unless `label` is [N], integer, and inside `class_names`."""
+    if label.ndim != 1:
+        advice = "take labels.argmax(axis=1) of one-hot labels" if label.ndim == 2 else "flatten them"
+        raise ValueError(f"{name}: labels have the shape {label.shape}, expected [{num_examples}]: {advice}")
+    if len(label) != num_examples:
+        raise ValueError(f"{name}: {len(label)} labels for {num_examples} images: there must be one label per image")
+    if label.dtype.kind not in "iu":
+        raise ValueError(f"{name}: labels are {label.dtype}, expected integers: convert them with .astype(np.int32)")
+    if label.size and label.min() < 0:
+        raise ValueError(
+            f"{name}: {int((label < 0).sum())} negative labels, the first at row {int((label < 0).argmax())}: labels "
+            "count from 0; drop the label array if -1 means unlabelled"
+        )
+    if class_names and label.size and label.max() >= len(class_names):
+        raise ValueError(
+            f"{name}: label {int(label.max())} at row {int(label.argmax())}, but only {len(class_names)} class names "
+            f"were given, which allow labels 0 to {len(class_names) - 1}"
+        )
+
+
+def from_arrays(
+    name: str,
+    image: np.ndarray,
+    label: np.ndarray | None = None,
+    class_names: tuple[str, ...] = (),
+    prepare: Callable[[Mapping, jax.Array], Batch] = prepare_default,
+    *,
+    fingerprint: str | None = None,
+    **others: np.ndarray,
+) -> Dataset:
+    """Make an in-memory data set of arrays.
+
+    Args:
+        name: shown in errors and reports.
+        image: [N, H, W, C], uint8, or float32 in [-1, 1].
+        label: [N] integers from 0, or None for an unlabelled set.
+        class_names: one per label; "0", "1", ... if not given.
+        prepare: raw rows to batch, see `Dataset`.
+        fingerprint: computed from all arrays unless given.
+        **others: more arrays of N rows, passed on by name.
+
+    Returns:
+        The `Dataset`. Its arrays are views of the given ones, closed for writing.
+
+    Raises:
+        ValueError: if shapes, dtypes, row counts or labels do not fit together.
+    """
+    image = np.asarray(image)
+    if image.ndim != 4:
+        advice = "; add a channel axis with image[..., None]" if image.ndim == 3 else ""
+        raise ValueError(f"{name}: images have the shape {image.shape}, expected [N, H, W, C]{advice}")
+    if 0 in image.shape:
+        raise ValueError(f"{name}: the images are empty, their shape is {image.shape}")
+    if image.dtype not in (np.uint8, np.float32):
+        raise ValueError(
+            f"{name}: images are {image.dtype}, expected uint8 in 0..255 or float32 in [-1, 1]: convert them first"
+        )
+    num_examples = len(image)
+    arrays = {"image": image}
+    if label is not None:
+        label = np.asarray(label)
+        check_label(label, num_examples, class_names, name)
+        class_names = tuple(class_names) or tuple(str(i) for i in range(int(label.max()) + 1))
+        arrays["label"] = label.astype(np.int32)
+    elif class_names:
+        raise ValueError(f"{name}: {len(class_names)} class names but no labels")
+    for other, value in others.items():
+        value = np.asarray(value)
+        if len(value) != num_examples:
+            raise ValueError(f"{name}: {other!r} has {len(value)} rows for {num_examples} images")
+        arrays[other] = value
+    arrays = {key: read_only(value) for key, value in arrays.items()}
+    return Dataset(
+        name=name,
+        num_examples=num_examples,
+        image_shape=tuple(image.shape[1:]),
+        class_names=class_names,
+        fingerprint=fingerprint or fingerprint_of(*(part for item in arrays.items() for part in item)),
+        arrays=arrays,
+        gather=gather_rows,
+        fetch=lambda indices: {key: value[np.asarray(indices)] for key, value in arrays.items()},
+        prepare=prepare,
+    )
+
+
+def read_only(value: np.ndarray) -> np.ndarray:
+    """Return a view that cannot be written: data sets share their arrays, also through caches."""
+    view = value.view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,114 @@
+"""Colour emoji as two houses draw them, from the copy that ships with this package: no download.
+
+One small set of pairs for many tasks: class-conditional generation, paired and unpaired translation, super-resolution,
+completion, text to image. Emoji that differ only in skin tone, gender or age are never divided between train and test.
+"""
+
+import csv
+import functools
+import io
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+
+import numpy as np
+
+from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, read_only
+
+HOUSES = ("noto", "twemoji")
+SHEET_SIZE = 64  # pixels of a cell, and cells in a row of the sheet
+
+
+def emoji(split: str = "train", *, image_size: int = 64, drawn_by: str = "noto") -> Dataset:
+    """Emoji on white: 3,341 training and 440 test images, each with the other house's drawing of the same emoji.
+
+    Args:
+        split: "train" or "test".
+        image_size: up to 64. Smaller images are area averages (Pillow's BOX filter) of the 64x64 originals.
+        drawn_by: "noto" or "twemoji": the house of `image`; `pair` is the other one.
+
+    Returns:
+        A `Dataset` with `image` and `pair` [N, image_size, image_size, 3], `label` [N], one of 9 categories
+        (`class_names`, in the order of the Unicode tables), and `subcategory` [N], one of 98
+        (`emoji_subcategories()`). The labels mean the same in both splits.
+
+    Raises:
+        ValueError: for an unknown split or house, or an image size outside of 1..64.
+
+    Source: Noto Emoji (Google, Apache-2.0) and Twemoji (Twitter, Inc and other contributors, CC BY 4.0).
+    """
+    if drawn_by not in HOUSES:
+        raise ValueError(f'drawn_by must be "noto" or "twemoji", got {drawn_by!r}')
+    if not 1 <= image_size <= SHEET_SIZE:
+        raise ValueError(
+            f"the emoji are 64x64: image_size must be in 1..64, got {image_size}. Enlarging would add no detail; "
+            "resize a batch with jax.image.resize if a network needs it"
+        )
+    table = _table()
+    keep = _rows_of(split)
+    other = HOUSES[1 - HOUSES.index(drawn_by)]
+    with ThreadPoolExecutor(2) as pool:  # decoding releases the interpreter lock
+        image, pair = pool.map(lambda house: _resize(load_emoji(house)[keep], image_size), (drawn_by, other))
+    categories, subcategories = _names("category"), _names("subcategory")
+    return from_arrays(
+        f"emoji/{split}",
+        image,
+        np.array([categories.index(table[i]["category"]) for i in keep], np.int32),
+        class_names=categories,
+        fingerprint=fingerprint_of("emoji", split, image_size, drawn_by),
+        pair=pair,
+        subcategory=np.array([subcategories.index(table[i]["subcategory"]) for i in keep], np.int32),
+    )
+
+
+def emoji_captions(split: str = "train") -> tuple[str, ...]:
+    """Return the captions of a split in the order of its images, e.g. "woman firefighter with medium-dark skin tone".
+
+    Raises:
+        ValueError: for an unknown split.
+    """
+    table = _table()
+    return tuple(table[i]["caption"] for i in _rows_of(split))
+
+
+def emoji_subcategories() -> tuple[str, ...]:
+    """Return the names of the 98 subcategories; `subcategory` in a batch indexes them."""
+    return _names("subcategory")
+
+
+@functools.cache
+def load_emoji(house: str) -> np.ndarray:
+    """Return all drawings of one house, uint8 [3781, 64, 64, 3], in the order of the table."""
+    from PIL import Image
+
+    data = (resources.files("jaxgen.data") / "files" / "emoji" / f"{house}.webp").read_bytes()
+    with Image.open(io.BytesIO(data), formats=("WEBP",)) as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    num_rows = pixels.shape[0] // SHEET_SIZE
+    cells = pixels.reshape(num_rows, SHEET_SIZE, SHEET_SIZE, SHEET_SIZE, 3).swapaxes(1, 2)
+    return read_only(cells.reshape(-1, SHEET_SIZE, SHEET_SIZE, 3)[: len(_table())])
+
+
+@functools.cache
+def _table() -> tuple[dict[str, str], ...]:
+    text = (resources.files("jaxgen.data") / "files" / "emoji" / "index.csv").read_text(encoding="utf-8")
+    return tuple(csv.DictReader(io.StringIO(text)))
+
+
+def _rows_of(split: str) -> np.ndarray:
+    if split not in ("train", "test"):
+        raise ValueError(f'the splits of the emoji are "train" (3,341) and "test" (440), got {split!r}')
+    return np.array([i for i, row in enumerate(_table()) if row["split"] == split])
+
+
+@functools.cache
+def _names(column: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(row[column] for row in _table()))
+
+
+def _resize(images: np.ndarray, image_size: int) -> np.ndarray:
+    if image_size == SHEET_SIZE:
+        return images
+    from PIL import Image
+
+    size = (image_size, image_size)
+    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in images])

@@ -1,0 +1,175 @@
+"""Data sets whose images are decoded one by one, and of which a few may be broken.
+
+A small set is decoded once, and its broken images are left out. A large set is decoded while training; an image that
+turns out to be broken is then replaced by the next one that is not. Which one that is depends on the files alone, not
+on what was read before, so a resumed run sees the same examples.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, gather_rows, prepare_default
+
+MAX_BYTES_IN_MEMORY = 512 * 2**20
+
+logger = logging.getLogger("jaxgen.data")
+
+
+def from_reader(
+    name: str,
+    read: Callable[[int], np.ndarray],
+    describe: Callable[[int], str],
+    *,
+    num_examples: int,
+    image_shape: tuple[int, int, int],
+    label: np.ndarray | None,
+    class_names: tuple[str, ...],
+    fingerprint: str,
+    max_bytes_in_memory: int,
+    max_broken_share: float,
+    num_threads: int | None,
+) -> Dataset:
+    """Make a data set of a function that decodes one image.
+
+    Args:
+        name: of the data set.
+        read: row to uint8 [H, W, C]; raises for a broken image; called from several threads.
+        describe: row to the name of the image in messages.
+        num_examples: N.
+        image_shape: (H, W, C).
+        label: [N] or None.
+        class_names: one per label.
+        fingerprint: of all that defines the content; rows left out are added to it.
+        max_bytes_in_memory: a set whose decoded images are not larger is decoded here and now.
+        max_broken_share: the share of N up to which broken images are reported and tolerated.
+        num_threads: how many images to decode at once; None: one per core.
+
+    Returns:
+        The `Dataset`; `arrays` is None for a large set.
+
+    Raises:
+        ValueError: if too many images are broken; names some. A large set raises it while it is read.
+    """
+    num_threads = num_threads or os.cpu_count() or 1
+    if num_examples * int(np.prod(image_shape)) <= max_bytes_in_memory:
+        image, broken = decode_all(read, num_examples, image_shape, num_threads)
+        reasons = [f"{describe(row)} ({reason})" for row, reason in sorted(broken.items())]
+        report_broken(name, reasons, num_examples, max_broken_share, "left out")
+        if broken:
+            keep = np.setdiff1d(np.arange(num_examples), list(broken))
+            image = image[keep]
+            label = None if label is None else label[keep]
+            fingerprint = fingerprint_of(fingerprint, keep)
+        return from_arrays(name, image, label, class_names, fingerprint=fingerprint)
+    read_batch = replacing_reader(name, read, describe, num_examples, max_broken_share, num_threads)
+
+    def fetch(indices):
+        image, rows = read_batch(indices)
+        return {"image": image} if label is None else {"image": image, "label": label[rows]}
+
+    return Dataset(
+        name=name,
+        num_examples=num_examples,
+        image_shape=image_shape,
+        class_names=class_names,
+        fingerprint=fingerprint,
+        arrays=None,
+        gather=gather_rows,
+        fetch=fetch,
+        prepare=prepare_default,
+    )
+
+
+def decode_all(
+    read: Callable[[int], np.ndarray], num_examples: int, image_shape: tuple[int, int, int], num_threads: int
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode every image; return them, uint8 [N, H, W, C], and why the broken ones (left black) are broken."""
+    image = np.zeros((num_examples, *image_shape), np.uint8)
+    broken = {}
+
+    def decode(row):
+        try:
+            image[row] = read(row)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's decoders raise many kinds.
+            broken[row] = describe_error(error)
+
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="jaxgen-decode") as pool:
+        for _ in pool.map(decode, range(num_examples)):
+            pass
+    return image, broken
+
+
+def replacing_reader(
+    name: str,
+    read: Callable[[int], np.ndarray],
+    describe: Callable[[int], str],
+    num_examples: int,
+    max_broken_share: float,
+    num_threads: int,
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return `read_batch(indices [B]) -> (images [B, H, W, C], rows [B])`, where `rows` are those really read.
+
+    A broken image is replaced by the next readable row (cyclically). What is known to be broken is remembered only to
+    save time and to count it.
+    """
+    broken: dict[int, str] = {}
+    lock = threading.Lock()
+
+    def note(row, error):
+        with lock:
+            if row in broken:
+                return
+            broken[row] = f"{describe(row)} ({describe_error(error)})"
+            count = len(broken)
+            reasons = list(broken.values())
+        if count > max_broken_share * num_examples:
+            report_broken(name, reasons, num_examples, max_broken_share, "replaced")
+        if count & (count - 1) == 0:  # at 1, 2, 4, 8, ...: a log that stays readable
+            logger.warning("%s: %d images broken so far, replaced by their next; latest: %s", name, count, reasons[-1])
+
+    def read_row(row):
+        for candidate in range(row, row + num_examples):
+            candidate %= num_examples
+            if candidate in broken:
+                continue
+            try:
+                return read(candidate), candidate
+            except MemoryError:
+                raise
+            except Exception as error:
+                note(candidate, error)
+        raise ValueError(f"{name}: none of the {num_examples} images can be decoded")
+
+    def read_batch(indices):
+        rows = [int(row) for row in indices]
+        with ThreadPoolExecutor(min(num_threads, len(rows)), thread_name_prefix="jaxgen-decode") as pool:
+            images, used = zip(*pool.map(read_row, rows), strict=True)
+        return np.stack(images), np.array(used)
+
+    return read_batch
+
+
+def report_broken(name: str, broken: Sequence[str], total: int, max_broken_share: float, treatment: str) -> None:
+    """Log how many of `total` images are broken, or raise a ValueError that names some if they are too many."""
+    if not broken:
+        return
+    some = "; ".join(broken[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
+    if len(broken) > max_broken_share * total:
+        raise ValueError(
+            f"{name}: {len(broken)} of {total} images are broken, more than max_broken_share={max_broken_share:g} "
+            f"allows: {some}. Mend or remove them, or raise max_broken_share"
+        )
+    logger.warning("%s: %d of %d images are broken and were %s: %s", name, len(broken), total, treatment, some)
+
+
+def describe_error(error: Exception) -> str:
+    """Return one line that says what happened."""
+    text = " ".join(str(error).split())
+    return text[:200] or type(error).__name__
