@@ -184,16 +184,17 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """Transposed convolution [N, H, W, C] -> [N, H', W', features], H' = (H - 1) strides - 2 padding + kernel.
+    """Transposed convolution [N, H, W, C] -> [N, H', W', features].
 
-    The adjoint of `Conv` with the same numbers, as PyTorch's `ConvTranspose2d` is: kernel 4, strides 2, padding 1
-    doubles the size. The kernel is stored as that convolution's kernel, [kh, kw, features, C].
+    H' = (H - 1) strides - 2 padding + kernel + output_padding: the adjoint of `Conv` with the same numbers, as PyTorch's
+    `ConvTranspose2d` is. Kernel 4, strides 2, padding 1 doubles the size; output_padding 1 makes it odd. The kernel is stored as that convolution's kernel, [kh, kw, features, C].
     """
 
     features: int
     kernel_size: int | Sequence[int]
     strides: int | Sequence[int] = 1
     padding: int | Sequence[int] = 0
+    output_padding: int = 0
     use_bias: bool = True
     kernel_init: Any = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
     dtype: Any = None  # of the computation; parameters are float32
@@ -205,7 +206,8 @@ class ConvTranspose(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         size = tuple(
-            (n - 1) * s - 2 * p + k for n, s, p, k in zip(x.shape[1:3], strides, padding, kernel_size, strict=True)
+            (n - 1) * s - 2 * p + k + self.output_padding
+            for n, s, p, k in zip(x.shape[1:3], strides, padding, kernel_size, strict=True)
         )
         y = transposed(x, kernel, Geometry(size, kernel_size, strides, tuple((p, p) for p in padding)))
         return y if bias is None else y + bias

@@ -1,0 +1,135 @@
+"""Convolutional classifiers: the article's CNN family, and the judge of what the other families generate."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax import lax
+
+from jaxgen import network
+from jaxgen.network import Network
+
+
+@flax.struct.dataclass
+class ClassifierState:
+    """Everything that training changes. Arrays only."""
+
+    step: jax.Array  # number of updates so far, int32
+    network: Network
+    ema: Any  # moving average of the network's variables
+
+
+def init(
+    key: jax.Array,
+    model: nn.Module,
+    *,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+) -> ClassifierState:
+    """The state before the first step, for images [H, W, C]."""
+
+    def build(key):
+        params_key, dropout_key = jax.random.split(key)
+        variables = model.init(
+            {"params": params_key, "dropout": dropout_key}, jnp.zeros((2, *image_shape)), train=True
+        )
+        ema = jax.tree.map(jnp.copy, variables)
+        model_state, params = flax.core.pop(variables, "params")
+        return ClassifierState(jnp.zeros((), jnp.int32), Network(params, model_state, optimizer.init(params)), ema)
+
+    return network.compiled_init(build, key)
+
+
+def make_train_step(
+    model: nn.Module,
+    *,
+    optimizer: optax.GradientTransformation,
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    label_smoothing: float = 0.0,
+    ema_decay: network.Decay = 0.0,
+    axis_name: str | None = None,
+) -> Callable:
+    """Builds `train_step(state, batch, key) -> (state, metrics)` that minimises the mean cross-entropy.
+
+    Args:
+      model: `apply(variables, images, train=) -> logits [B, num_classes]`.
+      optimizer: any optax transformation.
+      augment: `(key, images) -> images`, such as `data.random_shift`.
+      label_smoothing: share of the target that is spread over all classes.
+      ema_decay: of the average of all variables; 0 keeps the latest. A number or a schedule.
+      axis_name: as in `gan.make_train_step`. Augmentation and dropout then draw on each device for itself.
+
+    Returns:
+      A pure function, not compiled. The batch holds `image` and `label` [B] int32. Metrics: `loss` in nats, `accuracy`,
+      `grad_norm`, `update_norm`, `clipped`, `skipped`.
+
+    Raises:
+      TypeError: at trace time, for images that are not floating point or labels that are not whole numbers.
+    """
+
+    def train_step(state: ClassifierState, batch: Mapping[str, jax.Array], key: jax.Array):
+        image, label = network.images_of(batch), labels_of(batch)
+        key = jax.random.fold_in(key, state.step)
+        if axis_name is not None:
+            key = jax.random.fold_in(key, lax.axis_index(axis_name))
+        augment_key, dropout_key = jax.random.split(key)
+        if augment is not None:
+            image = augment(augment_key, image)
+
+        def objective(params):
+            logits, model_state = network.apply(
+                model, params, state.network.model_state, image, key=dropout_key
+            )
+            targets = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), label_smoothing)
+            loss = jnp.mean(optax.losses.softmax_cross_entropy(logits, targets))
+            return loss, (model_state, {"loss": loss, "accuracy": jnp.mean(jnp.argmax(logits, -1) == label)})
+
+        gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)(state.network.params)
+        new, update_metrics = network.update(state.network, optimizer, gradients, model_state, axis_name)
+        ema = network.update_ema(state.ema, new.variables, ema_decay, state.step, update_metrics)
+        metrics = network.mean_over_devices(metrics | update_metrics, axis_name)
+        return ClassifierState(step=state.step + 1, network=new, ema=ema), metrics
+
+    return train_step
+
+
+def labels_of(batch: Mapping[str, jax.Array]) -> jax.Array:
+    """batch["label"], checked at trace time to be whole numbers, one for each image."""
+    if "label" not in batch:
+        raise TypeError(f"a classifier needs labels, but the batch has only {sorted(batch)}")
+    label = batch["label"]
+    if not jnp.issubdtype(label.dtype, jnp.integer) or label.shape != batch["image"].shape[:1]:
+        raise TypeError(
+            f"labels must be whole numbers, one for each of {batch['image'].shape[0]} images, "
+            f"not {label.dtype} of shape {label.shape}"
+        )
+    return label
+
+
+def make_eval_step(model: nn.Module) -> Callable:
+    """Builds `eval_step(variables, batch, key) -> dict` of numbers for each image: `loss` [B] nats, `correct` [B].
+
+    `variables` is `state.ema`; the key is not used.
+    """
+
+    def eval_step(variables, batch: Mapping[str, jax.Array], key: jax.Array):
+        logits, label = model.apply(variables, network.images_of(batch), train=False), labels_of(batch)
+        return {
+            "loss": optax.losses.softmax_cross_entropy_with_integer_labels(logits, label),
+            "correct": jnp.argmax(logits, -1) == label,
+        }
+
+    return eval_step
+
+
+def summarize(per_image: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The numbers of a data set from those of its images, concatenated: `loss` (mean, nats) and `accuracy`."""
+    return {
+        "loss": float(np.mean(per_image["loss"], dtype=np.float64)),
+        "accuracy": float(np.mean(per_image["correct"])),
+    }

@@ -1,0 +1,223 @@
+"""Generative adversarial networks: two players, one train step.
+
+A variant is a choice of arguments: a pair of losses, a list of penalties, two optax transformations, a number of
+discriminator steps. Two time scales (TTUR) are two learning rates, gradient clipping is a link in either chain.
+
+    step = gan.make_train_step(
+        generator, discriminator, latent_dim=100,
+        generator_optimizer=optax.adam(1e-4, b1=0.0, b2=0.99),
+        discriminator_optimizer=optax.chain(optim.clip_by_global_norm(1.0), optax.adam(4e-4, b1=0.0, b2=0.99)),
+        penalties=[penalties.r1(gamma=1.0)],
+    )
+    state, metrics = jax.jit(step)(state, {"image": images}, key)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import lax
+
+from jaxgen import network, sharding
+from jaxgen.losses import adversarial
+from jaxgen.losses.penalties import Penalty
+from jaxgen.network import Network
+
+
+@flax.struct.dataclass
+class GANState:
+    """Everything that training changes. Arrays only."""
+
+    step: jax.Array  # number of generator updates so far, int32
+    generator: Network
+    discriminator: Network
+    ema: Any  # moving average of the generator's variables, batch statistics included
+
+
+def init(
+    key: jax.Array,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    *,
+    generator_optimizer: optax.GradientTransformation,
+    discriminator_optimizer: optax.GradientTransformation,
+    latent_dim: int,
+) -> GANState:
+    """The state before the first step; the discriminator's input has the shape of the generator's images."""
+
+    def build(key):
+        generator_key, discriminator_key = jax.random.split(key)
+        z = jnp.zeros((2, latent_dim))
+        image, variables = generator.init_with_output(generator_key, z, train=True)
+        ema = jax.tree.map(jnp.copy, variables)  # of its own: a shared array could not be donated
+        generator_state, params = flax.core.pop(variables, "params")
+        discriminator_state, discriminator_params = flax.core.pop(
+            discriminator.init(discriminator_key, image, train=True), "params"
+        )
+        return GANState(
+            step=jnp.zeros((), jnp.int32),
+            generator=Network(params, generator_state, generator_optimizer.init(params)),
+            discriminator=Network(
+                discriminator_params, discriminator_state, discriminator_optimizer.init(discriminator_params)
+            ),
+            ema=ema,
+        )
+
+    return network.compiled_init(build, key)
+
+
+def make_train_step(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    *,
+    generator_optimizer: optax.GradientTransformation,
+    discriminator_optimizer: optax.GradientTransformation,
+    latent_dim: int,
+    loss: adversarial.AdversarialLoss = adversarial.non_saturating,
+    penalties: Sequence[Penalty] = (),
+    num_discriminator_steps: int = 1,
+    ema_decay: network.Decay = 0.999,
+    sample_latent: Callable = jax.random.normal,
+    axis_name: str | None = None,
+) -> Callable:
+    """Builds `train_step(state, batch, key) -> (state, metrics)`: discriminator steps, then one generator step.
+
+    The players alternate: the generator's gradient goes through the discriminator that has just been updated, on the
+    same fake images as that update saw, so the generator runs forward once.
+
+    Args:
+      generator: `apply(variables, z [B, latent_dim], train=) -> images [B, ...]`.
+      discriminator: `apply(variables, images, train=) -> logits [B]`.
+      generator_optimizer: any optax transformation.
+      discriminator_optimizer: any optax transformation; nothing is taken from the generator's.
+      latent_dim: the number of latents.
+      loss: a pair of functions, from `losses.adversarial` or your own.
+      penalties: functions `(discriminator_fn, real, fake, key) -> scalar`, added to the discriminator's loss. Each is
+        reported under its `__name__`.
+      num_discriminator_steps: discriminator updates for each generator update, each on fresh data: the batch then has
+        that many times the images, and update i takes images i, i + k, i + 2k, ...
+      ema_decay: of the generator's average; a number or a schedule.
+      sample_latent: `(key, shape) -> z`.
+      axis_name: None for the global view (`jit` over a mesh). Given a name, the step is the per-device view for `pmap`
+        or `shard_map(check_vma=False)`: gradients, batch statistics and metrics are averaged over it, and each device
+        uses its rows of the global batch's latents.
+
+    Returns:
+      A pure function, not compiled. `key` is the run's constant key: the step folds `state.step` into it. Metrics are
+      scalars: `generator/` and `discriminator/` with `loss` (adversarial part), `grad_norm` (before any clip),
+      `update_norm`, and where the optimiser tells `clipped` and `skipped`; `discriminator/` with `real_logits`,
+      `fake_logits`, `accuracy`; `penalty/NAME`. The discriminator's are those of its last update.
+
+    Raises:
+      TypeError: at trace time, for images that are not floating point.
+      ValueError: at trace time, for images of another shape than the generator's, or a batch that is no multiple of
+        `num_discriminator_steps`; at once, if that is below 1 or two penalties share a name.
+
+    Goodfellow et al. 2014, algorithm 1; two time scales: Heusel et al. 2017.
+    """
+    if num_discriminator_steps < 1:
+        raise ValueError(f"num_discriminator_steps must be at least 1, not {num_discriminator_steps}")
+    names = [penalty.__name__ for penalty in penalties]
+    if len(set(names)) < len(names):
+        raise ValueError(f"penalties are reported by name, but two share one: {', '.join(names)}")
+
+    def discriminator_step(player, real, fake, key):
+        def objective(params):
+            real_logits, model_state = network.apply(discriminator, params, player.model_state, real, key=key)
+            fake_logits, model_state = network.apply(discriminator, params, model_state, fake, key=key)
+
+            def discriminator_fn(x):
+                return network.apply(discriminator, params, player.model_state, x, key=key)[0]
+
+            metrics = {
+                "discriminator/loss": jnp.mean(loss.discriminator(real_logits, fake_logits)),
+                "discriminator/real_logits": jnp.mean(real_logits),
+                "discriminator/fake_logits": jnp.mean(fake_logits),
+                "discriminator/accuracy": adversarial.discriminator_accuracy(real_logits, fake_logits),
+            }
+            total = metrics["discriminator/loss"]
+            for i, penalty in enumerate(penalties):
+                term = penalty(discriminator_fn, real, fake, jax.random.fold_in(key, i))
+                metrics[f"penalty/{penalty.__name__}"] = term
+                total += term
+            return total, (model_state, metrics)
+
+        gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)(player.params)
+        player, update_metrics = network.update(player, discriminator_optimizer, gradients, model_state, axis_name)
+        return player, metrics | network.prefixed("discriminator", update_metrics)
+
+    def train_step(state: GANState, batch: dict[str, jax.Array], key: jax.Array):
+        reals = _divide(network.images_of(batch), num_discriminator_steps)
+        keys = jax.random.split(jax.random.fold_in(key, state.step), num_discriminator_steps)
+
+        def generate(params, key):
+            z = sharding.draw(sample_latent, key, (reals.shape[1], latent_dim), axis_name=axis_name)
+            return network.apply(generator, params, state.generator.model_state, z, key=key)
+
+        def extra_step(player, inputs):
+            real, key = inputs
+            latent_key, key = jax.random.split(key)
+            return discriminator_step(player, real, generate(state.generator.params, latent_key)[0], key)
+
+        player = state.discriminator
+        if num_discriminator_steps > 1:
+            player, _ = lax.scan(extra_step, player, (reals[:-1], keys[:-1]))
+
+        # The last discriminator step and the generator step share one batch of fake images.
+        real, (latent_key, key) = reals[-1], jax.random.split(keys[-1])
+        fake, generator_vjp, generator_state = jax.vjp(
+            lambda params: generate(params, latent_key), state.generator.params, has_aux=True
+        )
+        if fake.shape != real.shape:
+            raise ValueError(f"the generator makes images of shape {fake.shape[1:]}, but the data have {real.shape[1:]}")
+        player, metrics = discriminator_step(player, real, fake, key)
+
+        def generator_objective(fake):
+            real_logits, _ = network.apply(discriminator, player.params, player.model_state, real, key=key)
+            fake_logits, _ = network.apply(discriminator, player.params, player.model_state, fake, key=key)
+            return jnp.mean(loss.generator(real_logits, fake_logits))
+
+        metrics["generator/loss"], fake_gradient = jax.value_and_grad(generator_objective)(fake)
+        (gradients,) = generator_vjp(fake_gradient)
+        generator_player, update_metrics = network.update(
+            state.generator, generator_optimizer, gradients, generator_state, axis_name
+        )
+        state = GANState(
+            step=state.step + 1,
+            generator=generator_player,
+            discriminator=player,
+            ema=network.update_ema(
+                state.ema, generator_player.variables, ema_decay, state.step, update_metrics
+            ),
+        )
+        metrics |= network.prefixed("generator", update_metrics)
+        return state, network.mean_over_devices(metrics, axis_name)
+
+    return train_step
+
+
+def _divide(image, k):
+    """[k B, ...] -> [k, B, ...] such that a batch divided over devices stays divided the same way."""
+    if image.shape[0] % k:
+        raise ValueError(
+            f"{k} discriminator steps need a batch of a multiple of {k} images, not {image.shape[0]}"
+        )
+    return jnp.moveaxis(image.reshape(image.shape[0] // k, k, *image.shape[1:]), 1, 0)
+
+
+def sample(generator: nn.Module, variables: Any, z: jax.Array) -> jax.Array:
+    """Images for latents, with running batch statistics.
+
+    Args:
+      generator: the module.
+      variables: `state.ema`, or `state.generator.variables` for the latest weights.
+      z: [N, latent_dim].
+
+    Returns:
+      [N, ...] in [-1, 1].
+    """
+    return generator.apply(variables, z, train=False)

@@ -1,0 +1,158 @@
+"""Terms of the evidence lower bound. Sums over pixels and latents, one number per image [B], in nats.
+
+Log-likelihoods are log-likelihoods: larger is better. The negative is the distortion, the KL divergence the rate, and
+ELBO = -distortion - rate.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def _sum_per_image(x):
+    return jnp.sum(x, axis=range(1, x.ndim))
+
+
+def gaussian_kl_per_unit(mean, logvar, prior_mean=0.0, prior_logvar=0.0) -> jax.Array:
+    """KL(N(mean, exp(logvar)) || N(prior_mean, exp(prior_logvar))) of every coordinate, in nats, the shape of `mean`.
+
+    (prior_logvar - logvar + (exp(logvar) + (mean - prior_mean)^2) / exp(prior_logvar) - 1) / 2
+    """
+    prior_mean, prior_logvar = jnp.asarray(prior_mean), jnp.asarray(prior_logvar)
+    return 0.5 * (
+        prior_logvar
+        - logvar
+        + jnp.exp(logvar - prior_logvar)
+        + (mean - prior_mean) ** 2 * jnp.exp(-prior_logvar)
+        - 1.0
+    )
+
+
+def gaussian_kl(mean, logvar, prior_mean=0.0, prior_logvar=0.0) -> jax.Array:
+    """KL divergence between diagonal Gaussians, summed over latents (Kingma and Welling 2014, appendix B).
+
+    Args:
+      mean: posterior mean [B, ...].
+      logvar: log of the posterior variance (not of the standard deviation), the shape of `mean`.
+      prior_mean: broadcasts against `mean`.
+      prior_logvar: broadcasts against `mean`.
+
+    Returns:
+      [B], non-negative, in nats.
+    """
+    return _sum_per_image(gaussian_kl_per_unit(mean, logvar, prior_mean, prior_logvar))
+
+
+def bernoulli_log_likelihood(logits: jax.Array, x: jax.Array) -> jax.Array:
+    """log p(x) = sum_i x_i log sigmoid(logits_i) + (1 - x_i) log(1 - sigmoid(logits_i)).
+
+    Args:
+      logits: [B, ...].
+      x: the shape of `logits`, in {0, 1}. Grey levels in between give a number, but no likelihood: binarise first.
+
+    Returns:
+      [B], at most 0, in nats.
+    """
+    return -_sum_per_image(jax.nn.softplus(logits) - x * logits)
+
+
+def gaussian_log_likelihood(mean: jax.Array, logvar: jax.Array, x: jax.Array) -> jax.Array:
+    """log N(x; mean, exp(logvar)), a density with its normaliser, summed over pixels.
+
+    Args:
+      mean: [B, ...].
+      logvar: log of the variance; broadcasts against `mean`.
+      x: the shape of `mean`.
+
+    Returns:
+      [B] in nats.
+    """
+    return -0.5 * _sum_per_image(LOG_2PI + logvar + (x - mean) ** 2 * jnp.exp(-logvar))
+
+
+def discretized_logistic_log_likelihood(mean: jax.Array, log_scale: jax.Array, x: jax.Array) -> jax.Array:
+    """log of the logistic distribution's mass on the bin of each of 256 levels, summed over pixels.
+
+    A level k in 0..255 stands at x = k / 127.5 - 1; its bin reaches 1/255 to both sides, and the first and the last
+    bin reach to infinity, so that the 256 masses sum to exactly 1 for every mean and scale (Salimans et al. 2017, eq. 2,
+    one component; Kingma et al. 2016, appendix).
+
+    Args:
+      mean: [B, ...].
+      log_scale: log of the logistic scale; broadcasts against `mean`.
+      x: the shape of `mean`, in [-1, 1] on the 256 levels (moved to the nearest level if it is off).
+
+    Returns:
+      [B], at most 0, in nats.
+    """
+    level = jnp.round((x + 1) * 127.5)
+    x = level / 127.5 - 1
+    inverse_scale = jnp.exp(-log_scale)
+    upper = (x + 1 / 255 - mean) * inverse_scale
+    lower = (x - 1 / 255 - mean) * inverse_scale
+    # log(sigmoid(upper) - sigmoid(lower)) = log_sigmoid(upper) + log_sigmoid(-lower) + log(1 - exp(lower - upper)),
+    # which keeps its precision where both sigmoids are near 0 or 1.
+    width = jnp.broadcast_to(2 / 255 * inverse_scale, upper.shape)
+    middle = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + _log1mexp(width)
+    log_mass = jnp.where(
+        level <= 0, jax.nn.log_sigmoid(upper), jnp.where(level >= 255, jax.nn.log_sigmoid(-lower), middle)
+    )
+    return _sum_per_image(log_mass)
+
+
+def _log1mexp(a):
+    """log(1 - exp(-a)) for a > 0, without cancellation at either end."""
+    return jnp.where(a < math.log(2), jnp.log(-jnp.expm1(-a)), jnp.log1p(-jnp.exp(-a)))
+
+
+def importance_weighted_bound(log_weights: jax.Array, axis: int = 0) -> jax.Array:
+    """log (1/k sum_i w_i), w_i = p(x, z_i) / q(z_i | x): a lower bound of log p(x), tighter with k (Burda et al. 2016).
+
+    Args:
+      log_weights: log w, with the k samples along `axis`.
+      axis: the axis of the samples.
+
+    Returns:
+      `log_weights` without `axis`, in nats. k = 1 is the ELBO's single-sample estimate.
+    """
+    return jax.nn.logsumexp(log_weights, axis=axis) - math.log(log_weights.shape[axis])
+
+
+def bits_per_dim(nll: jax.Array, dims: int) -> jax.Array:
+    """nll / (dims ln 2), for a negative log-likelihood in nats over `dims` real (not padded) sub-pixels."""
+    return nll / (dims * math.log(2))
+
+
+class Likelihood(NamedTuple):
+    """What a decoder's output means: a distribution over images in [-1, 1].
+
+    log_prob: `(decoder output, image [B, H, W, C]) -> [B]` nats.
+    mean: `(decoder output) -> image [B, H, W, C]` in [-1, 1], what `sample` and `reconstruct` show.
+    """
+
+    log_prob: Callable
+    mean: Callable
+
+
+bernoulli = Likelihood(
+    log_prob=lambda logits, image: bernoulli_log_likelihood(logits, (image + 1) / 2),
+    mean=lambda logits: 2 * jax.nn.sigmoid(logits) - 1,
+)
+"""The decoder returns logits of the pixel being 1; images are binarised, so they are -1 or 1."""
+
+gaussian = Likelihood(
+    log_prob=lambda output, image: gaussian_log_likelihood(*output, image),
+    mean=lambda output: jnp.clip(output[0], -1, 1),
+)
+"""The decoder returns (mean, logvar); a density, so its nats are not comparable with those of discrete pixels."""
+
+discretized_logistic = Likelihood(
+    log_prob=lambda output, image: discretized_logistic_log_likelihood(*output, image),
+    mean=lambda output: jnp.clip(output[0], -1, 1),
+)
+"""The decoder returns (mean, log_scale) for images on 256 levels."""

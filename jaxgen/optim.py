@@ -1,0 +1,99 @@
+"""Gradient transformations that optax lacks: a clip that tells whether it clipped, and the skipped update.
+
+Both are ordinary optax transformations. Clipping belongs before the optimiser in the chain, skipping around it:
+
+    optax.chain(optim.clip_by_global_norm(1.0), optax.adam(2e-4, b1=0.5))
+    optim.skip_large_updates(optax.adamax(1e-3), max_norm=200.0)
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class ClipState(NamedTuple):
+    """Whether the last update was clipped, as 0. or 1."""
+
+    clipped: jax.Array
+
+
+def clip_by_global_norm(max_norm: float | jax.Array) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm` that remembers in its state whether it clipped: g -> g min(1, max_norm / |g|).
+
+    The train steps report it as the metric `clipped`. `max_norm` may be traced, so that `vmap` can sweep it. A NaN or
+    infinite gradient makes every update NaN, as with optax: see `skip_large_updates`.
+    """
+
+    def init(params):
+        return ClipState(jnp.zeros(()))
+
+    def update(updates, state, params=None):
+        norm = optax.tree.norm(updates)
+        clipped = norm > max_norm
+        scale = jnp.where(clipped, max_norm / jnp.where(clipped, norm, 1.0), 1.0)
+        # A non-finite norm is not larger than anything, yet must not pass for a good update.
+        scale = jnp.where(jnp.isfinite(norm), scale, jnp.nan)
+        updates = jax.tree.map(lambda g: (g * scale).astype(g.dtype), updates)
+        return updates, ClipState(clipped.astype(jnp.float32))
+
+    return optax.GradientTransformation(init, update)
+
+
+class SkipState(NamedTuple):
+    """State of `skip_large_updates`."""
+
+    skipped: jax.Array  # whether the last update was skipped, as 0. or 1.
+    num_skipped: jax.Array  # how many so far
+    inner: Any
+
+
+def skip_large_updates(
+    inner: optax.GradientTransformation, max_norm: float | jax.Array = jnp.inf
+) -> optax.GradientTransformation:
+    """Skips the update where the gradient's global norm is at or over `max_norm`, or is not finite.
+
+    The norm is that of the gradient given to this transformation, so put clipping inside. In a skipped update the
+    parameters and the inner state stay as they are; the train steps then leave batch statistics and the EMA as they
+    are, too, and report the metric `skipped`. The rule of VDVAE (Child 2021), with thresholds of 200 to 400 there.
+
+    `optax.skip_large_updates` under `optax.MultiSteps` looks at the norm alike, but its caller cannot see it.
+    """
+
+    def init(params):
+        return SkipState(jnp.zeros(()), jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(updates, state, params=None):
+        norm = optax.tree.norm(updates)
+        skip = ~(norm < max_norm)  # true for NaN; infinity is not below infinity
+        new_updates, new_inner = inner.update(updates, state.inner, params)
+        new_updates = jax.tree.map(lambda u: jnp.where(skip, jnp.zeros_like(u), u), new_updates)
+        new_inner = jax.tree.map(lambda old, new: jnp.where(skip, old, new), state.inner, new_inner)
+        return new_updates, SkipState(skip.astype(jnp.float32), state.num_skipped + skip, new_inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def update_flags(opt_state: Any) -> dict[str, jax.Array]:
+    """What `clip_by_global_norm` and `skip_large_updates` anywhere in an optimiser's state say of its last update.
+
+    Returns:
+      A dict with `clipped` and `skipped`, each only if such a transformation is there; 0. or 1.
+    """
+    flags = {}
+    for leaf in jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, (ClipState, SkipState))):
+        if isinstance(leaf, ClipState):
+            flags["clipped"] = jnp.maximum(flags.get("clipped", 0.0), leaf.clipped)
+        elif isinstance(leaf, SkipState):
+            flags["skipped"] = jnp.maximum(flags.get("skipped", 0.0), leaf.skipped)
+            for name, flag in update_flags(leaf.inner).items():
+                flags[name] = jnp.maximum(flags.get(name, 0.0), flag)
+    return flags
+
+
+def keep_if_skipped(flags: dict[str, jax.Array], old: Any, new: Any) -> Any:
+    """`old` where the flags say that the update was skipped, else `new`; `new` itself where nothing can skip."""
+    if "skipped" not in flags:
+        return new
+    return jax.tree.map(lambda o, n: jnp.where(flags["skipped"] > 0, o, n), old, new)

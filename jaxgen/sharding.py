@@ -1,0 +1,202 @@
+"""Many devices: the only file that knows about them.
+
+A train step written for the global view runs on a mesh by `jit_step`: the batch is sharded along its first axis over the
+mesh axis "data", the state is replicated, and means and batch normalisation are over the global batch because the
+program does not know that it was divided. One device or eight, the numbers are the same up to the order of summation.
+
+`pmap_step` runs a train step made with an `axis_name`, in the per-device view, for those who work that way.
+
+Several hosts: every process calls `initialize_hosts()` first, then the same script; `make_mesh()` spans all of them and
+`shard_batch` assembles the global batch from each host's own rows.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "data"
+
+
+def initialize_hosts() -> None:
+    """Connects this process with those on the other hosts; call it before anything else touches JAX.
+
+    On a TPU pod and under Slurm `jax.distributed` finds the other hosts by itself. Elsewhere set the environment
+    variables COORDINATOR_ADDRESS ("host:port" of process 0), NUM_PROCESSES and PROCESS_ID. Where none of these
+    apply this does nothing, so a script can call it always.
+
+    Raises:
+      ValueError: if only some of the three variables are set, or they are not numbers.
+    """
+    names = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
+    values = [os.environ.get(name) for name in names]
+    if all(values):
+        try:
+            count, index = int(values[1]), int(values[2])
+        except ValueError as error:
+            raise ValueError(f"NUM_PROCESSES and PROCESS_ID are whole numbers, not {values[1:]}") from error
+        jax.distributed.initialize(values[0], num_processes=count, process_id=index)
+    elif any(values):
+        missing = ", ".join(name for name, value in zip(names, values, strict=True) if not value)
+        raise ValueError(f"to train on several hosts set all of {', '.join(names)}; missing: {missing}")
+    elif len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1 or int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        jax.distributed.initialize()
+
+
+def make_mesh(num_devices: int | None = None) -> Mesh:
+    """A one-dimensional mesh with the axis "data" over the first `num_devices` devices of all hosts (all by default).
+
+    Raises:
+      ValueError: if there are not so many devices.
+    """
+    devices = jax.devices()
+    num_devices = len(devices) if num_devices is None else num_devices
+    if not 1 <= num_devices <= len(devices):
+        raise ValueError(f"{num_devices} devices asked for, but this program sees {len(devices)} ({devices[0].platform})")
+    return jax.make_mesh((num_devices,), (AXIS,), devices=devices[:num_devices], axis_types=(AxisType.Auto,))
+
+
+def check_divisible(batch_size: int, num_devices: int) -> None:
+    """Raises a ValueError unless every device gets the same number of images."""
+    if batch_size % num_devices:
+        raise ValueError(
+            f"a batch of {batch_size} images cannot be divided over {num_devices} devices; "
+            f"use a multiple of {num_devices}, for example {math.ceil(batch_size / num_devices) * num_devices}"
+        )
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """Puts a copy of every array on every device of the mesh. The copies are new: donating one does not free `tree`."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=sharding)(tree)
+
+
+def shard_batch(mesh: Mesh, batch: Any, *, axis: int = 0) -> Any:
+    """Divides arrays along `axis` over the devices of the mesh.
+
+    Args:
+      mesh: from `make_mesh()`.
+      batch: a pytree of host arrays. With several processes each passes its own rows, the global batch being their
+        concatenation in the order of the processes.
+      axis: the batch axis (0; 1 for a stack of batches).
+
+    Returns:
+      The same tree of global arrays.
+
+    Raises:
+      ValueError: if the batch cannot be divided evenly.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+    processes = len({device.process_index for device in mesh.devices.flat})
+
+    def put(x):
+        x = np.asarray(x)
+        check_divisible(x.shape[axis] * processes, mesh.size)
+        return jax.make_array_from_process_local_data(sharding, x)
+
+    return jax.tree.map(put, batch)
+
+
+def draw(sampler: Callable, key: jax.Array, shape: tuple[int, ...], *, axis_name: str | None = None) -> jax.Array:
+    """Random numbers for a batch, the same for the same key however many devices share it.
+
+    Args:
+      sampler: `(key, shape) -> array`, such as `jax.random.normal`; its first axis is the batch.
+      key: the same on every device.
+      shape: of what the caller gets: the global batch in the global view, this device's part in the per-device view.
+      axis_name: the mapped axis, in the per-device view.
+
+    Returns:
+      In the global view `sampler(key, shape)`, divided over the mesh like the batch: left alone, it would be
+      replicated, and every device would run the generator on the whole batch. In the per-device view this device's
+      rows of `sampler(key, global shape)`.
+    """
+    if axis_name is not None:
+        rows = shape[0]
+        everything = sampler(key, (rows * lax.axis_size(axis_name), *shape[1:]))
+        return lax.dynamic_slice_in_dim(everything, lax.axis_index(axis_name) * rows, rows)
+    numbers = sampler(key, shape)
+    if AXIS in jax.sharding.get_abstract_mesh().auto_axes:
+        numbers = lax.with_sharding_constraint(numbers, PartitionSpec(AXIS))
+    return numbers
+
+
+def jit_step(train_step: Callable, mesh: Mesh | None = None, *, donate: bool = True) -> Callable:
+    """Compiles a train step in the global view for a mesh.
+
+    Args:
+      train_step: `(state, batch, key) -> (state, metrics)`, made without an `axis_name`.
+      mesh: from `make_mesh()`; all devices by default.
+      donate: lets the new state take the memory of the old one, which cannot be used afterwards.
+
+    Returns:
+      A function with the arguments of `train_step`. The batch holds global arrays or (one process) host arrays, and is
+      divided over the devices; state, key and metrics are replicated.
+
+    Raises:
+      ValueError: at a call whose batch cannot be divided evenly.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    replicated, divided = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+
+    @functools.partial(
+        jax.jit,
+        in_shardings=(replicated, divided, replicated),
+        out_shardings=replicated,
+        donate_argnums=(0,) if donate else (),
+    )
+    @functools.wraps(train_step)
+    def step(state, batch, key):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return train_step(state, batch, key)
+
+    @functools.wraps(train_step)
+    def checked_step(state, batch, key):
+        for x in jax.tree.leaves(batch):
+            check_divisible(x.shape[0], mesh.size)
+        return step(state, batch, key)
+
+    return checked_step
+
+
+def pmap_step(train_step: Callable, *, axis_name: str = AXIS, num_devices: int | None = None) -> Callable:
+    """Runs a train step in the per-device view with `jax.pmap`.
+
+    For code bases that work this way, on TPU VMs above all. Today's `jax.pmap` is itself `jit` of `shard_map`, in
+    maintenance mode: new code is better off with `jit_step`, which needs neither axis names nor synchronised layers.
+
+    The state goes in and comes out as one copy, not stacked, so it can be checkpointed as it is (by one process: with
+    several, `pmap` returns host-local arrays, which Orbax refuses; use `jit_step` there).
+
+    Args:
+      train_step: made with this `axis_name`, from modules whose batch normalisation and penalties that carry it too
+        (without, batch statistics are per device).
+      axis_name: the name of the mapped axis.
+      num_devices: how many of this host's devices; all by default.
+
+    Returns:
+      A function with the arguments of `train_step`. The batch is divided over this host's devices along its first
+      axis.
+
+    Raises:
+      ValueError: at a call whose batch cannot be divided evenly.
+    """
+    devices = jax.local_devices()[:num_devices]
+    step = jax.pmap(train_step, axis_name, in_axes=(None, 0, None), out_axes=(None, None), devices=devices)
+
+    @functools.wraps(train_step)
+    def divided_step(state, batch, key):
+        def divide(x):
+            check_divisible(x.shape[0], len(devices))
+            return x.reshape(len(devices), x.shape[0] // len(devices), *x.shape[1:])
+
+        return step(state, jax.tree.map(divide, batch), key)
+
+    return divided_step
