@@ -135,7 +135,20 @@ def _json_bytes(value) -> bytes:
     return (json.dumps(_encoded(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
-def _read_json(path: Path, remedy: str) -> dict:
+def read_json(path: Path, remedy: str) -> dict:
+    """Reads one of the JSON files of a run.
+
+    Args:
+      path: the file.
+      remedy: the end of the error message: what to do about a damaged file.
+
+    Returns:
+      The object, with floats for "NaN", "Infinity" and "-Infinity".
+
+    Raises:
+      RunDirectoryError: if the file is empty, damaged or holds no object.
+      OSError: with the path and what to do, if it cannot be read.
+    """
     with explained(path, "read"):
         data = path.read_bytes()
     try:
@@ -258,7 +271,7 @@ def _shown(value) -> str:
 
 
 def _read_config(path: Path) -> dict:
-    return _read_json(path / CONFIG, "restore it from a copy, or choose another --directory")
+    return read_json(path / CONFIG, "restore it from a copy, or choose another --directory")
 
 
 def load_config(path: str | os.PathLike) -> dict:
@@ -351,7 +364,7 @@ def _commit() -> str | None:
 def _record_environment(path: Path) -> None:
     now = environment()
     try:
-        first = _read_json(path / ENVIRONMENT, "")
+        first = read_json(path / ENVIRONMENT, "it is written anew")
         changed = {key: value for key, value in now.items() if first.get(key, _ABSENT) != value or key == "date"}
         record = {**first, "resumed": [*first.get("resumed", []), changed]}
     except (OSError, RunDirectoryError, TypeError):  # missing or damaged: it is a note, not something to stop for

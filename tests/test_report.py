@@ -1,0 +1,328 @@
+import html.parser
+import json
+import math
+import re
+import time
+
+import numpy as np
+import pytest
+
+from jaxgen import images, report, run_directory
+
+VOID = {"meta", "img", "input", "br", "link"}
+
+
+class Page(html.parser.HTMLParser):
+    """Collects text and tags, and fails on tags that do not nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def count(self, tag, **attributes):
+        return sum(t == tag and all(a.get(k) == v for k, v in attributes.items()) for t, a in self.tags)
+
+
+def make_run(path, *, lines=30, samples=2, **config):
+    run_directory.create(path, {"preset": "dcgan_mnist", "num_steps": 400, **config})
+    with run_directory.open_metrics(path, tensorboard=False) as log:
+        for step in range(10, 10 * lines + 1, 10):
+            log.write(
+                step,
+                {
+                    "generator/loss": 1 / step,
+                    "discriminator/loss": 2 / step,
+                    "discriminator/real_logits": step,
+                    "discriminator/fake_logits": -step,
+                    "penalty/r1": 0.5,
+                },
+            )
+            if step % 100 == 0:
+                log.write(step, {"eval/fid": abs(step - 200) + 5.0, "eval/fid_std": 0.5, "eval/accuracy": step / 400})
+    for index in range(samples):
+        images.save_png(path / "samples" / f"{(index + 1) * 100:08d}.png", np.full([8, 8, 3], index, np.uint8))
+    return path
+
+
+def read(path):
+    text = report.write(path).read_text()
+    return text, Page(text)
+
+
+def test_a_report_of_a_whole_run_shows_every_part(tmp_path):
+    text, page = read(make_run(tmp_path / "first"))
+    assert "dcgan_mnist" in page.text and "first" in page.text
+    assert "step 300 of 400" in page.text
+    assert page.count("progress", max="400", value="300") == 1
+    for heading in ("Samples", "Evaluation", "Generator and discriminator", "Configuration", "Environment", "Commands"):
+        assert f"<h2>{heading}</h2>" in text
+    assert "fid 105 latest, step 300 best 5, step 200" in page.text
+    assert "accuracy 0.75 latest, step 300 best 0.75, step 300" in page.text
+    assert page.count("svg") == 5  # fid, accuracy, the two losses, the two logits, r1
+    assert page.text.index("step 200 Earlier") < page.text.index("step 100")  # the latest picture comes first
+
+
+def test_a_report_needs_no_network_and_no_other_file(tmp_path):
+    text, page = read(make_run(tmp_path))
+    assert "http" not in text and "//" not in re.sub(r"base64,[A-Za-z0-9+/=]*", "", text)
+    assert not re.search(r"@import|url\((?!#)", text)
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "image")
+        assert attributes.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
+        assert attributes.get("href", "#").startswith("#")
+
+
+def test_the_identifiers_of_a_page_are_unique_and_all_references_resolve(tmp_path):
+    text, page = read(make_run(tmp_path))
+    identifiers = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers)) > 5
+    references = re.findall(r"url\(#([^)]*)\)", text) + re.findall(r'href="#([^"]*)"', text)
+    assert references and set(references) <= set(identifiers)
+
+
+def test_the_curves_take_their_ink_from_the_page_in_light_and_dark(tmp_path):
+    text, _ = read(make_run(tmp_path))
+    svg = text[text.index("<svg") : text.rindex("</svg>")]
+    assert "currentColor" in svg and "var(--line)" in svg
+    assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) <= set(report.COLOURS)
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_an_empty_directory_still_gives_a_page(tmp_path):
+    text, page = read(tmp_path)
+    assert "No metrics were logged yet." in page.text and "no status" in page.text
+    assert "<img" not in text and "<svg" not in text
+
+
+@pytest.mark.parametrize("missing", ["config.json", "environment.json", "metrics.jsonl", "samples"])
+def test_a_missing_piece_leaves_the_others(tmp_path, missing):
+    make_run(tmp_path)
+    if missing == "samples":
+        for file in (tmp_path / "samples").iterdir():
+            file.unlink()
+        (tmp_path / "samples").rmdir()
+    else:
+        (tmp_path / missing).unlink()
+    text, _ = read(tmp_path)
+    shown = {
+        "config.json": "<h2>Configuration</h2>",
+        "environment.json": "<h2>Environment</h2>",
+        "metrics.jsonl": "<svg",
+        "samples": "<h2>Samples</h2>",
+    }
+    assert {name for name, mark in shown.items() if mark not in text} == {missing}
+
+
+def test_damaged_pieces_are_named_and_left_out(tmp_path):
+    make_run(tmp_path)
+    for name in ("config.json", "status.json"):
+        (tmp_path / name).write_bytes(b'{"preset"')
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "a": 1}\n{"st\n{"step": 3, "a": 1}\n')
+    (tmp_path / "samples" / "00000300.png").write_bytes(b"")
+    (tmp_path / "samples" / "notes.txt").write_text("mine")
+    _, page = read(tmp_path)
+    assert "config.json is damaged" in page.text and "status.json is damaged" in page.text
+    assert "metrics.jsonl, line 2 is damaged" in page.text
+    assert "samples/00000300.png is not a PNG file" in page.text
+    assert page.count("img") == 2
+
+
+def test_one_point_is_drawn_as_a_point(tmp_path):
+    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+        log.write(1, {"loss": 0.5})
+    text, page = read(tmp_path)
+    assert page.count("use") >= 1 and "0.5" in page.text and "step 1" in page.text
+
+
+def test_values_that_are_not_finite_are_marked_and_their_first_step_named(tmp_path):
+    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+        for step in range(1, 301):
+            log.write(step, {"a": math.nan if step > 200 else 1.0, "b": math.nan, "c": math.inf if step == 7 else step})
+    text, page = read(tmp_path)
+    assert "Not finite: b from step 1 (300 of 300 values), c from step 7 (1 of 300 values)" in page.text
+    assert "a from step 201 (100 of 300 values)" in page.text
+    assert "no finite value" in page.text and '<b class="bad">NaN</b>' in text
+    assert page.count("svg") == 2
+    paths = "".join(re.findall(r'<path d="([^"]*)"', text))
+    assert "nan" not in paths.lower() and "inf" not in paths.lower()
+
+
+@pytest.mark.parametrize("value", [1e300, -1e300, 1e-300, 0.0, 1e30])
+def test_extreme_values_can_be_drawn(tmp_path, value, recwarn):
+    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+        for step in range(1, 201):
+            log.write(step, {"constant": value, "spike": value if step == 100 else 1.0, "both": value * (-1) ** step})
+    _, page = read(tmp_path)
+    assert page.count("svg") == 3
+    assert not [str(warning.message) for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+
+
+def test_everything_from_outside_is_escaped(tmp_path):
+    evil = '<script>alert("x")</script>&$\\frac$'
+    run = tmp_path / "a<b>&'c"
+    run_directory.create(run, {"preset": evil, "note": evil, evil: 1})
+    run_directory.write_status(run, "stopped", step=3, message=evil)
+    with run_directory.open_metrics(run, tensorboard=False) as log:
+        for step in range(1, 4):
+            log.write(step, {evil: step, f"eval/{evil}": step, f"_{evil}": step})
+    images.save_png(run / "samples" / f"{evil.replace('/', '')}_0010.png", np.zeros([2, 2, 3], np.uint8))
+    (run / "status.json").write_text(json.dumps({"status": evil, "step": evil, "message": evil}))
+    text, page = read(run)
+    assert "<script" not in text and page.count("script") == 0
+    assert page.text.count(evil) >= 6
+
+
+@pytest.mark.parametrize("status", run_directory.STATUSES)
+def test_the_status_of_the_run_is_shown(tmp_path, status):
+    run_directory.create(tmp_path, {"train": {"num_steps": 2000}})
+    run_directory.write_status(tmp_path, status, step=1200, message="because of this")
+    text, page = read(tmp_path)
+    assert f'<span class="badge {status}">{status}</span> step 1,200 of 2,000' in text
+    assert "because of this" in page.text
+
+
+def test_many_samples_are_thinned_to_first_last_and_evenly_spaced_ones(tmp_path):
+    make_run(tmp_path, samples=100)
+    _, page = read(tmp_path)
+    assert page.count("img") == 24
+    assert "24 of 100 are shown; all are in samples/." in page.text
+    shown = sorted(int(re.search(r"step ([\d,]+)", a["alt"])[1].replace(",", "")) for t, a in page.tags if t == "img")
+    assert shown[0] == 100 and shown[-1] == 10000 and set(np.diff(shown)) <= {400, 500}
+
+
+def test_large_samples_are_bounded_and_the_last_one_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "MAX_PICTURE_BYTES", 5000)
+    noise = np.random.RandomState(0).randint(0, 256, [30, 30, 3]).astype(np.uint8)
+    for step in (1, 2, 3, 4, 5):
+        images.save_png(tmp_path / "samples" / f"{step:08d}.png", noise)
+    _, page = read(tmp_path)
+    assert [a["alt"] for t, a in page.tags if t == "img"] == ["Samples, step 5"]
+
+
+def test_kinds_of_pictures_get_their_own_sections(tmp_path):
+    for name in ("00000100", "00000200", "reconstructions_00000200", "final"):
+        images.save_png(tmp_path / "samples" / f"{name}.png", np.zeros([2, 2, 3], np.uint8))
+    text, page = read(tmp_path)
+    assert re.findall(r"<h2>([^<]*)</h2>", text)[:3] == ["Samples", "Final", "Reconstructions"]
+    assert page.count("img") == 4
+
+
+def test_related_metrics_share_a_panel():
+    names = ["generator/loss", "discriminator/loss", "discriminator/real_logits", "discriminator/fake_logits"]
+    names += ["discriminator/grad_norm", "units/kl_0", "units/kl_1", "rate", "eval/fid", "eval/fid_std", "eval/kid_std"]
+    assert report.panels(names) == [
+        ("eval", ["eval/fid"]),
+        ("eval", ["eval/kid_std"]),
+        ("generator and discriminator", ["generator/loss", "discriminator/loss"]),
+        ("discriminator", ["discriminator/real_logits", "discriminator/fake_logits"]),
+        ("discriminator", ["discriminator/grad_norm"]),
+        ("other", ["units/kl_0", "units/kl_1"]),
+        ("other", ["rate"]),
+    ]
+
+
+def test_no_panel_has_more_curves_than_colours_and_none_is_lost():
+    names = [f"units/kl_{index}" for index in range(20)]
+    arranged = report.panels(names)
+    assert [len(members) for _, members in arranged] == [8, 8, 4]
+    assert [name for _, members in arranged for name in members] == names
+    assert report.MAX_CURVES <= len(report.COLOURS)
+
+
+def test_norms_over_orders_of_magnitude_get_a_logarithmic_axis(tmp_path):
+    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+        for step in range(50):
+            log.write(step, {"generator/grad_norm": 10.0 ** (step / 20), "rate": 1.0 + step / 10, "loss": step - 10.0})
+    text, _ = read(tmp_path)
+    figures = {name: "log scale" in f for f in text.split("<figure")[1:] for name in re.findall(r"</i>(\S+) <b>", f)}
+    assert figures == {"generator/grad_norm": True, "rate": False, "loss": False}
+
+
+def test_thinning_keeps_the_extremes_and_smoothing_keeps_the_mean():
+    steps = np.arange(10_000)
+    values = np.sin(steps / 500.0)
+    values[4321], values[7777] = 50.0, -50.0
+    values[100:400] = np.nan
+    thin_steps, thin_values = report._thinned(steps, values)
+    assert len(thin_steps) <= 1000 and (np.diff(thin_steps) > 0).all()
+    assert thin_values[thin_steps == 4321] == 50.0 and thin_values[thin_steps == 7777] == -50.0
+    assert np.isnan(thin_values).any()
+    smooth_steps, smooth_values = report._smoothed(steps, np.where(steps == 3000, 1e30, 0.999))
+    assert len(smooth_steps) <= 1000 and smooth_steps[0] == 0 and smooth_steps[-1] == 9999
+    far = np.abs(smooth_steps - 3000) > 200
+    np.testing.assert_allclose(smooth_values[far], 0.999, rtol=1e-12)
+
+
+def test_lower_or_higher_is_better_by_name_and_unknown_names_get_no_best():
+    assert [report._direction(f"eval/{name}") for name in ("fid", "nll", "fid_ema", "bits_per_dim")] == [1] * 4
+    assert [report._direction(f"eval/{name}") for name in ("elbo", "inception_score", "precision")] == [-1] * 3
+    assert [report._direction(f"eval/{name}") for name in ("fid_std", "num_fake", "seconds", "colour", "fiddle")] == [
+        0
+    ] * 5
+
+
+def test_commands_quote_the_directory_and_repeat_how_the_run_was_started(tmp_path):
+    run = make_run(tmp_path / "my run", lines=1, samples=0)
+    _, page = read(run)
+    assert f"python scripts/sample.py --directory '{run}'" in page.text
+    assert f"python scripts/train.py dcgan_mnist --directory '{run}'" in page.text
+    (run / "environment.json").write_text(json.dumps({"command": "python scripts/train.py x --seed 3"}))
+    _, page = read(run)
+    assert "the same command again python scripts/train.py x --seed 3" in page.text
+
+
+def test_a_pause_between_two_sessions_is_not_training_time(tmp_path):
+    times = [*range(0, 100, 10), *range(100_000, 100_100, 10)]
+    lines = [json.dumps({"step": step, "time": t, "a": 1}) for step, t in enumerate(times, 1)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    _, page = read(tmp_path)
+    assert "time trained 3 min 0 s" in page.text
+
+
+def test_a_path_that_is_no_directory_is_refused(tmp_path):
+    with pytest.raises(run_directory.RunDirectoryError, match="nowhere is not a directory"):
+        report.write(tmp_path / "nowhere")
+
+
+def test_writing_again_replaces_the_report_and_leaves_nothing_else(tmp_path):
+    make_run(tmp_path, lines=1, samples=0)
+    report.write(tmp_path)
+    before = {file.name for file in tmp_path.iterdir()}
+    assert report.write(tmp_path) == tmp_path / "report.html"
+    assert {file.name for file in tmp_path.iterdir()} == before
+
+
+def test_a_long_run_is_reported_within_seconds_and_megabytes(tmp_path):
+    rng = np.random.RandomState(0)
+    with open(tmp_path / "metrics.jsonl", "w") as file:
+        for step in range(5000):
+            record = {f"group{i % 5}/metric_{chr(97 + i)}": value for i, value in enumerate(rng.randn(25))}
+            file.write(json.dumps({"step": step, "time": step, **record}) + "\n")
+    report.write(tmp_path)  # imports matplotlib
+    started = time.process_time()
+    path = report.write(tmp_path)
+    assert time.process_time() - started < 5.0  # measured 0.6; the slack is for a busy machine
+    assert path.stat().st_size < 2e6
+    assert Page(path.read_text()).count("svg") == 25
