@@ -429,7 +429,7 @@ def _storable(leaf: Any) -> Any:
         return np.zeros(())  # a stand-in: Orbax refuses empty arrays
     if isinstance(leaf, jax.Array):
         return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-    return np.array(leaf)  # numpy arrays can be overwritten by anyone: our own copy
+    return np.asarray(leaf)  # numpy scalars too; Orbax copies them
 
 
 def _crc32(values: np.ndarray | None) -> int | None:
