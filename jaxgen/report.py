@@ -240,17 +240,17 @@ def _key_numbers(records: Sequence[Mapping], series: Mapping) -> str:
             best = finite[np.argmin(direction * values[finite])]
             lines += f"<br>best {_number(values[best])}, step {steps[best]:,}"
         tiles.append((rest, _value(values[-1]), lines))
-    times = np.array([record["time"] for record in records if isinstance(record.get("time"), (int, float))])
-    if len(times) > 1:
-        gaps = np.diff(times)
-        gaps = gaps[gaps >= 0]
-        # A resume leaves a gap between two lines that no training filled.
-        pause = max(300.0, 20.0 * float(np.median(gaps))) if len(gaps) else 0.0
-        tiles.append(("time trained", _duration(gaps[gaps <= pause].sum()), "between log lines, pauses left out"))
-        recent = [record for record in records if isinstance(record.get("time"), (int, float))][-20:]
-        elapsed, done = recent[-1]["time"] - recent[0]["time"], recent[-1]["step"] - recent[0]["step"]
+    timed = [(r["time"], r["step"]) for r in records if isinstance(r.get("time"), (int, float))]
+    if len(timed) > 1:
+        gaps = np.diff([moment for moment, _ in timed])
+        # A resume leaves a gap between two lines that no training filled; a clock set back leaves a negative one.
+        is_training = (gaps >= 0) & (gaps <= max(300.0, 20.0 * float(np.median(gaps))))
+        tiles.append(("time trained", _duration(gaps[is_training].sum()), "between log lines, pauses left out"))
+        pauses = np.flatnonzero(~is_training)
+        recent = timed[pauses[-1] + 1 if len(pauses) else 0 :][-20:]
+        elapsed, done = recent[-1][0] - recent[0][0], recent[-1][1] - recent[0][1]
         if elapsed > 0 and done > 0:
-            tiles.append(("steps a second", _number(done / elapsed), "over the last 20 log lines"))
+            tiles.append(("steps a second", _number(done / elapsed), f"over the last {len(recent)} log lines"))
     if not tiles:
         return ""
     cells = "".join(f"<div><dt>{_text(a)}</dt><dd>{b}</dd><small>{c}</small></div>" for a, b, c in tiles)

@@ -299,6 +299,7 @@ def test_a_pause_between_two_sessions_is_not_training_time(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     _, page = read(tmp_path)
     assert "time trained 3 min 0 s" in page.text
+    assert "steps a second 0.1 over the last 10 log lines" in page.text
 
 
 def test_a_path_that_is_no_directory_is_refused(tmp_path):
