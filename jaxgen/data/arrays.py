@@ -69,7 +69,7 @@ def array_file(
         return from_arrays(name, converted, label, class_names)
 
     def fetch(indices):
-        raw = {"image": convert(np.asarray(image[np.asarray(indices)]))}
+        raw = {"image": convert(np.array(image[np.asarray(indices)]))}  # a plain array, not a memmap
         return raw if label is None else raw | {"label": label[np.asarray(indices)]}
 
     return Dataset(
@@ -94,14 +94,16 @@ def _load(path, image_key, label_key, max_bytes_in_memory):
     if not path.lower().endswith((".npz", ".npy")):
         raise ValueError(f"{path}: array_file reads .npz and .npy files")
     try:
-        if path.lower().endswith(".npy"):
+        named_npy = path.lower().endswith(".npy")
+        large = os.path.getsize(path) > max_bytes_in_memory
+        loaded = np.load(path, mmap_mode="r" if named_npy and large else None, allow_pickle=False)
+        if isinstance(loaded, np.ndarray) != named_npy:
+            raise ValueError(f"it is called .{path[-3:]} but is a .{'npz' if named_npy else 'npy'} inside: rename it")
+        if named_npy:
             if image_key or label_key:
                 raise ValueError("a .npy file holds one array without a name: image_key and label_key have no meaning")
-            large = os.path.getsize(path) > max_bytes_in_memory
-            return np.load(path, mmap_mode="r" if large else None, allow_pickle=False), None
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it is called .npz but holds a single array: rename it to .npy")
+            return loaded, None
+        with loaded as archive:
             image_key = _choose("images", image_key, IMAGE_KEYS, archive.files, required=True)
             label_key = _choose("labels", label_key, LABEL_KEYS, archive.files, required=False)
             return archive[image_key], None if label_key is None else archive[label_key]

@@ -6,6 +6,7 @@ raw rows into what a train step takes: floats in [-1, 1] and int32 labels.
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 
@@ -61,7 +62,9 @@ def to_unit_range(image: jax.Array) -> jax.Array:
         return jnp.asarray(image, jnp.float32)
     if image.dtype != jnp.uint8:
         raise TypeError(f"images are uint8 or floating point, got {image.dtype}: scale them to [-1, 1] first")
-    return jnp.asarray(image, jnp.float32) / 127.5 - 1.0
+    # 2x - 255 is exact, so only the product rounds. Inside jit, XLA turns x / 127.5 - 1 into a product with a rounded
+    # reciprocal: 255 would become 1.0000001, another number than outside of jit and outside of the range.
+    return (2.0 * jnp.asarray(image, jnp.float32) - 255.0) * np.float32(1 / 255)
 
 
 def prepare_default(raw: Mapping, key: jax.Array | None = None) -> Batch:
@@ -104,6 +107,13 @@ def fingerprint_of(*parts) -> str:
             digest.update(f"{len(text)}\n".encode())
             digest.update(text)
     return digest.hexdigest()[:16]
+
+
+def function_name(function: Callable) -> str:
+    """Return a name for the fingerprint: qualified, with the arguments of a partial, without addresses in memory."""
+    if isinstance(function, functools.partial):
+        return f"{function_name(function.func)}{function.args}{sorted(function.keywords.items())}"
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def check_label(label: np.ndarray, num_examples: int, class_names: tuple[str, ...], name: str) -> None:

@@ -1,7 +1,9 @@
 """Colour emoji as two houses draw them, from the copy that ships with this package: no download.
 
 One small set of pairs for many tasks: class-conditional generation, paired and unpaired translation, super-resolution,
-completion, text to image. Emoji that differ only in skin tone, gender or age are never divided between train and test.
+completion, text to image. Emoji that differ only in skin tone are never divided between train and test. Six concepts
+have their neutral and their gendered drawings on different sides, because their captions differ in more than the gender
+("surfer" and "man surfing"): 54 of the 440 test images, named by `SPLIT_BY_GENDER`.
 """
 
 import csv
@@ -15,6 +17,8 @@ import numpy as np
 from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, read_only
 
 HOUSES = ("noto", "twemoji")
+# First code points of: surfer, face with ok gesture, adult / man / woman, cartwheel, veil, beard.
+SPLIT_BY_GENDER = ("1F3C4", "1F646", "1F9D1", "1F938", "1F470", "1F9D4")
 SHEET_SIZE = 64  # pixels of a cell, and cells in a row of the sheet
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from jaxgen.data import decode, reading
-from jaxgen.data.dataset import Dataset, fingerprint_of
+from jaxgen.data.dataset import Dataset, fingerprint_of, function_name
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -98,7 +98,7 @@ def image_folder(
         keep = _part(files, keep, split, validation_share, root)
         name = f"{name}/{split}"
     kept = [files[i] for i in keep]
-    options = (height, width, channels, background, crop.__qualname__, resize.__qualname__, names)
+    options = (height, width, channels, background, function_name(crop), function_name(resize), names)
     return reading.from_reader(
         name,
         lambda row: decode.decode_image(

@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from jaxgen.data import decode, reading
-from jaxgen.data.dataset import Dataset, check_label, fingerprint_of
+from jaxgen.data.dataset import Dataset, check_label, fingerprint_of, function_name
 
 
 def hub_dataset(
@@ -82,7 +82,7 @@ def hub_dataset(
             resize=resize,
         )
 
-    options = (height, width, channels, background, crop.__qualname__, resize.__qualname__)
+    options = (height, width, channels, background, function_name(crop), function_name(resize))
     labels = "unlabelled" if label is None else label
     return reading.from_reader(
         f"hub:{name}/{split}",

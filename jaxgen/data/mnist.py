@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.data import binarisation
-from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, prepare_default, read_only
+from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, function_name, prepare_default, read_only
 
 MAX_IMAGE_SIZE = 64
 
@@ -53,7 +53,7 @@ def mnist(
         label,
         class_names=tuple("0123456789"),
         prepare=_prepare_with(binarise),
-        fingerprint=fingerprint_of("mnist", split, image_size, _name_of(binarise)),
+        fingerprint=fingerprint_of("mnist", split, image_size, function_name(binarise)),
     )
 
 
@@ -102,7 +102,7 @@ def stacked_mnist(
         num_examples=num_examples,
         image_shape=(image_size, image_size, 3),
         class_names=tuple(f"{i:03d}" for i in range(1000)),
-        fingerprint=fingerprint_of("stacked_mnist", split, num_examples, seed, image_size, _name_of(binarise)),
+        fingerprint=fingerprint_of("stacked_mnist", split, num_examples, seed, image_size, function_name(binarise)),
         arrays=arrays,
         gather=functools.partial(_gather_stacked, jnp),
         fetch=lambda indices: _gather_stacked(np, arrays, np.asarray(indices)),
@@ -138,8 +138,3 @@ def _prepare_with(binarise):
         return batch | {"image": binarise(batch["image"], key)}
 
     return prepare
-
-
-def _name_of(function) -> str:
-    # A partial or a callable object has no __qualname__; its address must not get into the fingerprint.
-    return getattr(function, "__qualname__", type(function).__qualname__)
