@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax import lax
 
-from jaxgen import network
+from jaxgen import network, sharding
 from jaxgen.network import Network
 
 
@@ -35,9 +34,7 @@ def init(
 
     def build(key):
         params_key, dropout_key = jax.random.split(key)
-        variables = model.init(
-            {"params": params_key, "dropout": dropout_key}, jnp.zeros((2, *image_shape)), train=True
-        )
+        variables = model.init({"params": params_key, "dropout": dropout_key}, jnp.zeros((2, *image_shape)), train=True)
         ema = jax.tree.map(jnp.copy, variables)
         model_state, params = flax.core.pop(variables, "params")
         return ClassifierState(jnp.zeros((), jnp.int32), Network(params, model_state, optimizer.init(params)), ema)
@@ -74,17 +71,13 @@ def make_train_step(
 
     def train_step(state: ClassifierState, batch: Mapping[str, jax.Array], key: jax.Array):
         image, label = network.images_of(batch), labels_of(batch)
-        key = jax.random.fold_in(key, state.step)
-        if axis_name is not None:
-            key = jax.random.fold_in(key, lax.axis_index(axis_name))
+        key = sharding.per_device_key(jax.random.fold_in(key, state.step), axis_name)
         augment_key, dropout_key = jax.random.split(key)
         if augment is not None:
             image = augment(augment_key, image)
 
         def objective(params):
-            logits, model_state = network.apply(
-                model, params, state.network.model_state, image, key=dropout_key
-            )
+            logits, model_state = network.apply(model, params, state.network.model_state, image, key=dropout_key)
             targets = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), label_smoothing)
             loss = jnp.mean(optax.losses.softmax_cross_entropy(logits, targets))
             return loss, (model_state, {"loss": loss, "accuracy": jnp.mean(jnp.argmax(logits, -1) == label)})

@@ -104,7 +104,7 @@ def make_train_step(
       sample_latent: `(key, shape) -> z`.
       axis_name: None for the global view (`jit` over a mesh). Given a name, the step is the per-device view for `pmap`
         or `shard_map(check_vma=False)`: gradients, batch statistics and metrics are averaged over it, and each device
-        uses its rows of the global batch's latents.
+        uses its rows of the global batch's latents. Dropout then draws on each device for itself.
 
     Returns:
       A pure function, not compiled. `key` is the run's constant key: the step folds `state.step` into it. Metrics are
@@ -126,12 +126,14 @@ def make_train_step(
         raise ValueError(f"penalties are reported by name, but two share one: {', '.join(names)}")
 
     def discriminator_step(player, real, fake, key):
+        dropout_key = sharding.per_device_key(key, axis_name)
+
         def objective(params):
-            real_logits, model_state = network.apply(discriminator, params, player.model_state, real, key=key)
-            fake_logits, model_state = network.apply(discriminator, params, model_state, fake, key=key)
+            real_logits, model_state = network.apply(discriminator, params, player.model_state, real, key=dropout_key)
+            fake_logits, model_state = network.apply(discriminator, params, model_state, fake, key=dropout_key)
 
             def discriminator_fn(x):
-                return network.apply(discriminator, params, player.model_state, x, key=key)[0]
+                return network.apply(discriminator, params, player.model_state, x, key=dropout_key)[0]
 
             metrics = {
                 "discriminator/loss": jnp.mean(loss.discriminator(real_logits, fake_logits)),
@@ -156,16 +158,13 @@ def make_train_step(
 
         def generate(params, key):
             z = sharding.draw(sample_latent, key, (reals.shape[1], latent_dim), axis_name=axis_name)
-            return network.apply(generator, params, state.generator.model_state, z, key=key)
+            dropout_key = sharding.per_device_key(key, axis_name)
+            return network.apply(generator, params, state.generator.model_state, z, key=dropout_key)
 
         def extra_step(player, inputs):
             real, key = inputs
             latent_key, key = jax.random.split(key)
             return discriminator_step(player, real, generate(state.generator.params, latent_key)[0], key)
-
-        player = state.discriminator
-        if num_discriminator_steps > 1:
-            player, _ = lax.scan(extra_step, player, (reals[:-1], keys[:-1]))
 
         # The last discriminator step and the generator step share one batch of fake images.
         real, (latent_key, key) = reals[-1], jax.random.split(keys[-1])
@@ -173,12 +172,20 @@ def make_train_step(
             lambda params: generate(params, latent_key), state.generator.params, has_aux=True
         )
         if fake.shape != real.shape:
-            raise ValueError(f"the generator makes images of shape {fake.shape[1:]}, but the data have {real.shape[1:]}")
+            raise ValueError(
+                f"the generator makes images of shape {fake.shape[1:]}, but the data have {real.shape[1:]}"
+            )
+
+        player = state.discriminator
+        if num_discriminator_steps > 1:
+            player, _ = lax.scan(extra_step, player, (reals[:-1], keys[:-1]))
         player, metrics = discriminator_step(player, real, fake, key)
 
+        dropout_key = sharding.per_device_key(key, axis_name)
+
         def generator_objective(fake):
-            real_logits, _ = network.apply(discriminator, player.params, player.model_state, real, key=key)
-            fake_logits, _ = network.apply(discriminator, player.params, player.model_state, fake, key=key)
+            real_logits, _ = network.apply(discriminator, player.params, player.model_state, real, key=dropout_key)
+            fake_logits, _ = network.apply(discriminator, player.params, player.model_state, fake, key=dropout_key)
             return jnp.mean(loss.generator(real_logits, fake_logits))
 
         metrics["generator/loss"], fake_gradient = jax.value_and_grad(generator_objective)(fake)
@@ -190,9 +197,7 @@ def make_train_step(
             step=state.step + 1,
             generator=generator_player,
             discriminator=player,
-            ema=network.update_ema(
-                state.ema, generator_player.variables, ema_decay, state.step, update_metrics
-            ),
+            ema=network.update_ema(state.ema, generator_player.variables, ema_decay, state.step, update_metrics),
         )
         metrics |= network.prefixed("generator", update_metrics)
         return state, network.mean_over_devices(metrics, axis_name)
@@ -203,9 +208,7 @@ def make_train_step(
 def _divide(image, k):
     """[k B, ...] -> [k, B, ...] such that a batch divided over devices stays divided the same way."""
     if image.shape[0] % k:
-        raise ValueError(
-            f"{k} discriminator steps need a batch of a multiple of {k} images, not {image.shape[0]}"
-        )
+        raise ValueError(f"{k} discriminator steps need a batch of a multiple of {k} images, not {image.shape[0]}")
     return jnp.moveaxis(image.reshape(image.shape[0] // k, k, *image.shape[1:]), 1, 0)
 
 

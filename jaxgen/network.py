@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax import lax
 
 from jaxgen import optim
+from jaxgen.data.check import check_images
 
 Decay = float | Callable[[jax.Array], jax.Array]
 
@@ -126,8 +127,6 @@ def images_of(batch: Mapping[str, jax.Array]) -> jax.Array:
             f"images must be floating point in [-1, 1], not {image.dtype}; for bytes use x.astype(float32) / 127.5 - 1"
         )
     if image.ndim == 4 and not isinstance(image, jax.core.Tracer):
-        from jaxgen.data.dataset import check_images
-
         check_images(image)
     return image
 

@@ -27,7 +27,7 @@ def clip_by_global_norm(max_norm: float | jax.Array) -> optax.GradientTransforma
     """
 
     def init(params):
-        return ClipState(jnp.zeros(()))
+        return ClipState(jnp.zeros((), jnp.float32))
 
     def update(updates, state, params=None):
         norm = optax.tree.norm(updates)
@@ -62,7 +62,7 @@ def skip_large_updates(
     """
 
     def init(params):
-        return SkipState(jnp.zeros(()), jnp.zeros((), jnp.int32), inner.init(params))
+        return SkipState(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), inner.init(params))
 
     def update(updates, state, params=None):
         norm = optax.tree.norm(updates)
@@ -88,7 +88,8 @@ def update_flags(opt_state: Any) -> dict[str, jax.Array]:
         elif isinstance(leaf, SkipState):
             flags["skipped"] = jnp.maximum(flags.get("skipped", 0.0), leaf.skipped)
             for name, flag in update_flags(leaf.inner).items():
-                flags[name] = jnp.maximum(flags.get(name, 0.0), flag)
+                # Where it was skipped, the inner state still tells of the update before.
+                flags[name] = jnp.maximum(flags.get(name, 0.0), flag * (1 - leaf.skipped))
     return flags
 
 

@@ -1,7 +1,7 @@
 """Many devices: the only file that knows about them.
 
-A train step written for the global view runs on a mesh by `jit_step`: the batch is sharded along its first axis over the
-mesh axis "data", the state is replicated, and means and batch normalisation are over the global batch because the
+A train step written for the global view runs on a mesh by `jit_step`: the batch is sharded along its first axis over
+the mesh axis "data", the state is replicated, and means and batch normalisation are over the global batch because the
 program does not know that it was divided. One device or eight, the numbers are the same up to the order of summation.
 
 `pmap_step` runs a train step made with an `axis_name`, in the per-device view, for those who work that way.
@@ -13,7 +13,7 @@ Several hosts: every process calls `initialize_hosts()` first, then the same scr
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -59,7 +59,9 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     devices = jax.devices()
     num_devices = len(devices) if num_devices is None else num_devices
     if not 1 <= num_devices <= len(devices):
-        raise ValueError(f"{num_devices} devices asked for, but this program sees {len(devices)} ({devices[0].platform})")
+        raise ValueError(
+            f"{num_devices} devices asked for, but this program sees {len(devices)} ({devices[0].platform})"
+        )
     return jax.make_mesh((num_devices,), (AXIS,), devices=devices[:num_devices], axis_types=(AxisType.Auto,))
 
 
@@ -128,6 +130,39 @@ def draw(sampler: Callable, key: jax.Array, shape: tuple[int, ...], *, axis_name
     return numbers
 
 
+def per_device_key(key: jax.Array, axis_name: str | None) -> jax.Array:
+    """A key that differs from device to device, in the per-device view: for dropout, which must not repeat on each."""
+    return key if axis_name is None else jax.random.fold_in(key, lax.axis_index(axis_name))
+
+
+def jit_global(
+    function: Callable, mesh: Mesh, *, batch_axes: Sequence[int | None], donate: Sequence[int] = ()
+) -> Callable:
+    """Compiles a function in the global view.
+
+    Args:
+      function: of positional arguments, each a pytree of arrays.
+      mesh: from `make_mesh()`.
+      batch_axes: for each argument the axis along which its arrays are divided over the devices, or None: replicated.
+      donate: positions of arguments whose memory the results may take.
+
+    Returns:
+      The compiled function; its results are replicated. `draw` inside it divides what it draws.
+    """
+    replicated = NamedSharding(mesh, PartitionSpec())
+    shardings = [
+        replicated if axis is None else NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS)) for axis in batch_axes
+    ]
+
+    @functools.partial(jax.jit, in_shardings=shardings, out_shardings=replicated, donate_argnums=donate)
+    @functools.wraps(function)
+    def compiled(*arguments):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return compiled
+
+
 def jit_step(train_step: Callable, mesh: Mesh | None = None, *, donate: bool = True) -> Callable:
     """Compiles a train step in the global view for a mesh.
 
@@ -144,23 +179,17 @@ def jit_step(train_step: Callable, mesh: Mesh | None = None, *, donate: bool = T
       ValueError: at a call whose batch cannot be divided evenly.
     """
     mesh = make_mesh() if mesh is None else mesh
-    replicated, divided = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
-
-    @functools.partial(
-        jax.jit,
-        in_shardings=(replicated, divided, replicated),
-        out_shardings=replicated,
-        donate_argnums=(0,) if donate else (),
-    )
-    @functools.wraps(train_step)
-    def step(state, batch, key):
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return train_step(state, batch, key)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    step = jit_global(train_step, mesh, batch_axes=(None, 0, None), donate=(0,) if donate else ())
 
     @functools.wraps(train_step)
     def checked_step(state, batch, key):
         for x in jax.tree.leaves(batch):
             check_divisible(x.shape[0], mesh.size)
+        leaves = jax.tree.leaves(state)
+        if leaves and getattr(leaves[0], "sharding", None) != replicated:
+            # Fresh from `init`, on one device. Left there, the step would be compiled for it, and again for its result.
+            state = replicate(mesh, state)
         return step(state, batch, key)
 
     return checked_step
@@ -186,9 +215,13 @@ def pmap_step(train_step: Callable, *, axis_name: str = AXIS, num_devices: int |
       axis.
 
     Raises:
-      ValueError: at a call whose batch cannot be divided evenly.
+      ValueError: if this host has not so many devices; at a call whose batch cannot be divided evenly.
     """
-    devices = jax.local_devices()[:num_devices]
+    devices = jax.local_devices()
+    if num_devices is not None:
+        if not 1 <= num_devices <= len(devices):
+            raise ValueError(f"{num_devices} devices asked for, but this host has {len(devices)}")
+        devices = devices[:num_devices]
     step = jax.pmap(train_step, axis_name, in_axes=(None, 0, None), out_axes=(None, None), devices=devices)
 
     @functools.wraps(train_step)

@@ -97,11 +97,13 @@ def make_train_step(
     Returns:
       A pure function, not compiled. Metrics, in nats per image, means over the batch: `loss`, `elbo` (at beta = 1, free
       bits aside), `distortion`, `rate`, `importance_weighted_bound` (with k samples), `active_units` (how many units'
-      posterior means vary over this batch by more than 0.01), `beta`, and `grad_norm`, `update_norm`, `clipped`, `skipped`.
+      posterior means vary over this batch by more than 0.01), `beta`, and `grad_norm`, `update_norm`, `clipped`,
+      `skipped`.
 
     Raises:
       TypeError: at trace time, for images that are not floating point.
-      ValueError: at once, for k below 1, negative free bits, or importance weighting with another beta or free bits.
+      ValueError: at trace time, for images of another shape than the decoder's; at once, for k below 1, negative free
+        bits, or importance weighting with another beta or free bits.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, not {num_samples}")
@@ -116,6 +118,7 @@ def make_train_step(
     def train_step(state: VAEState, batch: Mapping[str, jax.Array], key: jax.Array):
         image = network.images_of(batch)
         noise_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        dropout_key = sharding.per_device_key(dropout_key, axis_name)
         weight = jnp.asarray(beta(state.step) if callable(beta) else beta)
 
         def objective(params):
@@ -130,7 +133,7 @@ def make_train_step(
             output, decoder_state = network.apply(
                 decoder, params["decoder"], old["decoder"], z.reshape(-1, z.shape[-1]), key=dropout_key
             )
-            log_px = likelihood.log_prob(output, jnp.repeat(image, num_samples, axis=0)).reshape(-1, num_samples)
+            log_px = _log_likelihood(likelihood, output, image, num_samples)
             kl_per_unit = variational.gaussian_kl_per_unit(mean, logvar)
             rate = jnp.mean(jnp.sum(kl_per_unit, axis=1))
             distortion = -jnp.mean(log_px)
@@ -166,6 +169,14 @@ ACTIVE_UNIT_VARIANCE = 0.01
 """A unit is active if its posterior mean varies over the data by more than this (Burda et al. 2016, section 5.2)."""
 
 
+def _log_likelihood(likelihood, output, image, num_samples):
+    """log p(x|z) of k = num_samples latents for each image: decoder output for B * k latents, B images -> [B, k]."""
+    shape = jax.eval_shape(likelihood.mean, output).shape
+    if shape[1:] != image.shape[1:]:  # a grey decoder for colour images would broadcast, without an error
+        raise ValueError(f"the decoder makes images of shape {shape[1:]}, but the data have {image.shape[1:]}")
+    return likelihood.log_prob(output, jnp.repeat(image, num_samples, axis=0)).reshape(-1, num_samples)
+
+
 def _log_prior_over_posterior(z, noise, logvar):
     """log p(z) - log q(z|x) at z = mean + exp(logvar / 2) noise, summed over latents."""
     return jnp.sum(0.5 * (noise**2 + logvar - z**2), axis=-1)
@@ -186,8 +197,8 @@ def make_eval_step(
 
     Returns:
       A pure function, not compiled, of `state.ema`, a batch and a key. Its dict holds, in nats: `elbo`, `distortion`,
-      `rate`, `importance_weighted_bound` (with k samples), each [B]; `kl_per_unit` and `posterior_mean`, [B, latent_dim].
-      `summarize` makes the numbers of a whole data set from these.
+      `rate`, `importance_weighted_bound` (with k samples), each [B]; `kl_per_unit` and `posterior_mean`,
+      [B, latent_dim]. `summarize` makes the numbers of a whole data set from these.
     """
 
     def eval_step(variables, batch: Mapping[str, jax.Array], key: jax.Array):
@@ -196,7 +207,7 @@ def make_eval_step(
         noise = sharding.draw(jax.random.normal, key, (mean.shape[0], num_samples, mean.shape[1]))
         z = reparameterize(mean[:, None], logvar[:, None], noise)
         output = decoder.apply(variables["decoder"], z.reshape(-1, z.shape[-1]), train=False)
-        log_px = likelihood.log_prob(output, jnp.repeat(image, num_samples, axis=0)).reshape(-1, num_samples)
+        log_px = _log_likelihood(likelihood, output, image, num_samples)
         kl_per_unit = variational.gaussian_kl_per_unit(mean, logvar)
         distortion, rate = -jnp.mean(log_px, axis=1), jnp.sum(kl_per_unit, axis=1)
         log_weights = log_px + _log_prior_over_posterior(z, noise, logvar[:, None])

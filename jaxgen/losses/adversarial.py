@@ -1,7 +1,8 @@
 """Adversarial losses: pairs of functions from logits to one number per image.
 
-Every function takes `(real_logits, fake_logits)`, each [B], and returns [B]; the train step averages once. Both players
-minimise. Notation: D = sigmoid(logits) is the discriminator's probability of "real", s(t) = log(1 + exp(t)) is softplus.
+Every function takes `(real_logits, fake_logits)`, each [B], and returns [B]; the train step averages once. Both
+players minimise. Notation: D = sigmoid(logits) is the discriminator's probability of "real", s(t) = log(1 + exp(t)) is
+softplus.
 """
 
 from collections.abc import Callable

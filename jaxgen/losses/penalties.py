@@ -73,7 +73,8 @@ def gradient_penalty(weight: float = 10.0, target: float = 1.0, axis_name: str |
 def dragan(weight: float = 10.0, axis_name: str | None = None) -> Penalty:
     """weight * E (|grad_x D(x')| - 1)^2 at x' = real + 0.5 std(real) u, u ~ U[0, 1] drawn per pixel.
 
-    std is one number, over the whole batch (Kodali et al. 2017, algorithm 1 as the authors implemented it).
+    std is one number, over the whole batch. Kodali et al. 2017, algorithm 1, with the uniform noise of the authors'
+    code instead of the Gaussian noise of the paper, and without that code's random point between real and x'.
     """
 
     def dragan(discriminator_fn, real, fake, key):

@@ -25,11 +25,7 @@ def gaussian_kl_per_unit(mean, logvar, prior_mean=0.0, prior_logvar=0.0) -> jax.
     """
     prior_mean, prior_logvar = jnp.asarray(prior_mean), jnp.asarray(prior_logvar)
     return 0.5 * (
-        prior_logvar
-        - logvar
-        + jnp.exp(logvar - prior_logvar)
-        + (mean - prior_mean) ** 2 * jnp.exp(-prior_logvar)
-        - 1.0
+        prior_logvar - logvar + jnp.exp(logvar - prior_logvar) + (mean - prior_mean) ** 2 * jnp.exp(-prior_logvar) - 1.0
     )
 
 
@@ -79,8 +75,8 @@ def discretized_logistic_log_likelihood(mean: jax.Array, log_scale: jax.Array, x
     """log of the logistic distribution's mass on the bin of each of 256 levels, summed over pixels.
 
     A level k in 0..255 stands at x = k / 127.5 - 1; its bin reaches 1/255 to both sides, and the first and the last
-    bin reach to infinity, so that the 256 masses sum to exactly 1 for every mean and scale (Salimans et al. 2017, eq. 2,
-    one component; Kingma et al. 2016, appendix).
+    bin reach to infinity, so that the 256 masses sum to exactly 1 for every mean and scale (Salimans et al. 2017,
+    eq. 2, one component; Kingma et al. 2016, appendix).
 
     Args:
       mean: [B, ...].
@@ -90,11 +86,11 @@ def discretized_logistic_log_likelihood(mean: jax.Array, log_scale: jax.Array, x
     Returns:
       [B], at most 0, in nats.
     """
-    level = jnp.round((x + 1) * 127.5)
-    x = level / 127.5 - 1
+    level = jnp.clip(jnp.round((x + 1) * 127.5), 0, 255)
     inverse_scale = jnp.exp(-log_scale)
-    upper = (x + 1 / 255 - mean) * inverse_scale
-    lower = (x - 1 / 255 - mean) * inverse_scale
+    # From half-integers, which are exact: the upper edge of a bin is the lower edge of the next to the last bit.
+    upper = ((level + 0.5) / 127.5 - 1 - mean) * inverse_scale
+    lower = ((level - 0.5) / 127.5 - 1 - mean) * inverse_scale
     # log(sigmoid(upper) - sigmoid(lower)) = log_sigmoid(upper) + log_sigmoid(-lower) + log(1 - exp(lower - upper)),
     # which keeps its precision where both sigmoids are near 0 or 1.
     width = jnp.broadcast_to(2 / 255 * inverse_scale, upper.shape)
@@ -107,7 +103,10 @@ def discretized_logistic_log_likelihood(mean: jax.Array, log_scale: jax.Array, x
 
 def _log1mexp(a):
     """log(1 - exp(-a)) for a > 0, without cancellation at either end."""
-    return jnp.where(a < math.log(2), jnp.log(-jnp.expm1(-a)), jnp.log1p(-jnp.exp(-a)))
+    small = a < math.log(2)
+    # The branch not taken gets a harmless argument: near 0 the derivative of the second one is infinite, and its
+    # product with the 0 of `where` would be NaN.
+    return jnp.where(small, jnp.log(-jnp.expm1(-a)), jnp.log1p(-jnp.exp(-jnp.where(small, 1.0, a))))
 
 
 def importance_weighted_bound(log_weights: jax.Array, axis: int = 0) -> jax.Array:

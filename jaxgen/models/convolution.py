@@ -12,8 +12,8 @@ gradient of a transposed convolution, the second derivative through a convolutio
 `lax.scan` the kernel gradient of *every* convolution. Written this way each is one plain convolution, to every order
 of reverse-mode differentiation. On accelerators the kernel gradient is left to XLA, which knows it by pattern.
 
-Forward-mode differentiation (`jax.jvp`) is not defined for a `custom_vjp`; `jax.linearize` needs it too. A vector-Jacobian
-product of a vector-Jacobian product gives the same number.
+Forward-mode differentiation (`jax.jvp`) is not defined for a `custom_vjp`; `jax.linearize` needs it too. A
+vector-Jacobian product of a vector-Jacobian product gives the same number.
 """
 
 import functools
@@ -186,8 +186,9 @@ class Conv(nn.Module):
 class ConvTranspose(nn.Module):
     """Transposed convolution [N, H, W, C] -> [N, H', W', features].
 
-    H' = (H - 1) strides - 2 padding + kernel + output_padding: the adjoint of `Conv` with the same numbers, as PyTorch's
-    `ConvTranspose2d` is. Kernel 4, strides 2, padding 1 doubles the size; output_padding 1 makes it odd. The kernel is stored as that convolution's kernel, [kh, kw, features, C].
+    H' = (H - 1) strides - 2 padding + kernel + output_padding: the adjoint of `Conv` with the same numbers, as
+    PyTorch's `ConvTranspose2d` is. Kernel 4, strides 2, padding 1 doubles the size; output_padding 1 makes it odd. The
+    kernel is stored as that convolution's kernel, [kh, kw, features, C].
     """
 
     features: int

@@ -1,7 +1,8 @@
 """The deep convolutional GAN of Radford, Metz and Chintala (2016), for square images of 28 to 64 pixels.
 
 Kernels of 4 and strides of 2, doubling or halving the size; batch normalisation in all layers but the generator's last
-and the discriminator's first; leaky ReLU 0.2 in the discriminator. Weights are drawn from N(0, 0.02^2), as in the paper.
+and the discriminator's first; leaky ReLU 0.2 in the discriminator. Weights are drawn from N(0, 0.02^2), as in the
+paper.
 
 Deviations: the number of halvings follows from the image size (two for 28 to 31, three for 32 to 63, four for 64; odd
 sizes are halved rounding down), and the last discriminator layer is dense, which equals the paper's convolution over
@@ -27,7 +28,7 @@ def sizes(image_size: int) -> list[int]:
       ValueError: for a size outside 28..64.
     """
     if not 28 <= image_size <= 64:
-        raise ValueError(f"DCGAN makes square images of 28 to 64 pixels, not {image_size}; resize the data")
+        raise ValueError(f"this network is for square images of 28 to 64 pixels, not {image_size}; resize the data")
     result = [image_size]
     while result[-1] > 7:
         result.append(result[-1] // 2)
@@ -88,9 +89,7 @@ class Discriminator(nn.Module):
             raise ValueError(f"DCGAN needs square images, not {x.shape[1]}x{x.shape[2]}; crop or resize them")
         for i in range(len(sizes(x.shape[1])) - 1):
             normalised = self.batch_norm and i > 0
-            x = Conv(
-                self.features << i, 4, 2, 1, use_bias=not normalised, kernel_init=normal_init, dtype=self.dtype
-            )(x)
+            x = Conv(self.features << i, 4, 2, 1, use_bias=not normalised, kernel_init=normal_init, dtype=self.dtype)(x)
             if normalised:
                 x = _batch_norm(train, self.dtype, self.axis_name)(x)
             x = self.activation(x)
