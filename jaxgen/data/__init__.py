@@ -2,6 +2,7 @@
 
 from jaxgen.data import binarisation, decode, toy
 from jaxgen.data.arrays import array_file
+from jaxgen.data.augmentation import random_flip, random_shift
 from jaxgen.data.batches import batch_indices, epoch_permutation, prefetch, process_slice, sequential_batches
 from jaxgen.data.check import check_batch, check_images
 from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, prepare_default, to_unit_range
@@ -30,6 +31,8 @@ __all__ = [
     "prefetch",
     "prepare_default",
     "process_slice",
+    "random_flip",
+    "random_shift",
     "sequential_batches",
     "stacked_mnist",
     "to_unit_range",
