@@ -10,13 +10,15 @@ import functools
 import types
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxgen import classifier, data, gan, loop, network, optim, sharding, vae
+from jaxgen import checkpoint, classifier, data, gan, loop, network, optim, run_directory, sharding, vae
 from jaxgen.losses import adversarial, penalties, variational
 from jaxgen.models import article, cnn, conv_vae, dcgan, mlp
 
@@ -274,9 +276,7 @@ _add(
 _add(
     "mnist-cnn",
     "a convolutional classifier of digits, the judge of generated ones",
-    Classifier(
-        batch_size=100, num_steps=4800, evaluate_every=600, checkpoint_every=600, ema_half_life=20_000
-    ),
+    Classifier(batch_size=100, num_steps=4800, evaluate_every=600, checkpoint_every=600, ema_half_life=20_000),
     "LeCun, Bottou, Bengio, Haffner 1998",
 )
 
@@ -284,38 +284,58 @@ _add(
 # Building -------------------------------------------------------------------------------------------------------------
 
 
-class Experiment(NamedTuple):
-    """What a configuration means: functions, and a fresh state."""
+class Networks(NamedTuple):
+    """What a configuration means for images of a known shape: functions, and a fresh state. No data."""
 
     state: Any
     train_step: Callable  # (state, batch, key) -> (state, metrics), not compiled
+    images_per_step: int  # that a batch holds
+    show: Callable | None = None  # (variables, real images) -> {name: images}, always of the same latents
+    generate: Callable | None = None  # (variables, key, n) -> new images [n, H, W, C]
+    classify: Callable | None = None  # (variables, images) -> logits
+    eval_step: Callable | None = None  # (variables, batch, key) -> numbers for each image
+    summarize: Callable | None = None  # of these to the numbers of a data set
+    best_metric: str | None = None  # larger is better
+
+
+class Experiment(NamedTuple):
+    """Networks with their data."""
+
+    networks: Networks
     dataset: data.Dataset
-    sample: Callable | None  # state -> {name: images [N, H, W, C]} to look at, always of the same latents
+    sample: Callable | None  # state -> {name: images [N, H, W, C]} to look at
     evaluate: Callable | None  # state -> numbers, on the test split
-    best_metric: str | None
-    best_mode: str
-    generate: Callable | None  # (variables, key, n) -> new images [n, H, W, C]; variables is state.ema
-    classify: Callable | None  # (variables, images) -> logits
-    batch_size: int  # images a step takes from the data
 
 
-def build(config: Config, *, evaluation: bool = True) -> Experiment:
-    """Turns a configuration into functions and a fresh state.
-
-    Args:
-      config: of any family.
-      evaluation: whether to load the test split too.
+def build(config: Config) -> Experiment:
+    """Turns a configuration into functions and a fresh state, and opens its data.
 
     Raises:
       ValueError: for settings that do not fit together, naming them.
       FileNotFoundError and others: what opening the data raises.
     """
+    dataset = load_data(config.data, "train")
+    networks = build_networks(config, dataset.image_shape, len(dataset.class_names))
+    test = load_data(config.data, "test") if networks.eval_step and has_test_split(config.data) else None
+    key = jax.random.key(config.seed)
+    sample = evaluate = None
+    if networks.show is not None:
+        shown = dataset if test is None else test
+        rows = np.arange(min(32, shown.num_examples), dtype=np.int32)
+        real = shown.prepare(shown.fetch(rows), key)["image"]
+        show = jax.jit(networks.show)
+        sample = lambda state: show(state.ema, real)  # noqa: E731
+    if test is not None:
+        evaluate = loop.make_evaluate(networks.eval_step, networks.summarize, test, key=jax.random.fold_in(key, 2))
+    return Experiment(networks, dataset, sample, evaluate)
+
+
+def build_networks(config: Config, image_shape: tuple[int, int, int], num_classes: int) -> Networks:
+    """The part of `build` that needs no data: what sampling from a finished run needs."""
     for name in ("batch_size", "num_steps"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(config, name)}")
-    dataset = load_data(config.data, "train")
-    test = load_data(config.data, "test") if evaluation and has_test_split(config.data) else None
-    return _BUILDERS[type(config)](config, dataset, test)
+    return _BUILDERS[type(config)](config, tuple(image_shape), num_classes)
 
 
 def load_data(config: Data, split: Literal["train", "test"]) -> data.Dataset:
@@ -370,26 +390,26 @@ def _ema_decay(half_life: float, batch_size: int) -> network.Decay:
     return network.warmed_up(0.5 ** (batch_size / half_life)) if half_life > 0 else 0.0
 
 
-def _square_size(dataset: data.Dataset, model: str) -> int:
-    height, width, _ = dataset.image_shape
+def _square_size(image_shape: tuple[int, int, int], model: str) -> int:
+    height, width, _ = image_shape
     if height != width:
-        raise ValueError(f"{model} makes square images, and those of {dataset.name} are {height}x{width}")
+        raise ValueError(f"{model} makes square images, but the data are {height}x{width}; see --data.image-size")
     return height
 
 
-def _build_gan(config: GAN, dataset: data.Dataset, test: data.Dataset | None) -> Experiment:
-    dtype, channels = PRECISIONS[config.precision], dataset.image_shape[2]
+def _build_gan(config: GAN, image_shape: tuple[int, int, int], num_classes: int) -> Networks:
+    dtype, channels = PRECISIONS[config.precision], image_shape[2]
     if config.model == "dcgan":
-        size = _square_size(dataset, "DCGAN")
+        size = _square_size(image_shape, "DCGAN")
         generator = dcgan.Generator(image_size=size, channels=channels, features=config.features, dtype=dtype)
         discriminator = dcgan.Discriminator(
             features=config.features, batch_norm=config.discriminator_batch_norm, dtype=dtype
         )
     else:
-        if dataset.image_shape[:2] != (56, 56):
+        if image_shape[:2] != (56, 56):
             raise ValueError(
-                f"the article's network makes 56x56 images, and those of {dataset.name} are "
-                f"{dataset.image_shape[0]}x{dataset.image_shape[1]}; use --data.image-size 56 or --model dcgan"
+                f"the article's network makes 56x56 images, but the data are {image_shape[0]}x{image_shape[1]}; "
+                "use --data.image-size 56 or --model dcgan"
             )
         generator, discriminator = article.Generator(channels=channels, dtype=dtype), article.Discriminator(dtype=dtype)
 
@@ -417,24 +437,18 @@ def _build_gan(config: GAN, dataset: data.Dataset, test: data.Dataset | None) ->
     )
     key = jax.random.key(config.seed)
     z = jax.random.normal(jax.random.fold_in(key, 1), (64, config.latent_dim))
-    show = jax.jit(lambda variables: gan.sample(generator, variables, z))
-    return Experiment(
+    return Networks(
         state=gan.init(key, generator, discriminator, **optimizers, latent_dim=config.latent_dim),
         train_step=train_step,
-        dataset=dataset,
-        sample=lambda state: {"samples": show(state.ema)},
-        evaluate=None,
-        best_metric=None,
-        best_mode="max",
+        images_per_step=config.batch_size * config.num_discriminator_steps,
+        show=lambda variables, real: {"samples": gan.sample(generator, variables, z)},
         generate=lambda variables, key, n: gan.sample(
             generator, variables, jax.random.normal(key, (n, config.latent_dim))
         ),
-        classify=None,
-        batch_size=config.batch_size * config.num_discriminator_steps,
     )
 
 
-def _build_vae(config: VAE, dataset: data.Dataset, test: data.Dataset | None) -> Experiment:
+def _build_vae(config: VAE, image_shape: tuple[int, int, int], num_classes: int) -> Networks:
     dtype = PRECISIONS[config.precision]
     likelihood = lookup(LIKELIHOODS, config.likelihood, "likelihood")
     if config.likelihood == "bernoulli" and config.data.binarise == "none":
@@ -446,9 +460,9 @@ def _build_vae(config: VAE, dataset: data.Dataset, test: data.Dataset | None) ->
         if config.likelihood != "bernoulli":
             raise ValueError("the MLP decoder returns Bernoulli logits; use --model conv for other likelihoods")
         encoder = mlp.Encoder(config.latent_dim, dtype=dtype)
-        decoder = mlp.BernoulliDecoder(dataset.image_shape, dtype=dtype)
+        decoder = mlp.BernoulliDecoder(image_shape, dtype=dtype)
     else:
-        size, channels = _square_size(dataset, "the convolutional VAE"), dataset.image_shape[2]
+        size, channels = _square_size(image_shape, "the convolutional VAE"), image_shape[2]
         encoder = conv_vae.Encoder(config.latent_dim, config.features, dtype=dtype)
         decoder = conv_vae.Decoder(
             size, channels, config.features, learned_width=config.likelihood != "bernoulli", dtype=dtype
@@ -469,70 +483,47 @@ def _build_vae(config: VAE, dataset: data.Dataset, test: data.Dataset | None) ->
         ema_decay=_ema_decay(config.ema_half_life, config.batch_size),
     )
     key = jax.random.key(config.seed)
-    evaluate = None
-    if test is not None:
-        evaluate = loop.make_evaluate(
-            vae.make_eval_step(encoder, decoder, likelihood=likelihood, num_samples=config.eval_samples),
-            vae.summarize,
-            test,
-            key=jax.random.fold_in(key, 2),
-        )
     z = jax.random.normal(jax.random.fold_in(key, 1), (64, config.latent_dim))
-    shown = (test or dataset).fetch(jnp.arange(32))
-    shown = dataset.prepare(shown, key)["image"]
 
-    @jax.jit
-    def show(variables):
-        reconstructions = vae.reconstruct(encoder, decoder, variables, shown, likelihood=likelihood)
-        pairs = jnp.stack([shown, reconstructions], axis=1).reshape(-1, *shown.shape[1:])
+    def show(variables, real):
+        reconstructions = vae.reconstruct(encoder, decoder, variables, real, likelihood=likelihood)
+        pairs = jnp.stack([real, reconstructions], axis=1).reshape(-1, *real.shape[1:])
         return {"samples": vae.sample(decoder, variables, z, likelihood=likelihood), "reconstructions": pairs}
 
-    return Experiment(
-        state=vae.init(key, encoder, decoder, optimizer=transformation, image_shape=dataset.image_shape),
+    return Networks(
+        state=vae.init(key, encoder, decoder, optimizer=transformation, image_shape=image_shape),
         train_step=train_step,
-        dataset=dataset,
-        sample=lambda state: show(state.ema),
-        evaluate=evaluate,
-        best_metric="eval/elbo" if evaluate else None,
-        best_mode="max",
+        images_per_step=config.batch_size,
+        show=show,
         generate=lambda variables, key, n: vae.sample(
             decoder, variables, jax.random.normal(key, (n, config.latent_dim)), likelihood=likelihood
         ),
-        classify=None,
-        batch_size=config.batch_size,
+        eval_step=vae.make_eval_step(encoder, decoder, likelihood=likelihood, num_samples=config.eval_samples),
+        summarize=vae.summarize,
+        best_metric="eval/elbo",
     )
 
 
-def _build_classifier(config: Classifier, dataset: data.Dataset, test: data.Dataset | None) -> Experiment:
-    if not dataset.class_names:
-        raise ValueError(f"a classifier needs labels, and {dataset.name} has none")
-    model = cnn.CNN(
-        len(dataset.class_names), config.widths, dropout=config.dropout, dtype=PRECISIONS[config.precision]
-    )
+def _build_classifier(config: Classifier, image_shape: tuple[int, int, int], num_classes: int) -> Networks:
+    if not num_classes:
+        raise ValueError("a classifier needs labels, and these data have none; put images into one folder a class")
+    model = cnn.CNN(num_classes, config.widths, dropout=config.dropout, dtype=PRECISIONS[config.precision])
     transformation = optimizer(config.optimizer, config.num_steps)
-    augment = functools.partial(data.random_shift, pixels=config.shift) if config.shift else None
     train_step = classifier.make_train_step(
         model,
         optimizer=transformation,
-        augment=augment,
+        augment=functools.partial(data.random_shift, pixels=config.shift) if config.shift else None,
         label_smoothing=config.label_smoothing,
         ema_decay=_ema_decay(config.ema_half_life, config.batch_size),
     )
-    key = jax.random.key(config.seed)
-    evaluate = None
-    if test is not None:
-        evaluate = loop.make_evaluate(classifier.make_eval_step(model), classifier.summarize, test, key=key)
-    return Experiment(
-        state=classifier.init(key, model, optimizer=transformation, image_shape=dataset.image_shape),
+    return Networks(
+        state=classifier.init(jax.random.key(config.seed), model, optimizer=transformation, image_shape=image_shape),
         train_step=train_step,
-        dataset=dataset,
-        sample=None,
-        evaluate=evaluate,
-        best_metric="eval/accuracy" if evaluate else None,
-        best_mode="max",
-        generate=None,
+        images_per_step=config.batch_size,
         classify=lambda variables, images: model.apply(variables, images, train=False),
-        batch_size=config.batch_size,
+        eval_step=classifier.make_eval_step(model),
+        summarize=classifier.summarize,
+        best_metric="eval/accuracy",
     )
 
 
@@ -542,10 +533,17 @@ _BUILDERS = {GAN: _build_gan, VAE: _build_vae, Classifier: _build_classifier}
 # Stored configurations ------------------------------------------------------------------------------------------------
 
 
-def to_dict(config: Config, *, preset: str = "", data_fingerprint: str = "") -> dict[str, Any]:
-    """A configuration as plain data, for RUN/config.json, with the preset it began as and a digest of its images."""
+def to_dict(config: Config, *, preset: str = "", dataset: data.Dataset | None = None) -> dict[str, Any]:
+    """A configuration as plain data, for RUN/config.json, with the preset it began as and what the images were."""
     names = {"preset": preset, "family": type(config).__name__}
-    return names | dataclasses.asdict(config) | {"data_fingerprint": data_fingerprint}
+    images = {}
+    if dataset is not None:
+        images = {
+            "image_shape": dataset.image_shape,
+            "num_classes": len(dataset.class_names),
+            "data_fingerprint": dataset.fingerprint,
+        }
+    return names | dataclasses.asdict(config) | {"images": images}
 
 
 def from_dict(stored: Mapping[str, Any]) -> Config:
@@ -554,7 +552,7 @@ def from_dict(stored: Mapping[str, Any]) -> Config:
     Raises:
       ValueError: for a family or a setting that this version does not know.
     """
-    stored = {name: value for name, value in stored.items() if name not in ("preset", "data_fingerprint")}
+    stored = {name: value for name, value in stored.items() if name not in ("preset", "images")}
     family = lookup({c.__name__: c for c in _BUILDERS}, stored.pop("family", "(none)"), "family")
     return _typed(family, stored)
 
@@ -590,21 +588,21 @@ def may_change(config: Config) -> tuple[str, ...]:
 
 def train(config: Config, directory: str, *, preset: str = "", progress: bool = True) -> loop.Result:
     """Builds an experiment and trains it in a run directory, from its newest checkpoint if it holds one."""
-    from jaxgen import run_directory
-
     sharding.check_divisible(config.batch_size, sharding.make_mesh(config.num_devices).size)
-    experiment = build(config)
-    stored = to_dict(config, preset=preset, data_fingerprint=experiment.dataset.fingerprint)
+    networks, dataset, sample, evaluate = build(config)
     run_directory.create(
-        directory, stored, may_change=may_change(config), is_primary=jax.process_index() == 0
+        directory,
+        to_dict(config, preset=preset, dataset=dataset),
+        may_change=may_change(config),
+        is_primary=jax.process_index() == 0,
     )
     return loop.train(
-        experiment.train_step,
-        experiment.state,
-        experiment.dataset,
+        networks.train_step,
+        networks.state,
+        dataset,
         directory=directory,
         num_steps=config.num_steps,
-        batch_size=experiment.batch_size,
+        batch_size=networks.images_per_step,
         key=jax.random.fold_in(jax.random.key(config.seed), 3),
         seed=config.seed,
         num_devices=config.num_devices,
@@ -613,10 +611,52 @@ def train(config: Config, directory: str, *, preset: str = "", progress: bool = 
         evaluate_every=config.evaluate_every,
         checkpoint_every=config.checkpoint_every,
         keep_last=config.keep_last,
-        sample=experiment.sample,
-        evaluate=experiment.evaluate,
-        best_metric=experiment.best_metric,
-        best_mode=experiment.best_mode,
+        sample=sample,
+        evaluate=evaluate,
+        best_metric=networks.best_metric if evaluate else None,
         max_rollbacks=config.max_rollbacks,
         progress=progress,
     )
+
+
+class Trained(NamedTuple):
+    """A run read back. Its data need not be there."""
+
+    config: Config
+    networks: Networks
+    state: Any
+    record: dict[str, Any]  # of the checkpoint: step, metrics, ...
+
+
+def load(directory: str, *, step: int | None = None) -> Trained:
+    """Reads a run's configuration and one of its checkpoints (the newest good one by default), on one device.
+
+    Raises:
+      FileNotFoundError, run_directory.RunDirectoryError: if the directory is no run or holds no checkpoint.
+      checkpoint.CheckpointError: if the checkpoint is damaged or of another model.
+      ValueError: for settings of another version.
+    """
+    stored = run_directory.load_config(directory)
+    config, shown = from_dict(stored), stored["images"]
+    networks = build_networks(config, shown["image_shape"], shown["num_classes"])
+    state, record = checkpoint.restore(Path(directory) / "checkpoints", networks.state, step=step)
+    return Trained(config, networks, state, record)
+
+
+def generate(trained: Trained, num: int, key: jax.Array, *, batch_size: int = 500) -> np.ndarray:
+    """Draws new images with the moving average of a run, batch by batch with one compilation.
+
+    Returns:
+      [num, H, W, C] float32 in [-1, 1], on the host. The same key draws the same images.
+
+    Raises:
+      ValueError: for a run that draws nothing (a classifier), or num below 1.
+    """
+    if trained.networks.generate is None:
+        raise ValueError(f"a {type(trained.config).__name__.lower()} draws no images")
+    if num < 1:
+        raise ValueError(f"the number of images must be at least 1, not {num}")
+    size = min(num, batch_size)
+    draw = jax.jit(functools.partial(trained.networks.generate, n=size))
+    drawn = [draw(trained.state.ema, jax.random.fold_in(key, i)) for i in range(-(-num // size))]
+    return np.concatenate([np.asarray(images) for images in drawn])[:num]
