@@ -245,40 +245,109 @@ class Preset(NamedTuple):
     paper: str = ""
 
 
-PRESETS: dict[str, Preset] = {}
-
-
-def _add(name: str, about: str, config: Config, paper: str = "") -> None:
-    PRESETS[name] = Preset(about, config, paper)
-
-
-_add(
-    "mnist-dcgan",
-    "digits by a DCGAN; the default",
-    GAN(batch_size=64, num_steps=10_000, ema_half_life=10_000),
-    "Radford, Metz, Chintala 2016",
-)
-_add(
-    "mnist-vae",
-    "the VAE of the IWAE paper (784-200-200-50) on dynamically binarised digits",
-    VAE(
-        data=Data(binarise="dynamic"),
-        batch_size=100,
-        num_steps=60_000,
-        log_every=500,
-        sample_every=6000,
-        evaluate_every=6000,
-        checkpoint_every=6000,
-        optimizer=Optimizer(learning_rate=1e-3, schedule="cosine"),
+PRESETS: dict[str, Preset] = {
+    "mnist-dcgan": Preset(
+        "digits by a DCGAN; the default",
+        GAN(batch_size=64, num_steps=10_000, ema_half_life=10_000),
+        "Radford, Metz, Chintala 2016",
     ),
-    "Kingma and Welling 2014; network and data of Burda, Grosse, Salakhutdinov 2016",
-)
-_add(
-    "mnist-cnn",
-    "a convolutional classifier of digits, the judge of generated ones",
-    Classifier(batch_size=100, num_steps=4800, evaluate_every=600, checkpoint_every=600, ema_half_life=20_000),
-    "LeCun, Bottou, Bengio, Haffner 1998",
-)
+    "mnist-wgan-gp": Preset(
+        "digits by a Wasserstein GAN with gradient penalty and two learning rates instead of five critic steps",
+        GAN(
+            num_steps=10_000,
+            discriminator_batch_norm=False,
+            loss="wasserstein",
+            gradient_penalty=10.0,
+            generator=Optimizer(learning_rate=1e-4, b1=0.5, b2=0.9),
+            discriminator=Optimizer(learning_rate=3e-4, b1=0.5, b2=0.9),
+            ema_half_life=10_000,
+        ),
+        "Gulrajani et al. 2017; rates of Heusel et al. 2017, table 1",
+    ),
+    "stacked-mnist-dcgan": Preset(
+        "three digits as colour channels, 1,000 modes to cover",
+        GAN(data=Data("stacked_mnist"), num_steps=10_000, ema_half_life=10_000),
+        "Srivastava et al. 2017 (the data), Radford, Metz, Chintala 2016",
+    ),
+    "emoji-article": Preset(
+        "56x56 colour emoji by the example network of the survey article",
+        GAN(
+            data=Data("emoji", image_size=56),
+            model="article",
+            num_steps=4000,
+            log_every=50,
+            sample_every=500,
+            checkpoint_every=500,
+            ema_half_life=10_000,
+        ),
+        "the survey article's network; Goodfellow et al. 2014",
+    ),
+    "emoji-dcgan-r1": Preset(
+        "32x32 colour emoji by a DCGAN with the R1 penalty and no batch normalisation in the discriminator",
+        GAN(
+            data=Data("emoji", image_size=32),
+            num_steps=6000,
+            discriminator_batch_norm=False,
+            r1=1.0,
+            generator=Optimizer(b1=0.0, b2=0.99),
+            discriminator=Optimizer(b1=0.0, b2=0.99),
+            ema_half_life=10_000,
+        ),
+        "Mescheder, Geiger, Nowozin 2018",
+    ),
+    "mnist-vae": Preset(
+        "the one-layer VAE of the IWAE paper (784-200-200-50) on dynamically binarised digits",
+        VAE(
+            data=Data(binarise="dynamic"),
+            batch_size=100,
+            num_steps=60_000,
+            log_every=500,
+            sample_every=6000,
+            evaluate_every=6000,
+            checkpoint_every=6000,
+            optimizer=Optimizer(learning_rate=1e-3, schedule="cosine"),
+        ),
+        "Kingma and Welling 2014; network and data of Burda, Grosse, Salakhutdinov 2016",
+    ),
+    "mnist-iwae": Preset(
+        "the same network trained on the importance-weighted bound with 5 samples",
+        VAE(
+            data=Data(binarise="dynamic"),
+            batch_size=100,
+            num_steps=30_000,
+            log_every=500,
+            sample_every=6000,
+            evaluate_every=6000,
+            checkpoint_every=6000,
+            num_samples=5,
+            importance_weighted=True,
+            eval_samples=50,
+            optimizer=Optimizer(learning_rate=1e-3, schedule="cosine"),
+        ),
+        "Burda, Grosse, Salakhutdinov 2016",
+    ),
+    "emoji-vae": Preset(
+        "32x32 colour emoji by a convolutional VAE with a discretised logistic likelihood",
+        VAE(
+            data=Data("emoji", image_size=32),
+            model="conv",
+            latent_dim=64,
+            likelihood="discretized_logistic",
+            num_steps=6000,
+            evaluate_every=1000,
+            kl_warmup_steps=1000,
+            optimizer=Optimizer(learning_rate=5e-4, schedule="cosine", skip_norm=1e5),
+            ema_half_life=10_000,
+        ),
+        "Kingma and Welling 2014; likelihood of Salimans et al. 2017 with one component",
+    ),
+    "mnist-cnn": Preset(
+        "a convolutional classifier of digits, the judge of generated ones",
+        Classifier(batch_size=100, num_steps=4800, evaluate_every=600, checkpoint_every=600, ema_half_life=20_000),
+        "LeCun, Bottou, Bengio, Haffner 1998",
+    ),
+}
+"""Every preset by its name; the first is the default of scripts/train.py."""
 
 
 # Building -------------------------------------------------------------------------------------------------------------
