@@ -8,12 +8,13 @@ dispatch two behind the newest; the device never waits for it.
 import collections
 import contextlib
 import functools
+import os
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from jaxgen import checkpoint, data, images, report, run_directory, sharding
 
 MAX_STEPS_PER_DISPATCH = 64
 SECONDS_PER_DISPATCH = 0.25  # what a progress bar or Ctrl-C waits for at the most, about
+SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
 SECONDS_BETWEEN_REPORTS = 60.0
 RUN_AHEAD = 2  # dispatches in flight
 
@@ -44,13 +46,16 @@ class Result(NamedTuple):
     evaluation: dict[str, float]  # of the last state, if the loop evaluates
 
 
+# On the device --------------------------------------------------------------------------------------------------------
+
+
 @flax.struct.dataclass
 class Tally:
     """Metrics summed on the device since the last line of the log, and the first step that went wrong."""
 
     sums: dict[str, jax.Array]
-    count: jax.Array
-    bad_step: jax.Array  # -1 as long as all is well
+    counts: dict[str, jax.Array]  # steps in each sum
+    bad_step: jax.Array  # finished steps before the one that went wrong; -1 as long as all is well
     bad_metrics: dict[str, jax.Array]
 
 
@@ -67,13 +72,37 @@ def went_wrong(metrics: Mapping[str, jax.Array]) -> jax.Array:
 
 
 def _add(tally: Tally, metrics: Mapping[str, jax.Array], step: jax.Array) -> Tally:
+    metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
     wrong = went_wrong(metrics)
+    skipped = jnp.array(False)
+    for name, value in metrics.items():
+        if name.rpartition("/")[2] == "skipped":
+            skipped |= value > 0
+    # What a skipped update could not use would make the means of all other steps useless, too.
+    counted = {name: jnp.isfinite(value) | ~skipped for name, value in metrics.items()}
     return Tally(
-        sums={name: tally.sums[name] + value for name, value in metrics.items()},
-        count=tally.count + 1,
+        sums={name: tally.sums[name] + jnp.where(counted[name], value, 0.0) for name, value in metrics.items()},
+        counts={name: tally.counts[name] + counted[name] for name in metrics},
         bad_step=jnp.where(wrong, step, tally.bad_step),
-        bad_metrics=jax.tree.map(lambda new, old: jnp.where(wrong, new, old), dict(metrics), tally.bad_metrics),
+        bad_metrics={name: jnp.where(wrong, value, tally.bad_metrics[name]) for name, value in metrics.items()},
     )
+
+
+def make_one_step(train_step: Callable, prepare: Callable) -> Callable:
+    """Builds `(state, tally, raw, key) -> (state, tally)`: one train step on a raw batch.
+
+    Args:
+      train_step: `(state, batch, key) -> (state, metrics)`.
+      prepare: `(raw, key) -> batch`, of the data set.
+    """
+
+    def one_step(state, tally, raw, key):
+        data_key, train_key = jax.random.split(key)
+        batch = prepare(raw, jax.random.fold_in(data_key, state.step))
+        new_state, metrics = train_step(state, batch, train_key)
+        return new_state, _add(tally, metrics, state.step)
+
+    return one_step
 
 
 def make_many_steps(train_step: Callable, prepare: Callable, gather: Callable) -> Callable:
@@ -88,6 +117,7 @@ def make_many_steps(train_step: Callable, prepare: Callable, gather: Callable) -
       A pure function. `indices` is [S, B] int32, of which the first `count` <= S rows are used; `count` is traced. It
       stops after a step that went wrong.
     """
+    one_step = make_one_step(train_step, prepare)
 
     def many_steps(state, tally, indices, key, count, arrays):
         def unfinished(carry):
@@ -99,22 +129,12 @@ def make_many_steps(train_step: Callable, prepare: Callable, gather: Callable) -
             raw = gather(arrays, lax.dynamic_index_in_dim(indices, i, keepdims=False))
             return i + 1, *one_step(state, tally, raw, key)
 
-        one_step = make_one_step(train_step, prepare)
         return lax.while_loop(unfinished, step, (jnp.zeros((), jnp.int32), state, tally))[1:]
 
     return many_steps
 
 
-def make_one_step(train_step: Callable, prepare: Callable) -> Callable:
-    """Builds `(state, tally, raw, key) -> (state, tally)`: one train step on a batch that the host has read."""
-
-    def one_step(state, tally, raw, key):
-        data_key, train_key = jax.random.split(key)
-        batch = prepare(raw, jax.random.fold_in(data_key, state.step))
-        new_state, metrics = train_step(state, batch, train_key)
-        return new_state, _add(tally, metrics, state.step)
-
-    return one_step
+# The loop -------------------------------------------------------------------------------------------------------------
 
 
 def train(
@@ -153,62 +173,55 @@ def train(
       key: the run's constant key.
       seed: of the data order.
       num_devices: how many devices to use; all by default.
-      log_every: steps between lines of the log; each holds means over the steps since the line before.
+      log_every: steps between lines of the log; each holds means over the steps since the line before (of this
+        process: the first line after a resume tells of the steps since the resume).
       sample_every, evaluate_every, checkpoint_every: steps between these; 0 for only at the end.
       keep_last: how many of the newest checkpoints to keep, beside the best.
       sample: `state -> {name: images [N, H, W, C]}`, always of the same latents; each a PNG and a TensorBoard image.
       evaluate: `state -> numbers`, logged under `eval/`; a checkpoint follows.
       best_metric: name of the number (as in the log) by which the best checkpoint is kept.
       best_mode: "max" or "min".
-      max_rollbacks: how often to go back to the last checkpoint, with fresh noise and another data order, when a loss
-        is not finite; 0 stops the run.
+      max_rollbacks: how often in the run's life to go back to the last checkpoint (or the beginning), with fresh noise
+        and another data order, when a loss is not finite; 0 stops the run.
       tensorboard: whether to write TensorBoard events.
       progress: whether to show a progress bar (on a terminal) or a line now and then (elsewhere).
 
     Returns:
       The end of the run. After SIGINT (Ctrl-C) or SIGTERM the state has been saved first; a second signal ends at once.
+      Of a run that had finished before: its state as it was saved.
 
     Raises:
-      ValueError: for zero steps or intervals below zero, or a batch that the devices cannot share.
+      ValueError: for no steps, intervals below zero, a batch that the devices cannot share, a run beyond `num_steps`,
+        or a `best_metric` that is not evaluated.
       NonFiniteLoss: see there.
       run_directory.RunLocked: if another process trains there.
       checkpoint.CheckpointError, OSError: with what went wrong, where, and what to do.
     """
-    if num_steps < 1 or batch_size < 1:
-        raise ValueError(f"num_steps and batch_size must be at least 1, not {num_steps} and {batch_size}")
-    intervals = {"sample": sample_every, "evaluate": evaluate_every, "checkpoint": checkpoint_every, "log": log_every}
-    for name, every in intervals.items():
-        if every < 0 or (name == "log" and every == 0):
-            raise ValueError(f"{name}_every is {every}; it counts steps (0: only at the end; log_every at least 1)")
+    _check_numbers(
+        num_steps=num_steps,
+        batch_size=batch_size,
+        log_every=log_every,
+        sample_every=sample_every,
+        evaluate_every=evaluate_every,
+        checkpoint_every=checkpoint_every,
+        max_rollbacks=max_rollbacks,
+    )
+    if best_metric is not None and evaluate is None:
+        raise ValueError(f"best_metric is {best_metric!r}, but nothing evaluates; give evaluate, too")
     mesh = sharding.make_mesh(num_devices)
     sharding.check_divisible(batch_size, mesh.size)
+    metric_names = _check_first_batch(train_step, dataset, batch_size, seed, state, key)
     directory, primary = Path(directory), jax.process_index() == 0
-    _check_first_batch(dataset, batch_size, seed, key)
-    fresh = sharding.replicate(mesh, state)
+    events = [checkpoint_every, sample_every if sample else 0, evaluate_every if evaluate else 0]
 
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(run_directory.lock(directory, is_primary=primary))
-        manager = checkpoint.open_checkpoints(
-            directory / "checkpoints", keep_last=keep_last, best_metric=best_metric, best_mode=best_mode
-        )
-        stack.callback(manager.close)
-        stop = stack.enter_context(_stop_signals())
-        record_status = _status_recorder(directory, primary)
-
-        def attempt(rollbacks: int) -> Result:
-            """From the newest checkpoint to the end, a signal, or a step that went wrong."""
-            state, step, record = _restore_or_start(manager, fresh)
-            if step > num_steps:
-                raise ValueError(
-                    f"{directory} is at step {step} already, beyond num_steps {num_steps}; ask for more steps"
-                )
-            rollbacks = max(rollbacks, record.get("metadata", {}).get("rollbacks", 0))
-            evaluation = {}
-            with (
-                run_directory.open_metrics(
-                    directory, resume_step=step, tensorboard=tensorboard, is_primary=primary
-                ) as log,
-                _Progress(num_steps, step, batch_size, mesh, show=progress and primary) as bar,
+    def attempt(state, step: int, rollbacks: int) -> Result:
+        """Trains on to the end, a signal, or a step that went wrong."""
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(
+                run_directory.open_metrics(directory, resume_step=step, tensorboard=tensorboard, is_primary=primary)
+            )
+            display = stack.enter_context(_Display(num_steps, step, mesh, show=progress and primary))
+            dispatch, most = stack.enter_context(
                 _dispatcher(
                     train_step,
                     dataset,
@@ -217,58 +230,93 @@ def train(
                     key=jax.random.fold_in(key, rollbacks) if rollbacks else key,
                     seed=seed + rollbacks,
                     start_step=step,
-                    metrics=_metrics_of(train_step, dataset, batch_size, state, key),
-                ) as dispatch,
-            ):
+                    metric_names=metric_names,
+                )
+            )
+            pace = _Pace(mesh, batch_size, most)
 
-                def on_log(step, means):
-                    log.write(step, means)
-                    bar.show(means)
+            def finish(in_flight: _InFlight) -> None:
+                """Waits for a dispatch, while the next ones are queued on the device, and looks at what it did."""
+                if (bad_step := int(in_flight.tally.bad_step)) >= 0:
+                    raise _WentWrong(bad_step, jax.device_get(in_flight.tally.bad_metrics))
+                pace.finished(in_flight.count)
+                stop.hear(in_flight.stop)
+                if in_flight.is_line:
+                    means = _means(in_flight.tally) | pace.images_per_second()
+                    log.write(in_flight.step, means)
+                    display.show(in_flight.step, means)
+                else:
+                    display.show(in_flight.step)
 
-                record_status("running", step)
-                saved, tally = step, None
-                while step < num_steps and not stop():
-                    events = [every for name, every in intervals.items() if every and name != "log"]
-                    until = min([num_steps, *((step // every + 1) * every for every in events)])
-                    state, tally, step = _advance(
-                        dispatch,
-                        state,
-                        tally,
-                        step,
-                        until=until,
-                        num_steps=num_steps,
-                        log_every=log_every,
-                        stop=stop,
-                        on_log=on_log,
-                        bar=bar,
-                    )
-                    due = {
-                        name: step == num_steps or (every and step % every == 0) for name, every in intervals.items()
-                    }
-                    if sample is not None and due["sample"]:
-                        _write_samples(directory, log, step, sample(state), primary)
-                    if evaluate is not None and due["evaluate"]:
-                        evaluation = {f"eval/{name}": float(value) for name, value in evaluate(state).items()}
-                        log.write(step, evaluation)
-                        bar.show(evaluation)
-                    if due["checkpoint"] or due["evaluate"] or stop():
-                        numbers = evaluation if due["evaluate"] else {}
-                        checkpoint.save(manager, step, state, metrics=numbers, metadata={"rollbacks": rollbacks})
-                        record_status("running", step)
-                        saved = step
-                if saved < step:
-                    checkpoint.save(manager, step, state, metadata={"rollbacks": rollbacks})
-            checkpoint.wait(manager)
-            return Result(state, step, stop.signal() if step < num_steps else None, evaluation)
+            def advance(state, tally, step: int, until: int):
+                """Takes steps up to `until`, or to wherever a signal finds it. Nothing is in flight at the end."""
+                queue = collections.deque()
+                pace.resume()
+                while queue or (step < until and not stop.number):
+                    if step < until and not stop.number:
+                        line = min(_next_multiple(step, log_every), num_steps)
+                        count = min(pace.steps_per_dispatch(), until - step, line - step)
+                        state, tally = dispatch(state, tally, step, count)
+                        if not pace.run_ahead:
+                            jax.block_until_ready(tally)
+                        step += count
+                        queue.append(_InFlight(step, count, tally, step == line, stop.ask()))
+                        tally = None if step == line else tally
+                        if len(queue) <= pace.run_ahead:
+                            continue
+                    finish(queue.popleft())
+                return state, tally, step
 
+            record_status("running", step)
+            saved_step, tally, evaluation = step, None, {}
+            while step < num_steps and not stop.number:
+                until = min([num_steps, *(_next_multiple(step, every) for every in events if every)])
+                state, tally, step = advance(state, tally, step, until)
+                evaluation = {}  # of an earlier state
+                if sample is not None and _is_due(step, sample_every, num_steps):
+                    _write_samples(directory, log, step, sample(state), primary)
+                if evaluate is not None and _is_due(step, evaluate_every, num_steps):
+                    evaluation = {f"eval/{name}": float(value) for name, value in evaluate(state).items()}
+                    log.write(step, evaluation)
+                    display.tell(step, evaluation)
+                if evaluation or _is_due(step, checkpoint_every, num_steps):
+                    checkpoint.save(manager, step, state, metrics=evaluation, metadata={"rollbacks": rollbacks})
+                    record_status("running", step)
+                    saved_step = step
+                if evaluation and best_metric is not None and best_metric not in evaluation:
+                    raise ValueError(f"best_metric is {best_metric!r}, but evaluated are: {', '.join(evaluation)}")
+            if saved_step < step:  # a signal came between two checkpoints
+                checkpoint.save(manager, step, state, metadata={"rollbacks": rollbacks})
+        checkpoint.wait(manager)
+        return Result(state, step, stop.number if step < num_steps else None, evaluation)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run_directory.lock(directory, is_primary=primary))
+        manager = checkpoint.open_checkpoints(
+            directory / "checkpoints", keep_last=keep_last, best_metric=best_metric, best_mode=best_mode
+        )
+        stack.callback(checkpoint.close, manager)
+        stop = stack.enter_context(_listen(mesh))
+        record_status = _status_recorder(directory, primary)
         rollbacks = 0
         while True:
+            current, record = _restore_or_start(manager, mesh, state)
+            step, rollbacks = int(current.step), max(rollbacks, record["metadata"].get("rollbacks", 0))
+            if step > num_steps:
+                raise ValueError(
+                    f"{directory} is at step {step} already, beyond num_steps {num_steps}; ask for more steps"
+                )
+            if step == num_steps:
+                if progress and primary:
+                    print(f"{directory} is finished already, at step {step}; ask for more steps", file=sys.stderr)
+                record_status("finished", step)
+                return Result(current, step, None, record["metrics"])
             try:
-                result = attempt(rollbacks)
+                result = attempt(current, step, rollbacks)
             except _WentWrong as bad:
                 checkpoint.wait(manager)
                 message = _describe(bad, directory, checkpoint.latest_step(manager))
-                if rollbacks == max_rollbacks or checkpoint.latest_step(manager) is None:
+                if rollbacks >= max_rollbacks:
                     record_status("non-finite", bad.step, message)
                     raise NonFiniteLoss(message) from None
                 rollbacks += 1
@@ -315,9 +363,9 @@ def make_evaluate(
 class _WentWrong(Exception):
     """Raised where the host learns that a step went wrong."""
 
-    def __init__(self, step: int, metrics: Mapping[str, float]):
+    def __init__(self, step: int, metrics: Mapping[str, Any]):
         super().__init__(step)
-        self.step, self.metrics = step, metrics
+        self.step, self.metrics = step, {name: float(value) for name, value in metrics.items()}
 
 
 def _describe(bad: _WentWrong, directory: Path, last_good: int | None) -> str:
@@ -325,47 +373,90 @@ def _describe(bad: _WentWrong, directory: Path, last_good: int | None) -> str:
     where = f"The last good checkpoint is {directory / 'checkpoints' / str(last_good)}."
     if last_good is None:
         where = f"There is no checkpoint yet in {directory}."
-    return f"Step {bad.step} went wrong, a loss or an update is not finite: {numbers}. {where}"
+    return (
+        f"The step after step {bad.step} went wrong, a loss or an update is not finite: {numbers}. {where} "
+        "A smaller learning rate, clip_norm, skip_norm or max_rollbacks may help."
+    )
 
 
-def _check_first_batch(dataset: data.Dataset, batch_size: int, seed: int, key: jax.Array) -> None:
-    """Wrong ranges and NaN train without an error, and badly: look once, on the host."""
-    raw = dataset.fetch(data.batch_indices(0, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed))
+def _check_numbers(**numbers: int) -> None:
+    for name, number in numbers.items():
+        least = 1 if name in ("num_steps", "batch_size", "log_every") else 0
+        if number < least:
+            meaning = (
+                "; it counts steps, and 0 stands for only at the end" if name.endswith("_every") and not least else ""
+            )
+            raise ValueError(f"{name} must be at least {least}, not {number}{meaning}")
+
+
+def _check_first_batch(
+    train_step: Callable, dataset: data.Dataset, batch_size: int, seed: int, state: Any, key: jax.Array
+) -> list[str]:
+    """Looks at this host's part of the first batch: wrong ranges and NaN train without an error, and badly.
+
+    Returns the names of the metrics, for which nothing is run or compiled.
+    """
+    rows = data.batch_indices(0, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed)
+    raw = dataset.fetch(data.process_slice(rows, jax.process_index(), jax.process_count()))
     data.check_batch(dataset.prepare(raw, key), image_shape=dataset.image_shape)
 
+    whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), dict(raw))
+    shapes = jax.eval_shape(
+        lambda state, raw, key: train_step(state, dataset.prepare(raw, key), key)[1], state, whole, key
+    )
+    for name, shape in shapes.items():
+        if shape.shape:
+            raise ValueError(f"the metric {name!r} has shape {shape.shape}; a train step returns scalars")
+    return list(shapes)
 
-def _metrics_of(train_step, dataset, batch_size, state, key) -> dict[str, jax.ShapeDtypeStruct]:
-    """Names of the metrics, without running or compiling anything."""
-    raw = dataset.fetch(np.zeros(batch_size, np.int32))
 
-    def step(state, raw, key):
-        return train_step(state, dataset.prepare(raw, key), key)[1]
-
-    return jax.eval_shape(step, state, raw, key)
-
-
-def _restore_or_start(manager, fresh: Any) -> tuple[Any, int, dict[str, Any]]:
+def _restore_or_start(manager, mesh, fresh: Any) -> tuple[Any, dict[str, Any]]:
+    """The newest good checkpoint, or a copy of the fresh state: the first step takes the memory of what it is given."""
     if checkpoint.latest_step(manager) is None:
-        # A copy, because the first step takes the memory of what it is given, and a rollback may need it again.
-        return jax.tree.map(jnp.copy, fresh), int(fresh.step), {}
-    state, record = checkpoint.restore(manager, fresh)
-    return state, int(state.step), record
+        return sharding.replicate(mesh, fresh), {"metadata": {}, "metrics": {}}
+    return checkpoint.restore(manager, sharding.replicated_shapes(mesh, fresh))
+
+
+def _next_multiple(step: int, every: int) -> int:
+    return (step // every + 1) * every
+
+
+def _is_due(step: int, every: int, num_steps: int) -> bool:
+    return step == num_steps or (every > 0 and step % every == 0)
+
+
+class _InFlight(NamedTuple):
+    """A dispatch that the device may still be working on."""
+
+    step: int  # finished steps after it
+    count: int  # its own steps
+    tally: Tally
+    is_line: bool  # whether its tally makes a line of the log
+    stop: Any  # of _Stop.ask
 
 
 @contextlib.contextmanager
-def _dispatcher(train_step, dataset, mesh, *, batch_size, key, seed, start_step, metrics):
-    """Yields `dispatch`, a function `(state, tally or None, step, count) -> (state, tally, count)` that takes steps.
+def _dispatcher(train_step, dataset, mesh, *, batch_size, key, seed, start_step, metric_names) -> Iterator:
+    """Yields `dispatch`, a function `(state, tally or None, step, count) -> (state, tally)`, and the largest count.
 
     Small sets live on the device and many steps run in one dispatch. Large ones are read ahead by threads, a step each.
-    `dispatch.most` is the largest count that it takes.
     """
     rows = functools.partial(data.batch_indices, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed)
     shard = functools.partial(data.process_slice, process_index=jax.process_index(), process_count=jax.process_count())
-    zeros = {name: np.zeros((), np.float32) for name in metrics}
-    empty = sharding.replicate(mesh, Tally(zeros, np.zeros((), np.int32), np.full((), -1, np.int32), dict(zeros)))
+    zero, none = np.zeros((), np.float32), np.zeros((), np.int32)
+    empty = sharding.replicate(
+        mesh,
+        Tally(
+            sums={name: zero for name in metric_names},
+            counts={name: none for name in metric_names},
+            bad_step=np.full((), -1, np.int32),
+            bad_metrics={name: zero for name in metric_names},
+        ),
+    )
 
     if dataset.arrays is not None:
         arrays = sharding.replicate(mesh, dict(dataset.arrays))
+        most = MAX_STEPS_PER_DISPATCH
         run = sharding.jit_global(
             make_many_steps(train_step, dataset.prepare, dataset.gather),
             mesh,
@@ -375,12 +466,11 @@ def _dispatcher(train_step, dataset, mesh, *, batch_size, key, seed, start_step,
 
         def dispatch(state, tally, step, count):
             # Always as many rows, of which the program uses the first `count`: one compilation.
-            indices = np.stack([shard(rows(step + min(i, count - 1))) for i in range(MAX_STEPS_PER_DISPATCH)])
+            indices = np.stack([shard(rows(step + min(i, count - 1))) for i in range(most)])
             indices = sharding.shard_batch(mesh, indices, axis=1)
             return run(state, empty if tally is None else tally, indices, key, np.int32(count), arrays)
 
-        dispatch.most = MAX_STEPS_PER_DISPATCH
-        yield dispatch
+        yield dispatch, most
         return
 
     run = sharding.jit_global(
@@ -391,37 +481,55 @@ def _dispatcher(train_step, dataset, mesh, *, batch_size, key, seed, start_step,
         def dispatch(state, tally, step, count):
             return run(state, empty if tally is None else tally, sharding.shard_batch(mesh, next(batches)), key)
 
-        dispatch.most = 1
-        yield dispatch
+        yield dispatch, 1
 
 
-def _advance(dispatch, state, tally, step, *, until, num_steps, log_every, stop, on_log, bar):
-    """Takes steps up to `until`, or to wherever a signal finds it; then nothing is in flight.
+class _Pace:
+    """The host's clock: how many steps go into a dispatch, and how many images a second come out."""
 
-    Returns (state, tally, step), the tally being None or what was summed since the last line of the log.
-    """
-    in_flight = collections.deque()
-    bar.resume()
-    while (step < until and not stop()) or in_flight:
-        if step < until and not stop():
-            count = min(bar.steps_per_dispatch(dispatch.most), until - step, (step // log_every + 1) * log_every - step)
-            state, tally = dispatch(state, tally, step, count)
-            step += count
-            at_log = step % log_every == 0 or step == num_steps
-            in_flight.append((step, count, tally, at_log))
-            tally = None if at_log else tally
-            if len(in_flight) <= bar.run_ahead:
-                continue
-        done, count, finished, at_log = in_flight.popleft()
-        bad_step = int(finished.bad_step)  # waits for this dispatch, while the next ones are queued on the device
-        if bad_step >= 0:
-            raise _WentWrong(bad_step, {name: float(value) for name, value in finished.bad_metrics.items()})
-        bar.advance(done, count)
-        if at_log:
-            sums = jax.device_get((finished.sums, finished.count))
-            means = {name: float(value) / int(sums[1]) for name, value in sums[0].items()}
-            on_log(done, means | {"images_per_second": bar.images_per_second()})
-    return state, tally, step
+    def __init__(self, mesh, batch_size: int, most: int):
+        self._mesh, self._batch_size, self._most = mesh, batch_size, most
+        # Free-running collectives of virtual CPU devices can deadlock in JAX before 0.12.
+        self.run_ahead = 0 if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else RUN_AHEAD
+        self._compiled = False
+        self._seconds_per_step = None
+        self._since = time.monotonic()
+        self._images, self._seconds = 0, 0.0
+
+    def steps_per_dispatch(self) -> int:
+        if self._seconds_per_step is None:
+            return 1
+        return max(1, min(self._most, int(SECONDS_PER_DISPATCH / self._seconds_per_step)))
+
+    def resume(self) -> None:
+        """Steps follow; what came before them does not count."""
+        self._since = time.monotonic()
+
+    def finished(self, count: int) -> None:
+        """`count` more steps are finished on the device."""
+        now = time.monotonic()
+        seconds, self._since = now - self._since, now
+        if not self._compiled:  # the first dispatch is mostly compilation
+            self._compiled = True
+            return
+        self._images, self._seconds = self._images + count * self._batch_size, self._seconds + seconds
+        seconds_per_step = max(seconds / count, 1e-9)
+        if jax.process_count() == 1:
+            self._seconds_per_step = seconds_per_step
+        elif self._seconds_per_step is None:
+            # Hosts must agree on the steps in a dispatch: once, and not each by its own clock.
+            self._seconds_per_step = float(sharding.max_over_hosts(self._mesh, np.float32(seconds_per_step)))
+
+    def images_per_second(self) -> dict[str, float]:
+        """Since the last call; empty when nothing but compilation happened."""
+        rate = {"images_per_second": self._images / self._seconds} if self._seconds else {}
+        self._images, self._seconds = 0, 0.0
+        return rate
+
+
+def _means(tally: Tally) -> dict[str, float]:
+    sums, counts = jax.device_get((tally.sums, tally.counts))
+    return {name: float(value) / int(counts[name]) if counts[name] else float("nan") for name, value in sums.items()}
 
 
 def _write_samples(directory: Path, log, step: int, samples: Mapping[str, jax.Array], primary: bool) -> None:
@@ -433,35 +541,55 @@ def _write_samples(directory: Path, log, step: int, samples: Mapping[str, jax.Ar
             log.write_image(step, name, picture)
 
 
+class _Stop:
+    """Whether SIGINT or SIGTERM came, to any host.
+
+    All hosts must learn of it between the same two dispatches, or one would wait for ever in a step that the others do
+    not take. So each dispatch is followed by the question, and the answer is read where its metrics are read: that
+    costs no waiting.
+    """
+
+    def __init__(self, mesh):
+        self._mesh = mesh
+        self._received = 0
+        self.number = 0  # of the signal that all hosts know of
+
+    def receive(self, number: int) -> None:
+        self._received = number
+        if jax.process_count() == 1:
+            self.number = number
+
+    def ask(self) -> Any:
+        if jax.process_count() == 1:
+            return self.number
+        return sharding.max_over_hosts(self._mesh, np.int32(self._received))
+
+    def hear(self, answer: Any) -> None:
+        self.number = self.number or int(answer)
+
+
 @contextlib.contextmanager
-def _stop_signals():
-    """Yields `stop() -> bool`, true after the first SIGINT or SIGTERM; the second one acts as if nobody listened."""
-    received = []
+def _listen(mesh) -> Iterator[_Stop]:
+    """Yields a `_Stop` that learns of the first SIGINT or SIGTERM; a second one acts as if nobody listened."""
+    stop, previous = _Stop(mesh), {}
+
+    def let_go() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def on_signal(number, frame):
-        signal.signal(number, previous[number])
-        received.append(number)
-        print(
-            f"\n{signal.Signals(number).name}: saving a checkpoint, then stopping. Once more to stop at once.",
-            file=sys.stderr,
-        )
+        let_go()
+        stop.receive(number)
+        text = f"\n{signal.Signals(number).name}: saving a checkpoint, then stopping. Once more to stop at once.\n"
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())  # not print: the signal may have come in the middle of another print
 
-    def stop() -> bool:
-        if jax.process_count() == 1:
-            return bool(received)
-        from jax.experimental import multihost_utils
-
-        return bool(np.max(multihost_utils.process_allgather(np.int32(bool(received)))))
-
-    previous = {}
     if threading.current_thread() is threading.main_thread():
         previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    stop.signal = lambda: received[0] if received else signal.SIGTERM
     try:
         yield stop
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        let_go()
 
 
 def _status_recorder(directory: Path, primary: bool) -> Callable:
@@ -481,70 +609,52 @@ def _status_recorder(directory: Path, primary: bool) -> Callable:
     return record_status
 
 
-class _Progress:
-    """The progress bar, and the pace of the run that it shows."""
+class _Display:
+    """Progress for people: a bar on a terminal, elsewhere a line now and then."""
 
-    def __init__(self, num_steps: int, step: int, batch_size: int, mesh, *, show: bool):
+    def __init__(self, num_steps: int, step: int, mesh, *, show: bool):
         from tqdm import tqdm
 
-        self.batch_size, self.num_steps = batch_size, num_steps
-        self.terminal = sys.stderr.isatty()
-        self.lines = show and not self.terminal
-        self.bar = tqdm(
-            total=num_steps, initial=step, unit="step", dynamic_ncols=True, disable=not (show and self.terminal)
+        self._num_steps = num_steps
+        self._show = show
+        self._terminal = sys.stderr.isatty()
+        self._next_line = time.monotonic()
+        if show:
+            devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' * (mesh.size > 1)}"
+            start = "Resuming at" if step else "Starting at"
+            print(f"{start} step {step} of {num_steps} on {devices}; compiling.", file=sys.stderr)
+        self._bar = tqdm(
+            total=num_steps, initial=step, unit="step", dynamic_ncols=True, disable=not (show and self._terminal)
         )
-        # Free-running collectives of virtual CPU devices can deadlock in JAX before 0.12.
-        self.run_ahead = 0 if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else RUN_AHEAD
-        # Hosts must agree on the program they run next, so they do not choose by their own clocks.
-        self.fixed = 16 if jax.process_count() > 1 else None
-        self.seconds_per_step = None
-        self.finished, self.since, self.counted, self.spent = step, None, 0, 0.0
-        self.next_line = time.monotonic()
-        if show and step < num_steps:
-            print(f"{'Resuming at' if step else 'Starting at'} step {step} of {num_steps}; compiling.", file=sys.stderr)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
-        self.bar.close()
+        self._bar.close()
 
-    def steps_per_dispatch(self, most: int) -> int:
-        if self.fixed or most == 1:
-            return min(self.fixed or 1, most)
-        if self.seconds_per_step is None:
-            return 1
-        return max(1, min(most, int(SECONDS_PER_DISPATCH / self.seconds_per_step)))
+    def show(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
+        """So many steps are finished; and what a line of the log says."""
+        self._bar.update(step - self._bar.n)
+        if metrics is None:
+            return
+        text = _in_short(metrics)
+        self._bar.set_postfix_str(text)
+        if not self._terminal and (time.monotonic() >= self._next_line or step == self._num_steps):
+            self._print(f"step {step}/{self._num_steps}: {text}")
+            self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
-    def resume(self) -> None:
-        """Steps follow; what came before them does not count."""
-        self.since = time.monotonic()
+    def tell(self, step: int, metrics: Mapping[str, float]) -> None:
+        """What is worth a line in any case."""
+        self._print(f"step {step}/{self._num_steps}: {_in_short(metrics)}")
 
-    def advance(self, step: int, count: int) -> None:
-        """`count` more steps are finished on the device."""
-        now = time.monotonic()
-        if self.finished == step - count and self.seconds_per_step is None and self.since is not None:
-            self.seconds_per_step = float("inf")  # the first dispatch: mostly compilation
-        else:
-            self.seconds_per_step = (now - self.since) / count
-            self.counted, self.spent = self.counted + count, self.spent + now - self.since
-        self.since = now
-        self.bar.update(step - self.finished)
-        self.finished = step
+    def _print(self, line: str) -> None:
+        if self._show:
+            self._bar.write(line, file=sys.stderr)
 
-    def images_per_second(self) -> float:
-        """Since the last call."""
-        rate = self.counted * self.batch_size / self.spent if self.spent else float("nan")
-        self.counted, self.spent = 0, 0.0
-        return rate
 
-    def show(self, metrics: Mapping[str, float]) -> None:
-        """Metrics beside the bar, or a line of them now and then where there is no terminal."""
-        chosen = {name: value for name, value in metrics.items() if name.endswith(("loss", "elbo", "accuracy"))}
-        if "images_per_second" in metrics:
-            chosen = {"images/s": metrics["images_per_second"]} | chosen
-        text = ", ".join(f"{name} {value:.4g}" for name, value in list(chosen.items())[:5])
-        self.bar.set_postfix_str(text)
-        if self.lines and (time.monotonic() >= self.next_line or self.finished == self.num_steps):
-            print(f"step {self.finished}/{self.num_steps}: {text}", file=sys.stderr)
-            self.next_line = time.monotonic() + 10.0
+def _in_short(metrics: Mapping[str, float]) -> str:
+    chosen = {name: value for name, value in metrics.items() if name.endswith(("loss", "elbo", "accuracy"))}
+    if "images_per_second" in metrics:
+        chosen = {"images/s": metrics["images_per_second"]} | chosen
+    return ", ".join(f"{name} {value:.4g}" for name, value in list(chosen.items())[:5])

@@ -80,6 +80,29 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=sharding)(tree)
 
 
+def replicated_shapes(mesh: Mesh, tree: Any) -> Any:
+    """Shapes, dtypes and places of what `replicate` returns, without memory on any device: a template to restore."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, weak_type=x.weak_type),
+        jax.eval_shape(lambda tree: tree, tree),
+    )
+
+
+def max_over_hosts(mesh: Mesh, number: np.generic) -> jax.Array:
+    """The largest of the numbers that the hosts pass, on every host. All must call it, in the same order of programs.
+
+    Like other computations it is queued, and waits when it is read.
+    """
+    local = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
+    return _compiled_max(mesh)(shard_batch(mesh, np.full(local, number)))
+
+
+@functools.lru_cache
+def _compiled_max(mesh: Mesh) -> Callable:
+    return jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
 def shard_batch(mesh: Mesh, batch: Any, *, axis: int = 0) -> Any:
     """Divides arrays along `axis` over the devices of the mesh.
 
