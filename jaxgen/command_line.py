@@ -1,36 +1,46 @@
-"""What the scripts share: errors as sentences, and the compilation cache."""
+"""What the scripts share: errors as sentences, quiet pipes, and the compilation cache."""
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs between processes, in $JAX_COMPILATION_CACHE_DIR or the user's cache directory.
 
-    A directory that cannot be written costs the cache, not the run.
+    Call it before JAX is imported. A directory that cannot be written costs the cache, not the run.
     """
-    import jax
-
-    directory = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if directory is None:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        directory = Path(base) / "jaxgen" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(directory))
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(base, "jaxgen", "compiled"))
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Ends the process with main's exit code. Errors that a user can mend are one message and code 2, no traceback."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         code = main()
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        if os.environ.get("JAXGEN_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        print("(set JAXGEN_TRACEBACK=1 to see where in the code)", file=sys.stderr)
-        code = 2
+    except SystemExit as end:  # --help, or wrong options
+        code = end.code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    except BrokenPipeError:  # whoever read what we print has left, like `head`
+        code = _leave_quietly()
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        if os.environ.get("JAXGEN_TRACEBACK"):
+            raise
+        print("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+        print("(set JAXGEN_TRACEBACK=1 to see where in the code)", file=sys.stderr)
+        code = 2
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _leave_quietly()
     sys.exit(code)
+
+
+def _leave_quietly() -> int:
+    """Python flushes once more at its end, and would complain. Returns the exit code of a broken pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141

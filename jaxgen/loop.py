@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,6 +146,8 @@ def train(
     num_steps: int,
     batch_size: int,
     key: jax.Array,
+    config: Mapping[str, Any] | None = None,
+    may_change: Sequence[str] = (),
     seed: int = 0,
     num_devices: int | None = None,
     log_every: int = 100,
@@ -167,10 +169,12 @@ def train(
       train_step: `(state, batch, key) -> (state, metrics)`, not compiled, in the global view.
       state: a fresh state with a `step`; also the template for restoring.
       dataset: batches are addressed by their step, so the step is all that a resumed run needs to know.
-      directory: the run directory, made by `run_directory.create`. Metrics, samples, checkpoints and report go there.
+      directory: the run directory. Metrics, samples, checkpoints and report go there.
       num_steps: where to stop, counted from the run's beginning.
       batch_size: images a step, over all devices and hosts.
       key: the run's constant key.
+      config, may_change: for `run_directory.create`, called once the first batch has proved good, so that a mistake
+        leaves no directory behind. Without a config the directory must be there.
       seed: of the data order.
       num_devices: how many devices to use; all by default.
       log_every: steps between lines of the log; each holds means over the steps since the line before (of this
@@ -194,6 +198,7 @@ def train(
       ValueError: for no steps, intervals below zero, a batch that the devices cannot share, a run beyond `num_steps`,
         or a `best_metric` that is not evaluated.
       NonFiniteLoss: see there.
+      run_directory.ConfigMismatch: if the run began with another configuration.
       run_directory.RunLocked: if another process trains there.
       checkpoint.CheckpointError, OSError: with what went wrong, where, and what to do.
     """
@@ -290,6 +295,8 @@ def train(
         checkpoint.wait(manager)
         return Result(state, step, stop.number if step < num_steps else None, evaluation)
 
+    if config is not None:
+        run_directory.create(directory, config, may_change=may_change, is_primary=primary)
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_directory.lock(directory, is_primary=primary))
         manager = checkpoint.open_checkpoints(

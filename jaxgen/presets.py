@@ -443,8 +443,8 @@ def lookup(table: Mapping[str, Any], name: str, kind: str) -> Any:
     if name in table:
         return table[name]
     near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"there is no {kind} {name!r}{hint} There is: {', '.join(table)}")
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"there is no {kind} {name!r}; {hint}There is: {', '.join(table)}")
 
 
 def _needs_path(config: Data, field: str = "path") -> str:
@@ -659,33 +659,37 @@ def train(config: Config, directory: str, *, preset: str = "", progress: bool = 
     """Builds an experiment and trains it in a run directory, from its newest checkpoint if it holds one."""
     sharding.check_divisible(config.batch_size, sharding.make_mesh(config.num_devices).size)
     networks, dataset, sample, evaluate = build(config)
-    run_directory.create(
-        directory,
-        to_dict(config, preset=preset, dataset=dataset),
-        may_change=may_change(config),
-        is_primary=jax.process_index() == 0,
-    )
-    return loop.train(
-        networks.train_step,
-        networks.state,
-        dataset,
-        directory=directory,
-        num_steps=config.num_steps,
-        batch_size=networks.images_per_step,
-        key=jax.random.fold_in(jax.random.key(config.seed), 3),
-        seed=config.seed,
-        num_devices=config.num_devices,
-        log_every=config.log_every,
-        sample_every=config.sample_every,
-        evaluate_every=config.evaluate_every,
-        checkpoint_every=config.checkpoint_every,
-        keep_last=config.keep_last,
-        sample=sample,
-        evaluate=evaluate,
-        best_metric=networks.best_metric if evaluate else None,
-        max_rollbacks=config.max_rollbacks,
-        progress=progress,
-    )
+    try:
+        return loop.train(
+            networks.train_step,
+            networks.state,
+            dataset,
+            directory=directory,
+            config=to_dict(config, preset=preset, dataset=dataset),
+            may_change=may_change(config),
+            num_steps=config.num_steps,
+            batch_size=networks.images_per_step,
+            key=jax.random.fold_in(jax.random.key(config.seed), 3),
+            seed=config.seed,
+            num_devices=config.num_devices,
+            log_every=config.log_every,
+            sample_every=config.sample_every,
+            evaluate_every=config.evaluate_every,
+            checkpoint_every=config.checkpoint_every,
+            keep_last=config.keep_last,
+            sample=sample,
+            evaluate=evaluate,
+            best_metric=networks.best_metric if evaluate else None,
+            max_rollbacks=config.max_rollbacks,
+            progress=progress,
+        )
+    except run_directory.ConfigMismatch as error:
+        if "\n  num_steps:" not in str(error):
+            raise
+        raise run_directory.ConfigMismatch(
+            f"{error}\nnum_steps is fixed because the learning rate follows a schedule over it; with "
+            "schedule constant it could be raised."
+        ) from None
 
 
 class Trained(NamedTuple):
@@ -706,7 +710,11 @@ def load(directory: str, *, step: int | None = None) -> Trained:
       ValueError: for settings of another version.
     """
     stored = run_directory.load_config(directory)
-    config, shown = from_dict(stored), stored["images"]
+    config, shown = from_dict(stored), stored.get("images") or {}
+    if not {"image_shape", "num_classes"} <= set(shown):
+        raise ValueError(
+            f"{directory}/{run_directory.CONFIG} does not say what the images were; was it written by train?"
+        )
     networks = build_networks(config, shown["image_shape"], shown["num_classes"])
     state, record = checkpoint.restore(Path(directory) / "checkpoints", networks.state, step=step)
     return Trained(config, networks, state, record)
@@ -727,5 +735,5 @@ def generate(trained: Trained, num: int, key: jax.Array, *, batch_size: int = 50
         raise ValueError(f"the number of images must be at least 1, not {num}")
     size = min(num, batch_size)
     draw = jax.jit(functools.partial(trained.networks.generate, n=size))
-    drawn = [draw(trained.state.ema, jax.random.fold_in(key, i)) for i in range(-(-num // size))]
-    return np.concatenate([np.asarray(images) for images in drawn])[:num]
+    drawn = [np.asarray(draw(trained.state.ema, jax.random.fold_in(key, i))) for i in range(-(-num // size))]
+    return np.concatenate(drawn)[:num]

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 
 import tyro
@@ -50,15 +51,19 @@ def evaluate(
     if classifier is None:
         if trained.networks.eval_step is None:
             raise ValueError(f"{run} is a GAN: give --classifier the run of a classifier of such images")
-        config = trained.config
+        config = dataclasses.replace(trained.config, seed=seed)
         if samples is not None:
-            if not isinstance(config, presets.VAE):
-                raise ValueError("--samples is for a VAE")
+            if not isinstance(config, presets.VAE) or samples < 1:
+                raise ValueError(f"--samples is for a VAE, and at least 1; got {samples} for {run}")
             config = dataclasses.replace(config, eval_samples=samples)
-            protocol["samples"] = samples
+        if isinstance(config, presets.VAE):
+            protocol["samples"] = config.eval_samples
         if not presets.has_test_split(config.data):
             raise ValueError(f"the data {config.data.name!r} of {run} have no test split to evaluate on")
         experiment = presets.build(config)
+        stored = run_directory.load_config(run)["images"].get("data_fingerprint")
+        if stored != experiment.dataset.fingerprint:
+            warnings.warn(f"the data of {run} have changed since it was trained", stacklevel=2)
         metrics = experiment.evaluate(trained.state)
         protocol |= {"data": dataclasses.asdict(config.data), "split": "test"}
     else:
@@ -86,17 +91,20 @@ def evaluate(
         protocol |= {"num": num, "classifier": str(classifier), "classifier_digest": digest, "threshold": 0.9}
     record = {"metrics": metrics, "protocol": protocol}
     path = run / "evaluation" / f"{protocol['step']:08d}{'' if classifier is None else '_confidence'}.json"
-    path.parent.mkdir(exist_ok=True)
-    run_directory.write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+    try:
+        path.parent.mkdir(exist_ok=True)
+        run_directory.write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+    except OSError as error:  # somebody else's run, for example: the numbers are still printed
+        warnings.warn(f"the numbers could not be kept: {error}", stacklevel=2)
     return record
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Evaluates, and prints the record."""
+    command_line.use_compilation_cache()
     print(json.dumps(tyro.cli(evaluate, args=arguments, prog="evaluate.py"), indent=2))
     return 0
 
 
 if __name__ == "__main__":
-    command_line.use_compilation_cache()
     command_line.run(main)

@@ -61,11 +61,11 @@ def sample(
 
 def main(arguments: list[str] | None = None) -> int:
     """Draws, and prints where."""
+    command_line.use_compilation_cache()
     chosen = tyro.cli(sample, args=arguments, prog="sample.py", config=(tyro.conf.FlagCreatePairsOff,))
     print(chosen)
     return 0
 
 
 if __name__ == "__main__":
-    command_line.use_compilation_cache()
     command_line.run(main)
