@@ -1,0 +1,578 @@
+"""Times jaxgen's train steps beside PyTorch's, on the same work and in turns, and against the machine's limit.
+
+    python scripts/benchmark.py                                    # everything that this environment can run
+    python scripts/benchmark.py --torch-python ~/torch/bin/python  # PyTorch from another environment
+    python scripts/benchmark.py --cases dcgan --rounds 11 --json result.json
+    python scripts/benchmark.py --batch-size 1024 --dtypes float32 bfloat16   # on a GPU
+
+Rivals, each in a process of its own that sleeps while another is timed (the two of jaxgen share one):
+
+    jaxgen                jax.jit(gan.make_train_step(...)), donated state, one dispatch a step
+    jaxgen-loop           the same step, several to a dispatch in lax.fori_loop
+    torch                 eager, contiguous (NCHW)
+    torch-channels-last   eager, NHWC in memory
+    torch-compile         torch.compile, NHWC in memory
+
+Cases: a discriminator and a generator step of DCGAN with Adam and a moving average of the generator. `dcgan` has
+batch normalisation and the non-saturating loss; `dcgan-r1` no batch normalisation in the discriminator, and R1;
+`dcgan-gp` the same with the Wasserstein loss and a gradient penalty. `startup` is the time from starting a process to
+its first finished step.
+
+That the work is the same is checked, not assumed: PyTorch is given jaxgen's weights, and its images, its logits and its
+weights after one whole step (of plain gradient descent) must equal jaxgen's, both in float32. PyTorch is spared the
+gradient norms that jaxgen reports.
+
+In every round each rival starts from the same weights, runs one step untimed and then N steps, waiting for the last.
+Ratios are taken within a round. The limit is the rate of a large matrix product in the same rounds and the same
+arithmetic, in whichever framework is faster at it. FLOPs are counted by hand, as what the mathematics needs; XLA's own
+count is printed beside them. The first step includes compilation, without any cache on disk.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+HERE = pathlib.Path(__file__).parent
+RIVALS = ("jaxgen", "jaxgen-loop", "torch", "torch-channels-last", "torch-compile")
+TOLERANCE = 1e-4  # of the check, for images and logits: relative to the largest
+STEP_TOLERANCE = 1e-3  # for the weights after a step: relative to the step
+PAUSE = 0.3  # seconds between rivals, in which the thread pools of the last one fall asleep
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """The work to be timed. Both workers build it from these numbers."""
+
+    name: str
+    batch_norm: bool  # in the discriminator
+    loss: str  # "non_saturating" or "wasserstein"
+    penalty: str | None = None  # "r1" or "gradient_penalty"
+    penalty_weight: float = 0.0
+    dtype: str = "float32"  # of the computation; weights are float32
+    batch_size: int = 64
+    features: int = 64
+    image_size: int = 32
+    channels: int = 3
+    latent_dim: int = 100
+    learning_rate: float = 2e-4
+    b1: float = 0.5
+    b2: float = 0.999
+    ema_decay: float = 0.999
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("dcgan", batch_norm=True, loss="non_saturating"),
+        Case("dcgan-r1", batch_norm=False, loss="non_saturating", penalty="r1", penalty_weight=1.0),
+        Case("dcgan-gp", batch_norm=False, loss="wasserstein", penalty="gradient_penalty", penalty_weight=10.0, b1=0.0),
+    )
+}
+
+
+# The work, counted by hand
+
+
+def layer_flops(case: Case) -> tuple[list[int], list[int]]:
+    """FLOPs of one forward pass in every dense layer and convolution, two for each multiply-add.
+
+    Returns:
+      (generator, discriminator), from the input to the output.
+    """
+    sizes = [case.image_size]
+    while sizes[-1] > 7:
+        sizes.append(sizes[-1] // 2)
+    *larger, smallest = sizes
+    widths = [case.channels] + [case.features << i for i in range(len(larger))]
+    convolutions = [  # from the image inwards; a transposed convolution costs as much as the one it is the adjoint of
+        2 * case.batch_size * small**2 * 16 * inner * outer
+        for small, inner, outer in zip(sizes[1:], widths, widths[1:], strict=False)
+    ]
+    flat = smallest**2 * widths[-1]
+    generator = [2 * case.batch_size * case.latent_dim * flat, *reversed(convolutions)]
+    return generator, [*convolutions, 2 * case.batch_size * flat]
+
+
+def step_flops(case: Case) -> int:
+    """FLOPs that the mathematics of one train step needs in dense layers and convolutions.
+
+    Each gradient, of a layer's weights or of its input, costs as much as the layer forwards; gradients that nobody uses
+    are not counted: of the latents, of the images in the discriminator's step, of the discriminator's weights in the
+    generator's step. A penalty needs the images' gradient, and of that again gradients in the weights and along the
+    way; R1 shares the forward pass of the real images.
+    """
+    g, d = layer_flops(case)
+    generator, discriminator = sum(g), sum(d)
+    discriminator_step = 2 * (3 * discriminator - d[0])
+    generator_step = 2 * discriminator + 3 * generator - g[0]
+    penalty = {None: 0, "r1": 3 * discriminator, "gradient_penalty": 4 * discriminator}[case.penalty]
+    return discriminator_step + generator_step + penalty
+
+
+# Workers: processes that answer one line of JSON with another
+
+
+def serve(requests: dict[str, Callable[..., Any]]) -> None:
+    """Answers requests from stdin until it closes: {"do": name, ...} is answered by `requests[name](...)`.
+
+    What libraries print to stdout goes to stderr instead.
+    """
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        arguments = json.loads(line)
+        try:
+            answer = {"result": requests[arguments.pop("do")](**arguments)}
+        except Exception as error:  # the parent reports it and goes on with the other rivals
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+
+
+class WorkerError(RuntimeError):
+    """A worker could not do what it was asked."""
+
+
+@contextlib.contextmanager
+def worker(command: Sequence[str], environment: dict[str, str]) -> Iterator[Callable[..., Any]]:
+    """Starts a worker and gives `ask(name, **arguments)`, which waits for the answer. The process ends on leaving."""
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        )
+
+        def ask(name, **arguments):
+            try:
+                process.stdin.write(json.dumps({"do": name, **arguments}) + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+            except BrokenPipeError:
+                line = ""
+            if not line:
+                log.seek(0)
+                raise WorkerError(f"{command[0]} ended with status {process.wait()}: ...{log.read()[-1500:]}")
+            answer = json.loads(line)
+            if "error" in answer:
+                raise WorkerError(answer["error"])
+            return answer["result"]
+
+        try:
+            yield ask
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()  # which ends it
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            process.stdout.close()
+
+
+def worker_environment(threads: int, cache: str) -> dict[str, str]:
+    """The environment of every worker: threads, one device, GPU memory as it is needed, where compiled code is kept."""
+    ours = {
+        "NPROC": str(threads),  # the thread pool of XLA on CPU
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the rivals share one GPU
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "TORCHINDUCTOR_CACHE_DIR": cache,
+    }
+    unwanted = ("JAX_NUM_CPU_DEVICES", "JAX_COMPILATION_CACHE_DIR")
+    return {name: value for name, value in os.environ.items() if name not in unwanted} | ours
+
+
+def command_of(rival: str, torch_python: str) -> list[str]:
+    """What starts the worker of a rival."""
+    if rival.startswith("jaxgen"):
+        return [sys.executable, str(HERE / "benchmark_jaxgen.py")]
+    return [torch_python, str(HERE / "benchmark_torch.py")]
+
+
+# Measurements
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, smallest and largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def measure_case(case: Case, rivals: Sequence[str], settings: argparse.Namespace, say: Callable) -> dict[str, Any]:
+    """Checks that all rivals compute the same and times them in turns.
+
+    Args:
+      case: the work.
+      rivals: names from RIVALS, "jaxgen" first.
+      settings: the command line.
+      say: prints a line of progress.
+
+    Returns:
+      What goes to the table and the JSON file.
+    """
+    result = {"case": dataclasses.asdict(case), "rivals": {}, "failed": {}}
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        reference = str(pathlib.Path(folder) / "reference.npz")
+        workers = {}
+        for rival in rivals:
+            say(f"{case.name} {case.dtype}: {rival} starts")
+            try:
+                if rival == "jaxgen-loop":
+                    workers[rival] = workers["jaxgen"]
+                else:
+                    command = command_of(rival, settings.torch_python)
+                    workers[rival] = stack.enter_context(worker(command, worker_environment(settings.threads, folder)))
+                if rival.startswith("torch") and "losses_of_one_step" not in result:
+                    result["losses_of_one_step"] = workers["jaxgen"]("write_reference", path=reference)
+                result["rivals"][rival] = prepare(rival, workers[rival], case, settings, reference, result)
+            except WorkerError as error:
+                if rival == "jaxgen":
+                    raise
+                del workers[rival]
+                result["failed"][rival] = str(error)
+                say(f"{case.name} {case.dtype}: {rival} failed: {error}")
+        step_seconds = result["rivals"]["jaxgen"]["warm_step_seconds"]
+        result["steps_per_round"] = settings.steps or choose_steps(step_seconds, settings.seconds)
+        time_in_turns(workers, result, settings, lambda line: say(f"{case.name} {case.dtype}: {line}"))
+    return summarize(case, result)
+
+
+def prepare(
+    rival: str, ask: Callable, case: Case, settings: argparse.Namespace, reference: str, result: dict[str, Any]
+) -> dict[str, Any]:
+    """Builds a rival's networks, compiles its step and, for PyTorch, compares it with jaxgen's.
+
+    Args:
+      rival: a name from RIVALS.
+      ask: its worker.
+      case: the work.
+      settings: the command line.
+      reference: the file of jaxgen's numbers.
+      result: of the case, to which jaxgen adds what the others are held against.
+
+    Returns:
+      The first numbers of the rival.
+
+    Raises:
+      WorkerError: if it cannot run, or has another number of parameters.
+    """
+    info = {}
+    if rival != "jaxgen-loop":
+        parameters = ask("build", **build_arguments(case, rival, settings))["parameters"]
+        if parameters != result.setdefault("parameters", parameters):
+            raise WorkerError(f"{parameters} parameters, where jaxgen has {result['parameters']}")
+    info["first_step_seconds"] = ask("run", rival=rival, steps=0)["seconds_untimed"]
+    if rival == "jaxgen":
+        result["flops"] = {"hand": step_flops(case), "xla": ask("count_flops")}
+    elif rival.startswith("torch"):
+        info["check"] = check(ask("compare", path=reference), result["losses_of_one_step"])
+    info["warm_step_seconds"] = ask("run", rival=rival, steps=2)["seconds"] / 2
+    return info | {"rounds": []}
+
+
+def time_in_turns(
+    workers: dict[str, Callable], result: dict[str, Any], settings: argparse.Namespace, say: Callable
+) -> None:
+    """Runs the rounds and adds what they took to `result`."""
+    steps, order = result["steps_per_round"], list(workers)
+    result["limit"] = {"size": settings.matmul_size, "rounds": []}
+    for i in range(settings.rounds):
+        say(f"round {i + 1} of {settings.rounds}, {steps} steps each")
+        first = i % len(order)  # nobody always comes first
+        for rival in order[first:] + order[:first]:
+            time.sleep(PAUSE)
+            result["rivals"][rival]["rounds"].append(workers[rival]("run", rival=rival, steps=steps))
+        rates = {}
+        for framework in ("jaxgen", "torch"):
+            for rival in [rival for rival in order if rival.startswith(framework)][:1]:
+                time.sleep(PAUSE)
+                rates[framework] = workers[rival]("matmul_rate", size=settings.matmul_size)
+        result["limit"]["rounds"].append(rates)
+
+
+def build_arguments(case: Case, rival: str, settings: argparse.Namespace) -> dict[str, Any]:
+    """What a worker needs to know to build a case."""
+    return {
+        "case": dataclasses.asdict(case),
+        "rival": rival,
+        "tf32": settings.tf32,
+        "threads": settings.threads,
+        "compile_mode": settings.torch_compile_mode,
+    }
+
+
+def choose_steps(step_seconds: float, round_seconds: float) -> int:
+    """How many steps fill a round: a multiple of ten, which is what jaxgen-loop runs in one dispatch."""
+    return 10 * max(1, min(200, round(round_seconds / step_seconds / 10)))
+
+
+def check(found: dict[str, float], expected: dict[str, float]) -> dict[str, Any]:
+    """The differences between PyTorch and jaxgen, and whether they are those of rounding.
+
+    Args:
+      found: relative differences, and PyTorch's losses.
+      expected: jaxgen's losses.
+
+    Returns:
+      {"same": bool, "differences": {name: number}}.
+    """
+    differences = dict(found)
+    for name, loss in expected.items():
+        differences[name] = abs(found[name] - loss) / (abs(loss) or 1.0)
+    same = all(
+        difference <= (STEP_TOLERANCE if name.endswith("_step") else TOLERANCE)
+        for name, difference in differences.items()
+    )
+    return {"same": same, "differences": differences}
+
+
+def summarize(case: Case, result: dict[str, Any]) -> dict[str, Any]:
+    """Adds rates, shares of the limit and ratios to the rounds."""
+    limits = [max(rates.values()) for rates in result["limit"]["rounds"]]
+    result["limit"] |= {"flops_per_second": spread(limits), "better": _winner(result["limit"]["rounds"])}
+    rates = {}
+    for rival, info in result["rivals"].items():
+        rates[rival] = [round_["steps"] / round_["seconds"] for round_ in info["rounds"]]
+        info["steps_per_second"] = spread(rates[rival])
+        info["images_per_second"] = spread([rate * case.batch_size for rate in rates[rival]])
+        shares = [rate * result["flops"]["hand"] / limit for rate, limit in zip(rates[rival], limits, strict=True)]
+        info["share_of_limit"] = spread(shares)
+    result["ratios"] = {
+        f"{ours} / {rival}": spread([a / b for a, b in zip(rates[ours], rates[rival], strict=True)])
+        for ours in rates
+        if ours.startswith("jaxgen")
+        for rival in rates
+        if rival != ours
+    }
+    return result
+
+
+def _winner(rounds):
+    medians = {name: statistics.median(rates[name] for rates in rounds) for name in rounds[0]}
+    return max(medians, key=medians.get)
+
+
+def measure_startup(case: Case, rivals: Sequence[str], settings: argparse.Namespace, say: Callable) -> dict[str, Any]:
+    """Seconds from starting a process to its first finished step: imports, weights, compilation, the step.
+
+    "cold" is with an empty compilation cache on disk, "warm" with the one that the cold process has left. Eager
+    PyTorch has none.
+    """
+    result = {}
+    for rival in rivals:
+        if rival in ("jaxgen-loop", "torch-channels-last"):
+            continue
+        for i in range(settings.startup_rounds):
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+                environment = worker_environment(settings.threads, cache) | {"JAX_COMPILATION_CACHE_DIR": cache}
+                for temperature in ("cold",) if rival == "torch" else ("cold", "warm"):
+                    say(f"startup: {rival} {temperature}, {i + 1} of {settings.startup_rounds}")
+                    time.sleep(PAUSE)
+                    began = time.perf_counter()
+                    try:
+                        with worker(command_of(rival, settings.torch_python), environment) as ask:
+                            ask("build", **build_arguments(case, rival, settings))
+                            ask("run", rival=rival, steps=0)
+                            seconds = time.perf_counter() - began
+                    except WorkerError as error:
+                        say(f"startup: {rival} failed: {error}")
+                        break
+                    result.setdefault(rival, {}).setdefault(temperature, []).append(seconds)
+    return {
+        rival: {temperature: {"seconds": seconds, **spread(seconds)} for temperature, seconds in by_temperature.items()}
+        for rival, by_temperature in result.items()
+    }
+
+
+# Reports
+
+
+def describe_machine(settings: argparse.Namespace, say: Callable) -> tuple[dict[str, Any], list[str]]:
+    """What it is measured on, and which rivals can run there."""
+    environment = worker_environment(settings.threads, tempfile.gettempdir())
+    machine = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": settings.threads,
+        "load_before": os.getloadavg()[0],
+        "system": platform.platform(),
+        "tf32": settings.tf32,
+    }
+    with worker(command_of("jaxgen", settings.torch_python), environment) as ask:
+        machine["jax"] = ask("describe", tf32=settings.tf32)
+    rivals = list(settings.rivals)
+    if any(rival.startswith("torch") for rival in rivals):
+        try:
+            with worker(command_of("torch", settings.torch_python), environment) as ask:
+                machine["torch"] = ask("describe", tf32=settings.tf32)
+        except (WorkerError, OSError) as error:
+            say(f"PyTorch is left out: {settings.torch_python} cannot run it ({str(error).strip().splitlines()[-1]})")
+        else:
+            if machine["torch"]["backend"] != machine["jax"]["backend"]:
+                say(f"PyTorch is left out: it sees a {machine['torch']['backend']}, JAX a {machine['jax']['backend']}")
+            else:
+                return machine, rivals
+        rivals = [rival for rival in rivals if not rival.startswith("torch")]
+    return machine, rivals
+
+
+def _processor():
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def machine_lines(machine: dict[str, Any]) -> Iterator[str]:
+    """What it was measured on, in words."""
+    yield f"{machine['date']}  {machine['processor']}, {machine['threads']} of {machine['cores']} threads"
+    for name in ("jax", "torch"):
+        if name in machine:
+            yield f"{name}: " + ", ".join(f"{key} {value}" for key, value in machine[name].items())
+    if machine["load_before"] > 0.5:
+        yield f"The machine was busy before this began (load {machine['load_before']:.1f}): expect noise."
+
+
+def case_lines(result: dict[str, Any]) -> Iterator[str]:
+    """One case as a table."""
+    case, flops, limit = result["case"], result["flops"], result["limit"]
+    yield (
+        f"{case['name']}, {case['dtype']}: batch {case['batch_size']}, {case['image_size']}x{case['image_size']}x"
+        f"{case['channels']}, {case['features']} base filters; "
+        f"{' + '.join(f'{n:,}' for n in result['parameters'])} parameters (generator + discriminator)"
+    )
+    yield (
+        f"a step is {flops['hand'] / 1e9:.3g} GFLOP by hand, {flops['xla'] / 1e9:.3g} by XLA's count; limit "
+        f"{limit['flops_per_second']['median'] / 1e9:,.0f} GFLOP/s, a {limit['size']}-square matrix product in "
+        f"{limit['better']}; {len(limit['rounds'])} rounds of {result['steps_per_round']} steps; median (min-max)"
+    )
+    rows = [("", "steps/s", "images/s", "of limit", "first step", "jaxgen / this", "jaxgen-loop / this")]
+    for rival, info in result["rivals"].items():
+        ratios = [result["ratios"].get(f"{ours} / {rival}") for ours in ("jaxgen", "jaxgen-loop")]
+        rows.append(
+            (
+                rival,
+                _range(info["steps_per_second"], ".2f"),
+                _range(info["images_per_second"], ",.0f"),
+                f"{info['share_of_limit']['median']:.0%}",
+                f"{info['first_step_seconds']:.1f} s",
+                *("" if ratio is None else _range(ratio, ".2f") for ratio in ratios),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    for rival, info in result["rivals"].items():
+        if "check" in info:
+            differences = info["check"]["differences"]
+            yield (
+                f"  {rival} computes {'the same' if info['check']['same'] else 'SOMETHING ELSE'}: images differ by "
+                f"{differences['images']:.1e}, logits by {differences['logits']:.1e}, one step of the weights by "
+                f"{max(differences['generator_step'], differences['discriminator_step']):.1e} of its length"
+            )
+    for rival, error in result["failed"].items():
+        yield f"  {rival} failed: {error}"
+
+
+def _range(numbers, form):
+    return f"{numbers['median']:{form}} ({numbers['min']:{form}}-{numbers['max']:{form}})"
+
+
+def startup_lines(result: dict[str, Any]) -> Iterator[str]:
+    """The start-up times as a table."""
+    yield "startup: seconds from starting a process to its first finished step; median (min-max)"
+    for rival, by_temperature in result.items():
+        times = [f"{temperature} {_range(numbers, '.1f')}" for temperature, numbers in by_temperature.items()]
+        yield f"  {rival:<20}" + "   ".join(times)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    everything = (*CASES, "startup")
+    add("--cases", nargs="+", choices=everything, default=list(everything), metavar="CASE", help=", ".join(everything))
+    add("--rivals", nargs="+", choices=RIVALS, default=list(RIVALS), metavar="RIVAL", help="a choice of the above")
+    add("--dtypes", nargs="+", choices=("float32", "bfloat16"), help="of the computation (on GPU both, else float32)")
+    add("--torch-python", default=sys.executable, metavar="PATH", help="an interpreter that has PyTorch and NumPy")
+    add(
+        "--torch-compile-mode", default="default", metavar="MODE", help="such as reduce-overhead, CUDA graphs (default)"
+    )
+    add("--batch-size", type=int, metavar="N", help="images in a batch (64)")
+    add("--features", type=int, metavar="N", help="filters of the layer next to the image (64)")
+    add("--image-size", type=int, metavar="N", help="28 to 64 (32)")
+    add("--rounds", type=int, default=7, metavar="N", help="of each case (7)")
+    add("--steps", type=int, metavar="N", help="of each rival in a round (by default as many as fill --seconds)")
+    add("--seconds", type=float, default=2.0, metavar="S", help="length of jaxgen's part of a round (2)")
+    add("--startup-rounds", type=int, default=3, metavar="N", help="processes for each start-up time (3)")
+    add("--threads", type=int, default=available_cores(), metavar="N", help="of every rival (all cores)")
+    add("--no-tf32", dest="tf32", action="store_false", help="float32 in full on GPUs: by default both may use TF32")
+    add("--matmul-size", type=int, metavar="N", help="of the limit's matrices (2048, on GPU 8192)")
+    add("--json", type=pathlib.Path, metavar="FILE", help="write everything there, each round included")
+    add("--quick", action="store_true", help="tiny networks, 2 rounds of 2 steps: does it run?")
+    settings = parser.parse_args(arguments)
+    settings.rivals = [rival for rival in RIVALS if rival == "jaxgen" or rival in settings.rivals]
+    if settings.threads > available_cores():
+        parser.error(f"--threads {settings.threads}: this process may use {available_cores()} cores")
+    if settings.quick:
+        settings.features, settings.batch_size, settings.matmul_size = 4, 8, 256
+        settings.rounds, settings.steps, settings.startup_rounds = 2, 2, 1
+    return settings
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measures, prints tables and returns (and, if asked, writes) the results."""
+    settings = parse(arguments)
+
+    def say(line):
+        print(line, file=sys.stderr, flush=True)
+
+    if hasattr(os, "sched_setaffinity"):  # workers inherit it: no rival gets more cores than another
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])
+    machine, rivals = describe_machine(settings, say)
+    on_gpu = machine["jax"]["backend"] == "gpu"
+    settings.matmul_size = settings.matmul_size or (8192 if on_gpu else 2048)
+    print("\n".join(machine_lines(machine)), flush=True)
+    changes = {name: getattr(settings, name) for name in ("batch_size", "features", "image_size")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    results = {"machine": machine, "settings": vars(settings) | {"json": str(settings.json)}, "cases": []}
+
+    def report(lines):
+        print("\n" + "\n".join(lines), flush=True)
+        if settings.json:  # after each case: an interrupted run keeps what it has
+            settings.json.write_text(json.dumps(results, indent=1) + "\n")
+
+    for name in settings.cases:
+        if name == "startup":
+            case = dataclasses.replace(CASES["dcgan"], **changes)
+            results["startup"] = measure_startup(case, rivals, settings, say)
+            report(startup_lines(results["startup"]))
+            continue
+        for dtype in settings.dtypes or (("float32", "bfloat16") if on_gpu else ("float32",)):
+            case = dataclasses.replace(CASES[name], dtype=dtype, **changes)
+            results["cases"].append(measure_case(case, rivals, settings, say))
+            report(case_lines(results["cases"][-1]))
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The jaxgen side of `benchmark.py`, which starts it and asks it over stdin."""
+
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from benchmark import Case, serve
+from flax import traverse_util
+from jax import lax
+
+from jaxgen import gan, network
+from jaxgen.losses import adversarial, penalties
+from jaxgen.models import dcgan
+
+STEPS_PER_DISPATCH = 10
+CHECK_LEARNING_RATE = 0.05  # of plain gradient descent, in the step that is compared
+CHECK_SCALE = 3.0  # of the kernels there: with those of the start the logits are near 0 and R1 moves next to nothing
+
+
+def make_players(case: Case, dtype):
+    """Generator and discriminator."""
+    return (
+        dcgan.Generator(image_size=case.image_size, channels=case.channels, features=case.features, dtype=dtype),
+        dcgan.Discriminator(features=case.features, batch_norm=case.batch_norm, dtype=dtype),
+    )
+
+
+def make_terms(case: Case):
+    """The loss and the penalties."""
+    factories = {"r1": penalties.r1, "gradient_penalty": penalties.gradient_penalty}
+    loss = {"non_saturating": adversarial.non_saturating, "wasserstein": adversarial.wasserstein}[case.loss]
+    return loss, [factories[case.penalty](case.penalty_weight)] if case.penalty else []
+
+
+def optimizers(make):
+    """The same optimiser for both players."""
+    return {"generator_optimizer": make(), "discriminator_optimizer": make()}
+
+
+def images(case: Case):
+    """A batch of real images: noise, for the numbers do not matter to the clock."""
+    shape = (case.batch_size, case.image_size, case.image_size, case.channels)
+    return jax.random.uniform(jax.random.key(1), shape, minval=-1.0, maxval=1.0)
+
+
+def set_precision(tf32: bool) -> None:
+    """Matrix products and convolutions of float32 on a GPU: in TF32, which is JAX's default there, or in full."""
+    jax.config.update("jax_default_matmul_precision", None if tf32 else "highest")
+
+
+def describe(tf32):
+    """What jaxgen runs on."""
+    import flax
+    import jaxlib
+
+    import jaxgen
+
+    set_precision(tf32)
+    return {
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "version": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "flax": flax.__version__,
+        "optax": optax.__version__,
+        "jaxgen": jaxgen.__version__,
+        "default_matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
+    }
+
+
+def build(case, rival, tf32, threads, compile_mode):
+    """Makes the state and the two compiled functions; the rest of the worker's requests are about these."""
+    del rival, threads, compile_mode  # one state serves both rivals, the environment sets the threads
+    set_precision(tf32)
+    case = Case(**case)
+    dtype = None if case.dtype == "float32" else jnp.bfloat16
+    generator, discriminator = make_players(case, dtype)
+    loss, terms = make_terms(case)
+    players = optimizers(lambda: optax.adam(case.learning_rate, b1=case.b1, b2=case.b2))
+    state = gan.init(jax.random.key(0), generator, discriminator, latent_dim=case.latent_dim, **players)
+    train_step = gan.make_train_step(
+        generator,
+        discriminator,
+        latent_dim=case.latent_dim,
+        loss=loss,
+        penalties=terms,
+        ema_decay=case.ema_decay,
+        **players,
+    )
+    step = jax.jit(train_step, donate_argnums=0)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def several_steps(state, batch, key, number):
+        shapes = jax.eval_shape(train_step, state, batch, key)[1]
+        metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return lax.fori_loop(0, number, lambda _, carry: train_step(carry[0], batch, key), (state, metrics))
+
+    worker.update(case=case, state=state, step=step, several_steps=several_steps, batch={"image": images(case)})
+    return {"parameters": [network.count_parameters(p.params) for p in (state.generator, state.discriminator)]}
+
+
+worker = {}  # what `build` has made
+
+
+def run(rival, steps):
+    """Times steps from the initial weights on, after one that is not timed."""
+    state, batch, key = jax.tree.map(jnp.copy, worker["state"]), worker["batch"], jax.random.key(2)
+    began = time.perf_counter()
+    if rival == "jaxgen":
+        state, metrics = worker["step"](state, batch, key)
+    else:
+        state, metrics = worker["several_steps"](state, batch, key, 1)
+    jax.block_until_ready(metrics)
+    untimed = time.perf_counter() - began
+    began, began_processor = time.perf_counter(), time.process_time()
+    if rival == "jaxgen":
+        for _ in range(steps):
+            state, metrics = worker["step"](state, batch, key)
+    else:
+        for first in range(0, steps, STEPS_PER_DISPATCH):
+            state, metrics = worker["several_steps"](state, batch, key, min(STEPS_PER_DISPATCH, steps - first))
+    jax.block_until_ready((state, metrics))
+    seconds = time.perf_counter() - began
+    return {
+        "steps": steps,
+        "seconds": seconds,
+        "seconds_untimed": untimed,
+        "cores_busy": (time.process_time() - began_processor) / seconds,
+        "generator_loss": float(metrics["generator/loss"]),
+        "discriminator_loss": float(metrics["discriminator/loss"]),
+    }
+
+
+def count_flops():
+    """XLA's own count for the compiled step, elementwise operations included."""
+    compiled = worker["step"].lower(worker["state"], worker["batch"], jax.random.key(2)).compile()
+    return compiled.cost_analysis()["flops"]
+
+
+def matmul_rate(size):
+    """FLOP/s of a large matrix product in the case's arithmetic: the best of five."""
+    a = jax.random.normal(jax.random.key(3), (size, size), worker["case"].dtype)
+    product = jax.jit(jnp.matmul)
+    seconds = []
+    for _ in range(6):  # the first compiles
+        began = time.perf_counter()
+        product(a, a).block_until_ready()
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds[1:])
+
+
+def write_reference(path):
+    """Writes the initial weights, one batch of everything that is drawn, and what jaxgen makes of it in float32.
+
+    The step that is compared is plain gradient descent: Adam's first step is little more than the gradient's sign.
+    """
+    case, state = worker["case"], worker["state"]
+    generator, discriminator = make_players(case, None)
+    loss, terms = make_terms(case)
+    z = jax.random.normal(jax.random.key(4), (case.batch_size, case.latent_dim))
+    penalty_key = jax.random.key(5)
+
+    def with_fixed_key(penalty):  # so that PyTorch can be given the numbers that the penalty draws
+        return functools.wraps(penalty)(lambda logits_of, real, fake, _: penalty(logits_of, real, fake, penalty_key))
+
+    descent = optimizers(lambda: optax.sgd(CHECK_LEARNING_RATE))
+    step = gan.make_train_step(
+        generator,
+        discriminator,
+        latent_dim=case.latent_dim,
+        loss=loss,
+        penalties=[with_fixed_key(penalty) for penalty in terms],
+        sample_latent=lambda key, shape: z,
+        **descent,
+    )
+
+    def larger_without_adam(player):
+        params = jax.tree.map(lambda x: CHECK_SCALE * x if x.ndim > 1 else x, player.params)
+        return player.replace(params=params, opt_state=descent["generator_optimizer"].init(params))
+
+    before = state.replace(
+        generator=larger_without_adam(state.generator), discriminator=larger_without_adam(state.discriminator)
+    )
+    batch = worker["batch"]
+    with jax.default_matmul_precision("highest"):
+        fake, _ = network.apply(generator, before.generator.params, before.generator.model_state, z)
+        logits, _ = network.apply(
+            discriminator, before.discriminator.params, before.discriminator.model_state, batch["image"]
+        )
+        after, metrics = jax.jit(step)(before, batch, jax.random.key(2))
+    shape = (case.batch_size, 1, 1, 1)
+    arrays = {
+        "z": z,
+        "real": batch["image"],
+        "uniform": jax.random.uniform(penalty_key, shape),
+        "images": fake,
+        "logits": logits,
+        "learning_rate": CHECK_LEARNING_RATE,
+    }
+    for when, networks in (("initial", state), ("before", before), ("after", after)):
+        for name in ("generator", "discriminator"):
+            leaves = traverse_util.flatten_dict(getattr(networks, name).variables, sep="/")
+            arrays |= {f"{when}/{name}/{leaf}": x for leaf, x in leaves.items()}
+    np.savez(path, **{name: np.asarray(x) for name, x in arrays.items()})
+    return {
+        "generator_loss": float(metrics["generator/loss"]),
+        "discriminator_loss": float(metrics["discriminator/loss"]),
+        "penalty": float(sum((x for name, x in metrics.items() if name.startswith("penalty/")), 0.0)),
+    }
+
+
+if __name__ == "__main__":
+    serve(
+        {
+            "describe": describe,
+            "build": build,
+            "run": run,
+            "count_flops": count_flops,
+            "matmul_rate": matmul_rate,
+            "write_reference": write_reference,
+        }
+    )

@@ -1,0 +1,385 @@
+"""The PyTorch side of `benchmark.py`, which starts it and asks it over stdin. Needs torch and NumPy, not JAX.
+
+The networks are those of `jaxgen/models/dcgan.py`, layer for layer and with its names; the step is that of
+`jaxgen/gan.py`, written as PyTorch runs it fastest: gradients set to None, the discriminator frozen during the
+generator's step, fused Adam, no synchronisation, R1 on the forward pass that the loss makes anyway.
+
+One difference is left, in nothing that training uses: the discriminator's running statistics move once more a step.
+"""
+
+import dataclasses
+import time
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from benchmark import Case, serve
+from torch import nn
+from torch.nn.functional import softplus
+
+
+class Generator(nn.Module):
+    """[B, latent_dim] -> images [B, channels, image_size, image_size] in [-1, 1]."""
+
+    def __init__(self, case: Case):
+        super().__init__()
+        *larger, size = sizes(case.image_size)
+        width = case.features << (len(larger) - 1)
+        layers = OrderedDict(
+            Dense_0=nn.Linear(case.latent_dim, width * size**2, bias=False),
+            unflatten=nn.Unflatten(1, (width, size, size)),
+            BatchNorm_0=nn.BatchNorm2d(width),
+            relu_0=nn.ReLU(),
+        )
+        for i, target in enumerate(reversed(larger)):
+            odd, last = target % 2, target == case.image_size
+            inner, width = width, case.channels if last else width // 2
+            layers[f"ConvTranspose_{i}"] = nn.ConvTranspose2d(inner, width, 4, 2, 1, odd, bias=last)
+            if not last:
+                layers[f"BatchNorm_{i + 1}"] = nn.BatchNorm2d(width)
+                layers[f"relu_{i + 1}"] = nn.ReLU()
+        self.layers = nn.Sequential(layers)
+
+    def forward(self, z):
+        return torch.tanh(self.layers(z).float())
+
+
+class Discriminator(nn.Module):
+    """Images [B, channels, H, W] in [-1, 1] -> logits [B]."""
+
+    def __init__(self, case: Case):
+        super().__init__()
+        *larger, size = sizes(case.image_size)
+        layers = OrderedDict()
+        width = case.channels
+        for i in range(len(larger)):
+            inner, width = width, case.features << i
+            normalised = case.batch_norm and i > 0
+            layers[f"Conv_{i}"] = nn.Conv2d(inner, width, 4, 2, 1, bias=not normalised)
+            if normalised:
+                layers[f"BatchNorm_{i - 1}"] = nn.BatchNorm2d(width)
+            layers[f"leaky_relu_{i}"] = nn.LeakyReLU(0.2)
+        layers["flatten"] = nn.Flatten()
+        layers["Dense_0"] = nn.Linear(width * size**2, 1)
+        self.layers = nn.Sequential(layers)
+
+    def forward(self, x):
+        return self.layers(x)[:, 0].float()
+
+
+def sizes(image_size):
+    """Map sizes from the image down to the smallest."""
+    result = [image_size]
+    while result[-1] > 7:
+        result.append(result[-1] // 2)
+    return result
+
+
+def make_train_step(case, generator, discriminator, ema, compile_mode):
+    """Builds `train_step(optimizers, real, z, uniform) -> metrics`, which changes the networks in place.
+
+    Args:
+      case: the work.
+      generator, discriminator, ema: the networks.
+      compile_mode: of torch.compile; None for eager.
+
+    Returns:
+      A function of the pair (generator's optimizer, discriminator's optimizer), real images, latents, and the places
+      of the gradient penalty between real and fake, [B, 1, 1, 1] (None without it).
+    """
+    device = next(generator.parameters()).device.type
+
+    def autocast():
+        return torch.autocast(device, torch.bfloat16, enabled=case.dtype == "bfloat16")
+
+    def logits_and_squared_gradient_norm(x):
+        """torch.compile cannot differentiate twice through autograd.grad, but through func.grad it can."""
+        if compile_mode:
+
+            def total(x):
+                logits = discriminator(x)
+                return logits.sum(), logits
+
+            gradient, logits = torch.func.grad(total, has_aux=True)(x)
+        else:
+            x = x.detach().requires_grad_()
+            logits = discriminator(x)
+            (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+        return logits, gradient.square().sum((1, 2, 3))
+
+    def discriminator_loss(real, fake, uniform):
+        penalty = torch.zeros((), device=real.device)
+        with autocast():
+            if case.penalty == "r1":
+                real_logits, squared = logits_and_squared_gradient_norm(real)
+                penalty = case.penalty_weight / 2 * squared.mean()
+            else:
+                real_logits = discriminator(real)
+            if case.penalty == "gradient_penalty":
+                _, squared = logits_and_squared_gradient_norm(uniform * real + (1 - uniform) * fake)
+                penalty = case.penalty_weight * (squared.sqrt() - 1).square().mean()
+            fake_logits = discriminator(fake)
+        if case.loss == "wasserstein":
+            return (fake_logits - real_logits).mean(), penalty
+        return (softplus(-real_logits) + softplus(fake_logits)).mean(), penalty
+
+    def generator_loss(fake):
+        with autocast():
+            fake_logits = discriminator(fake)
+        return (-fake_logits if case.loss == "wasserstein" else softplus(-fake_logits)).mean()
+
+    def generate(z):
+        with autocast():
+            return generator(z)
+
+    if compile_mode:
+        generate, discriminator_loss, generator_loss = (
+            torch.compile(f, mode=compile_mode) for f in (generate, discriminator_loss, generator_loss)
+        )
+
+    weights = list(generator.parameters())
+    averages = list(ema.parameters())
+
+    def train_step(optimizers, real, z, uniform):
+        generator_optimizer, discriminator_optimizer = optimizers
+        torch.compiler.cudagraph_mark_step_begin()
+        fake = generate(z)
+        discriminator.requires_grad_(True)
+        loss_of_discriminator, penalty = discriminator_loss(real, fake.detach(), uniform)
+        discriminator_optimizer.zero_grad(set_to_none=True)
+        (loss_of_discriminator + penalty).backward()
+        discriminator_optimizer.step()
+        discriminator.requires_grad_(False)
+        loss_of_generator = generator_loss(fake)
+        generator_optimizer.zero_grad(set_to_none=True)
+        loss_of_generator.backward()
+        generator_optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, weights, 1 - case.ema_decay)
+        return {
+            "generator_loss": loss_of_generator.detach(),
+            "discriminator_loss": loss_of_discriminator.detach(),
+            "penalty": penalty.detach(),
+        }
+
+    return train_step
+
+
+def set_precision(tf32: bool) -> None:
+    """The policy that JAX has by default: TF32 for matrix products and convolutions of float32, or for neither."""
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = tf32
+
+
+def describe(tf32):
+    """What PyTorch runs on."""
+    description = {"backend": "cpu", "version": torch.__version__}
+    if torch.cuda.is_available():
+        set_precision(tf32)
+        description |= {
+            "backend": "gpu",
+            "device": torch.cuda.get_device_name(),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "cuda.matmul.allow_tf32": torch.backends.cuda.matmul.allow_tf32,
+            "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
+        }
+    return description
+
+
+worker = {}  # what `build` has made
+
+
+def build(case, rival, tf32, threads, compile_mode):
+    """Makes the networks and the step; the rest of the worker's requests are about these."""
+    torch.set_num_threads(threads)
+    set_precision(tf32)
+    torch.backends.cudnn.benchmark = True
+    torch.set_flush_denormal(True)  # as XLA does
+    torch.manual_seed(0)
+    case = Case(**case)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    memory_format = torch.contiguous_format if rival == "torch" else torch.channels_last
+    generator, discriminator, ema = (
+        make(case).to(device, memory_format=memory_format) for make in (Generator, Discriminator, Generator)
+    )
+    real = torch.rand(case.batch_size, case.channels, case.image_size, case.image_size, device=device) * 2 - 1
+    worker.update(
+        case=case,
+        compile_mode=compile_mode if rival == "torch-compile" else None,
+        tf32=tf32,
+        generator=generator,
+        discriminator=discriminator,
+        ema=ema,
+        real=real.contiguous(memory_format=memory_format),
+    )
+    with torch.no_grad():
+        for parameter in (*generator.parameters(), *discriminator.parameters()):
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.02)
+    worker["initial"] = [copy_of(network) for network in (generator, discriminator)]
+    adam = {"lr": case.learning_rate, "betas": (case.b1, case.b2), "fused": True}
+    worker["optimizers"] = [torch.optim.Adam(n.parameters(), **adam) for n in (generator, discriminator)]
+    worker["train_step"] = make_train_step(case, generator, discriminator, ema, worker["compile_mode"])
+    return {"parameters": [sum(p.numel() for p in network.parameters()) for network in (generator, discriminator)]}
+
+
+def copy_of(network):
+    """Weights and running statistics that do not change any more."""
+    return {name: x.detach().clone() for name, x in network.state_dict().items()}
+
+
+def draw():
+    """The numbers of one step."""
+    case, device = worker["case"], worker["real"].device
+    z = torch.randn(case.batch_size, case.latent_dim, device=device)
+    uniform = torch.rand(case.batch_size, 1, 1, 1, device=device) if case.penalty == "gradient_penalty" else None
+    return z, uniform
+
+
+def synchronize():
+    """Waits for the GPU."""
+    if worker["real"].is_cuda:
+        torch.cuda.synchronize()
+
+
+def reset():
+    """Back to the initial weights."""
+    for network, initial in zip((worker["generator"], worker["discriminator"]), worker["initial"], strict=True):
+        network.load_state_dict(initial)
+    worker["ema"].load_state_dict(worker["initial"][0])
+    for optimizer in worker["optimizers"]:
+        optimizer.state.clear()
+
+
+def run(rival, steps):
+    """Times steps from the initial weights on, after one that is not timed."""
+    del rival
+    reset()
+    synchronize()
+    began = time.perf_counter()
+    metrics = worker["train_step"](worker["optimizers"], worker["real"], *draw())
+    synchronize()
+    untimed = time.perf_counter() - began
+    began, began_processor = time.perf_counter(), time.process_time()
+    for _ in range(steps):
+        metrics = worker["train_step"](worker["optimizers"], worker["real"], *draw())
+    synchronize()
+    seconds = time.perf_counter() - began
+    return {
+        "steps": steps,
+        "seconds": seconds,
+        "seconds_untimed": untimed,
+        "cores_busy": (time.process_time() - began_processor) / seconds,
+        "generator_loss": float(metrics["generator_loss"]),
+        "discriminator_loss": float(metrics["discriminator_loss"]),
+    }
+
+
+def matmul_rate(size):
+    """FLOP/s of a large matrix product in the case's arithmetic: the best of five."""
+    a = torch.randn(size, size, device=worker["real"].device, dtype=getattr(torch, worker["case"].dtype))
+    seconds = []
+    for _ in range(6):
+        synchronize()
+        began = time.perf_counter()
+        torch.matmul(a, a)
+        synchronize()
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds[1:])
+
+
+# The comparison with jaxgen
+
+
+def weights_from(arrays, prefix, network):
+    """jaxgen's weights as a state_dict of the PyTorch network.
+
+    Kernels [kh, kw, in, out] become [out, in, kh, kw]; of a transposed convolution both store the kernel of the
+    convolution whose adjoint it is. jaxgen flattens maps as [H, W, C], PyTorch as [C, H, W].
+    """
+    state = {}
+    for name, layer in network.layers.named_children():
+        kernel = arrays.get(f"{prefix}/params/{name}/kernel")
+        if isinstance(layer, nn.Linear):
+            if layer.out_features == 1:
+                channels = [layer for layer in network.layers if isinstance(layer, nn.Conv2d)][-1].out_channels
+                kernel = np.moveaxis(kernel.reshape(-1, channels, 1), 1, 0).reshape(-1, 1)
+            else:
+                channels = network.layers.unflatten.unflattened_size[0]
+                kernel = np.moveaxis(kernel.reshape(len(kernel), -1, channels), 2, 1).reshape(len(kernel), -1)
+            state[f"{name}.weight"] = kernel.T
+        elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            state[f"{name}.weight"] = kernel.transpose(3, 2, 0, 1)
+        elif isinstance(layer, nn.BatchNorm2d):
+            state[f"{name}.weight"] = arrays[f"{prefix}/params/{name}/scale"]
+            state[f"{name}.running_mean"] = arrays[f"{prefix}/batch_stats/{name}/mean"]
+            state[f"{name}.running_var"] = arrays[f"{prefix}/batch_stats/{name}/var"]
+        if getattr(layer, "bias", None) is not None:
+            state[f"{name}.bias"] = arrays[f"{prefix}/params/{name}/bias"]
+    return {f"layers.{name}": torch.from_numpy(np.ascontiguousarray(x)) for name, x in state.items()}
+
+
+def compare(path):
+    """Runs one step of gradient descent in float32 from jaxgen's weights; from now on `run` starts at jaxgen's, too.
+
+    Returns:
+      Relative to the largest, the largest difference of the images and of the logits; relative to the length of each
+      player's step, that of the difference; and the losses, for the caller to compare.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    generator, discriminator = worker["generator"], worker["discriminator"]
+    device, real = worker["real"].device, worker["real"]
+
+    real.copy_(torch.from_numpy(arrays["real"]).to(device).permute(0, 3, 1, 2))
+    networks = {"generator": generator, "discriminator": discriminator}
+    initial, before, after = (
+        {name: weights_from(arrays, f"{when}/{name}", network) for name, network in networks.items()}
+        for when in ("initial", "before", "after")
+    )
+
+    def load(weights):
+        for name, network in networks.items():
+            missing, unexpected = network.load_state_dict(weights[name], strict=False)
+            missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+            if missing or unexpected:
+                raise ValueError(f"the {name}s differ: jaxgen's has no {missing}, PyTorch's no {unexpected}")
+
+    load(initial)
+    worker["initial"] = [copy_of(generator), copy_of(discriminator)]
+    load(before)
+    set_precision(False)
+    z = torch.from_numpy(arrays["z"]).to(device)
+    with torch.no_grad():
+        fake, logits = generator(z), discriminator(real)
+    descent = [torch.optim.SGD(n.parameters(), float(arrays["learning_rate"])) for n in (generator, discriminator)]
+    case, step = worker["case"], worker["train_step"]
+    if case.dtype != "float32":
+        case = dataclasses.replace(case, dtype="float32")
+        step = make_train_step(case, generator, discriminator, worker["ema"], worker["compile_mode"])
+    uniform = torch.from_numpy(arrays["uniform"]).to(device) if case.penalty == "gradient_penalty" else None
+    metrics = step(descent, real, z, uniform)
+    set_precision(worker["tf32"])
+
+    def largest_difference(found, name):
+        return float(np.abs(found.cpu().numpy() - arrays[name]).max() / np.abs(arrays[name]).max())
+
+    def step_difference(name):
+        found = dict(networks[name].named_parameters())
+        error = sum(float((found[k].detach().cpu() - after[name][k]).square().sum()) for k in found)
+        length = sum(float((before[name][k] - after[name][k]).square().sum()) for k in found)
+        return (error / length) ** 0.5
+
+    return {
+        "images": largest_difference(fake.permute(0, 2, 3, 1), "images"),
+        "logits": largest_difference(logits, "logits"),
+        "generator_step": step_difference("generator"),
+        "discriminator_step": step_difference("discriminator"),
+        **{name: float(value) for name, value in metrics.items()},
+    }
+
+
+if __name__ == "__main__":
+    serve({"describe": describe, "build": build, "run": run, "matmul_rate": matmul_rate, "compare": compare})

@@ -1,0 +1,150 @@
+"""The benchmark: its arithmetic by hand, and a tiny run of the real thing in processes of its own."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxgen.models import dcgan
+
+ROOT = pathlib.Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "benchmark.py"
+TORCH_PYTHON = os.environ.get("JAXGEN_TORCH_PYTHON") or (sys.executable if importlib.util.find_spec("torch") else None)
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["benchmark"] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["benchmark"]
+
+
+def run(folder, *arguments):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    command = [sys.executable, str(SCRIPT), "--quick", "--json", str(folder / "result.json"), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "result.json").read_text()), done
+
+
+@pytest.mark.parametrize("image_size", [28, 32, 64])
+def test_forward_flops_are_two_for_each_weight_at_each_place_of_the_smaller_map(benchmark, image_size):
+    case = dataclasses.replace(benchmark.CASES["dcgan"], batch_size=3, features=8, image_size=image_size)
+    generator = dcgan.Generator(image_size=image_size, channels=3, features=8)
+    discriminator = dcgan.Discriminator(features=8)
+    image = jnp.zeros((3, image_size, image_size, 3))
+    found = benchmark.layer_flops(case)
+    sizes = dcgan.sizes(image_size)
+    convolutions = range(len(sizes) - 1)
+    for module, x, flops, layers, places in [
+        (
+            generator,
+            jnp.zeros((3, 100)),
+            found[0],
+            ["Dense_0", *(f"ConvTranspose_{i}" for i in convolutions)],
+            [1, *(n * n for n in reversed(sizes[1:]))],
+        ),
+        (
+            discriminator,
+            image,
+            found[1],
+            [*(f"Conv_{i}" for i in convolutions), "Dense_0"],
+            [*(n * n for n in sizes[1:]), 1],
+        ),
+    ]:
+        params = jax.eval_shape(lambda x, module=module: module.init(jax.random.key(0), x, train=True), x)["params"]
+        weights = [params[layer]["kernel"].size for layer in layers]
+        assert flops == [2 * 3 * n * size for n, size in zip(places, weights, strict=True)]
+
+
+def test_step_flops_count_each_pass_once(benchmark):
+    case = benchmark.CASES["dcgan"]
+    (g0, *_), (d0, *_) = g, d = benchmark.layer_flops(case)
+    real_and_fake = 2 * (sum(d) + sum(d) + sum(d) - d0)  # forwards, weights, inputs but the images
+    through_discriminator = 2 * sum(d)
+    generator = sum(g) + sum(g) + sum(g) - g0  # forwards, weights, inputs but the latents
+    assert benchmark.step_flops(case) == real_and_fake + through_discriminator + generator
+    r1, gp = (dataclasses.replace(case, penalty=name) for name in ("r1", "gradient_penalty"))
+    assert benchmark.step_flops(gp) - benchmark.step_flops(r1) == sum(d)  # one forward pass that it does not share
+
+
+def test_ratios_are_taken_within_a_round(benchmark):
+    def rounds(*seconds):
+        return {"rounds": [{"steps": 10, "seconds": s} for s in seconds]}
+
+    result = {
+        "rivals": {"jaxgen": rounds(1.0, 2.0, 4.0), "torch": rounds(2.0, 4.0, 8.0)},
+        "limit": {"rounds": [{"jaxgen": 1e9, "torch": 2e9}] * 3},
+        "flops": {"hand": 10**8},
+    }
+    result = benchmark.summarize(benchmark.CASES["dcgan"], result)
+    assert result["ratios"] == {"jaxgen / torch": {"median": 2.0, "min": 2.0, "max": 2.0}}
+    assert result["rivals"]["torch"]["images_per_second"] == {"median": 160.0, "min": 80.0, "max": 320.0}
+    assert result["limit"]["better"] == "torch"
+    assert result["rivals"]["jaxgen"]["share_of_limit"]["max"] == pytest.approx(10 * 1e8 / 2e9)
+
+
+@pytest.mark.parametrize("name, wrong", [("images", 2e-4), ("generator_step", 2e-3), ("penalty", 1.001)])
+def test_another_computation_is_noticed(benchmark, name, wrong):
+    expected = {"generator_loss": 0.7, "discriminator_loss": 1.4, "penalty": 1.0}
+    found = expected | {"images": 1e-6, "logits": 1e-6, "generator_step": 1e-5, "discriminator_step": 1e-5}
+    assert benchmark.check(found, expected)["same"]
+    assert not benchmark.check(found | {name: wrong}, expected)["same"]
+
+
+@pytest.mark.parametrize("step_seconds, steps", [(10.0, 10), (0.1, 20), (1e-6, 2000)])
+def test_rounds_are_whole_dispatches_of_ten_steps(benchmark, step_seconds, steps):
+    assert benchmark.choose_steps(step_seconds, 2.0) == steps
+
+
+def test_a_worker_reports_what_went_wrong_and_goes_on(benchmark, tmp_path):
+    program = "import benchmark; benchmark.serve({'half': lambda x: print('noise') or 1 / x, 'stop': lambda: exit(3)})"
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
+    with benchmark.worker([sys.executable, "-c", program], environment) as ask:
+        with pytest.raises(benchmark.WorkerError, match="ZeroDivisionError"):
+            ask("half", x=0)
+        assert ask("half", x=2) == 0.5
+        with pytest.raises(benchmark.WorkerError, match="status 3"):
+            ask("stop")
+
+
+def test_a_quick_run_without_torch_times_jaxgen_both_ways(tmp_path):
+    result, done = run(tmp_path, "--cases", "dcgan", "startup", "--torch-python", str(tmp_path / "no-python"))
+    assert "PyTorch is left out" in done.stderr
+    assert "jaxgen-loop" in done.stdout and "startup" in done.stdout
+    (case,) = result["cases"]
+    assert case["case"]["name"] == "dcgan" and not case["failed"]
+    assert set(case["rivals"]) == {"jaxgen", "jaxgen-loop"}
+    assert 0.8 < case["flops"]["hand"] / case["flops"]["xla"] < 1.2
+    for rival in case["rivals"].values():
+        assert [r["steps"] for r in rival["rounds"]] == [2, 2]
+        low, middle, high = (rival["steps_per_second"][name] for name in ("min", "median", "max"))
+        assert 0 < low <= middle <= high < math.inf
+        assert 0 < rival["share_of_limit"]["median"] < 1
+    single, loop = (case["rivals"][name]["rounds"][-1] for name in ("jaxgen", "jaxgen-loop"))
+    assert single["discriminator_loss"] == pytest.approx(loop["discriminator_loss"], rel=1e-4)  # the same three steps
+    assert set(result["startup"]["jaxgen"]) == {"cold", "warm"}
+    assert {"date", "threads", "processor", "jax"} <= set(result["machine"])
+
+
+@pytest.mark.skipif(TORCH_PYTHON is None, reason="no PyTorch; JAXGEN_TORCH_PYTHON can name an interpreter that has it")
+@pytest.mark.parametrize("name", ["dcgan", "dcgan-r1", "dcgan-gp"])
+def test_pytorch_and_jaxgen_compute_the_same(tmp_path, name):
+    rivals = ["torch", "torch-channels-last"]
+    result, _ = run(tmp_path, "--cases", name, "--torch-python", TORCH_PYTHON, "--rivals", *rivals)
+    (case,) = result["cases"]
+    assert not case["failed"]
+    for rival in rivals:
+        assert case["rivals"][rival]["check"]["same"], case["rivals"][rival]["check"]
+        assert case["ratios"][f"jaxgen / {rival}"]["median"] > 0
