@@ -4,9 +4,9 @@ Kernels of 4 and strides of 2, doubling or halving the size; batch normalisation
 and the discriminator's first; leaky ReLU 0.2 in the discriminator. Weights are drawn from N(0, 0.02^2), as in the
 paper.
 
-Deviations: the number of halvings follows from the image size (two for 28 to 31, three for 32 to 63, four for 64; odd
-sizes are halved rounding down), and the last discriminator layer is dense, which equals the paper's convolution over
-the whole map.
+Deviations: the number of halvings follows from the image size (three for 28 to 47, four for 48 to 64, down to 3 to 5
+pixels; odd sizes are halved rounding down), and the last discriminator layer is dense, which equals the paper's
+convolution over the whole map.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ normal_init = nn.initializers.normal(0.02)
 
 
 def sizes(image_size: int) -> list[int]:
-    """Map sizes from the image down to the smallest, each half the one before (rounded down): 28 -> [28, 14, 7].
+    """Map sizes from the image down to the smallest, each half the one before (rounded down): 28 -> [28, 14, 7, 3].
 
     Raises:
       ValueError: for a size outside 28..64.
@@ -30,7 +30,7 @@ def sizes(image_size: int) -> list[int]:
     if not 28 <= image_size <= 64:
         raise ValueError(f"this network is for square images of 28 to 64 pixels, not {image_size}; resize the data")
     result = [image_size]
-    while result[-1] > 7:
+    while result[-1] > 5:
         result.append(result[-1] // 2)
     return result
 
