@@ -93,7 +93,7 @@ def test_an_update_reports_the_gradient_before_the_optimiser_and_what_it_made_of
     np.testing.assert_allclose(new.params["w"], [-0.03, -0.04], rtol=1e-6)
 
 
-def test_initialisation_is_the_same_compiled_here_or_inside_of_a_callers_vmap():
+def test_initialisation_is_the_same_compiled_here_or_inside_of_a_callers_vmap_or_jit():
     def build(key):
         return jax.random.normal(key, (3,)), jnp.zeros(())
 
@@ -105,6 +105,8 @@ def test_initialisation_is_the_same_compiled_here_or_inside_of_a_callers_vmap():
             together,
             network.compiled_init(build, keys[i]),
         )
+    constant_key = jax.jit(lambda: network.compiled_init(build, keys[0]))()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-6), together, constant_key)
 
 
 def test_images_must_be_floats_in_a_dict():
