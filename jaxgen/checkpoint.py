@@ -132,7 +132,10 @@ def close(manager: "ocp.CheckpointManager") -> None:
     try:
         wait(manager)
     finally:
-        manager.close()
+        try:
+            manager.close()
+        except Exception:  # an error that `wait` or `save` has told of already: Orbax raises it once more, bare
+            logging.getLogger("absl").debug("closing the checkpoints", exc_info=True)
 
 
 # --------------------------------------------------------------------------------------------------------- save

@@ -390,10 +390,8 @@ def _check_numbers(**numbers: int) -> None:
     for name, number in numbers.items():
         least = 1 if name in ("num_steps", "batch_size", "log_every") else 0
         if number < least:
-            meaning = (
-                "; it counts steps, and 0 stands for only at the end" if name.endswith("_every") and not least else ""
-            )
-            raise ValueError(f"{name} must be at least {least}, not {number}{meaning}")
+            hint = "; 0 stands for only at the end" if name.endswith("_every") and least == 0 else ""
+            raise ValueError(f"{name} must be at least {least}, not {number}{hint}")
 
 
 def _check_first_batch(
@@ -407,10 +405,11 @@ def _check_first_batch(
     raw = dataset.fetch(data.process_slice(rows, jax.process_index(), jax.process_count()))
     data.check_batch(dataset.prepare(raw, key), image_shape=dataset.image_shape)
 
-    whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), dict(raw))
-    shapes = jax.eval_shape(
-        lambda state, raw, key: train_step(state, dataset.prepare(raw, key), key)[1], state, whole, key
-    )
+    def metrics_of(state, raw, key):
+        return train_step(state, dataset.prepare(raw, key), key)[1]
+
+    whole = {name: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype) for name, x in raw.items()}
+    shapes = jax.eval_shape(metrics_of, state, whole, key)
     for name, shape in shapes.items():
         if shape.shape:
             raise ValueError(f"the metric {name!r} has shape {shape.shape}; a train step returns scalars")
@@ -496,12 +495,17 @@ class _Pace:
 
     def __init__(self, mesh, batch_size: int, most: int):
         self._mesh, self._batch_size, self._most = mesh, batch_size, most
-        # Free-running collectives of virtual CPU devices can deadlock in JAX before 0.12.
-        self.run_ahead = 0 if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else RUN_AHEAD
         self._compiled = False
         self._seconds_per_step = None
         self._since = time.monotonic()
         self._images, self._seconds = 0, 0.0
+
+    @property
+    def run_ahead(self) -> int:
+        """How many dispatches the host may be ahead of the device; none in the first, which is to be timed."""
+        # Free-running collectives of virtual CPU devices can deadlock in JAX before 0.12.
+        virtual = self._mesh.size > 1 and self._mesh.devices.flat[0].platform == "cpu"
+        return RUN_AHEAD if self._compiled and not virtual else 0
 
     def steps_per_dispatch(self) -> int:
         if self._seconds_per_step is None:
