@@ -35,9 +35,8 @@ def init(
     def build(key):
         params_key, dropout_key = jax.random.split(key)
         variables = model.init({"params": params_key, "dropout": dropout_key}, jnp.zeros((2, *image_shape)), train=True)
-        ema = jax.tree.map(jnp.copy, variables)
-        model_state, params = flax.core.pop(variables, "params")
-        return ClassifierState(jnp.zeros((), jnp.int32), Network(params, model_state, optimizer.init(params)), ema)
+        new = Network.new(variables, optimizer)
+        return ClassifierState(jnp.zeros((), jnp.int32), new, ema=jax.tree.map(jnp.copy, new.variables))
 
     return network.compiled_init(build, key)
 
@@ -123,6 +122,6 @@ def make_eval_step(model: nn.Module) -> Callable:
 def summarize(per_image: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The numbers of a data set from those of its images, concatenated: `loss` (mean, nats) and `accuracy`."""
     return {
-        "loss": float(np.mean(per_image["loss"], dtype=np.float64)),
-        "accuracy": float(np.mean(per_image["correct"])),
+        "loss": float(np.mean(np.asarray(per_image["loss"]), dtype=np.float64)),
+        "accuracy": float(np.mean(np.asarray(per_image["correct"]))),
     }

@@ -53,18 +53,14 @@ def init(
         generator_key, discriminator_key = jax.random.split(key)
         z = jnp.zeros((2, latent_dim))
         image, variables = generator.init_with_output(generator_key, z, train=True)
-        ema = jax.tree.map(jnp.copy, variables)  # of its own: a shared array could not be donated
-        generator_state, params = flax.core.pop(variables, "params")
-        discriminator_state, discriminator_params = flax.core.pop(
-            discriminator.init(discriminator_key, image, train=True), "params"
-        )
+        player = Network.new(variables, generator_optimizer)
         return GANState(
             step=jnp.zeros((), jnp.int32),
-            generator=Network(params, generator_state, generator_optimizer.init(params)),
-            discriminator=Network(
-                discriminator_params, discriminator_state, discriminator_optimizer.init(discriminator_params)
+            generator=player,
+            discriminator=Network.new(
+                discriminator.init(discriminator_key, image, train=True), discriminator_optimizer
             ),
-            ema=ema,
+            ema=jax.tree.map(jnp.copy, player.variables),  # of its own: a shared array could not be donated
         )
 
     return network.compiled_init(build, key)

@@ -24,6 +24,13 @@ class Network:
     model_state: Any  # mutable collections such as batch statistics: {"batch_stats": ...} or {}
     opt_state: Any
 
+    @classmethod
+    def new(cls, variables: Mapping[str, Any], optimizer: optax.GradientTransformation) -> "Network":
+        """Before the first step: `variables` is what `module.init` returns."""
+        params = variables.get("params", {})  # absent where a module has none
+        model_state = {name: collection for name, collection in variables.items() if name != "params"}
+        return cls(params, model_state, optimizer.init(params))
+
     @property
     def variables(self) -> dict[str, Any]:
         """What `module.apply` takes."""

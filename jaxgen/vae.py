@@ -44,9 +44,8 @@ def init(
         encoder_key, decoder_key = jax.random.split(key)
         (mean, _), encoder_variables = encoder.init_with_output(encoder_key, jnp.zeros((2, *image_shape)), train=True)
         variables = {"encoder": encoder_variables, "decoder": decoder.init(decoder_key, mean, train=True)}
-        split = {name: flax.core.pop(v, "params") for name, v in variables.items()}
-        params = {name: params for name, (_, params) in split.items()}
-        model_state = {name: state for name, (state, _) in split.items()}
+        params = {name: v.get("params", {}) for name, v in variables.items()}
+        model_state = {name: {k: c for k, c in v.items() if k != "params"} for name, v in variables.items()}
         return VAEState(
             step=jnp.zeros((), jnp.int32),
             network=Network(params, model_state, optimizer.init(params)),
@@ -226,8 +225,10 @@ def make_eval_step(
 def summarize(per_image: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The numbers of a data set from those of its images, concatenated: means, and the count of active units."""
     names = ("elbo", "distortion", "rate", "importance_weighted_bound")
-    summary = {name: float(np.mean(per_image[name], dtype=np.float64)) for name in names}
-    summary["active_units"] = int(np.sum(np.var(per_image["posterior_mean"], axis=0) > ACTIVE_UNIT_VARIANCE))
+    # asarray: NumPy hands the mean of a JAX array back to JAX, which has no float64.
+    summary = {name: float(np.mean(np.asarray(per_image[name]), dtype=np.float64)) for name in names}
+    variance = np.var(np.asarray(per_image["posterior_mean"]), axis=0, dtype=np.float64)
+    summary["active_units"] = int(np.sum(variance > ACTIVE_UNIT_VARIANCE))
     return summary
 
 

@@ -261,6 +261,18 @@ def test_the_step_is_traced_once_however_often_a_notebook_cell_is_run():
     assert len(traces) == 1
 
 
+def test_a_player_may_have_no_parameters():
+    class Identity(nn.Module):
+        @nn.compact
+        def __call__(self, z, *, train):
+            return z
+
+    state, step = make(players=(Identity(), mlp.Discriminator(widths=())))
+    new, metrics = jax.jit(step)(state, {"image": IMAGES.reshape(8, 4)[:, :LATENT_DIM]}, KEY)
+    assert float(metrics["generator/grad_norm"]) == 0
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+
+
 def test_the_old_state_can_be_donated():
     state, step = make()
     new, _ = jax.jit(step, donate_argnums=0)(state, BATCH, KEY)

@@ -8,6 +8,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 
+def _at_least_single_precision(x):
+    # Half precision ends here; double precision, in which theory is tested, goes on.
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 class Generator(nn.Module):
     """[B, latent_dim] -> points [B, features]."""
 
@@ -21,7 +26,7 @@ class Generator(nn.Module):
         x = z
         for width in self.widths:
             x = self.activation(nn.Dense(width, dtype=self.dtype)(x))
-        return nn.Dense(self.features, dtype=self.dtype)(x).astype(jnp.float32)
+        return _at_least_single_precision(nn.Dense(self.features, dtype=self.dtype)(x))
 
 
 class Discriminator(nn.Module):
@@ -36,7 +41,7 @@ class Discriminator(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for width in self.widths:
             x = self.activation(nn.Dense(width, dtype=self.dtype)(x))
-        return nn.Dense(1, dtype=self.dtype)(x)[:, 0].astype(jnp.float32)
+        return _at_least_single_precision(nn.Dense(1, dtype=self.dtype)(x)[:, 0])
 
 
 class Encoder(nn.Module):
@@ -55,7 +60,7 @@ class Encoder(nn.Module):
         for width in self.widths:
             x = nn.tanh(nn.Dense(width, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype)(x))
         x = nn.Dense(2 * self.latent_dim, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype)(x)
-        mean, logvar = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+        mean, logvar = jnp.split(_at_least_single_precision(x), 2, axis=-1)
         return mean, logvar
 
 
@@ -72,4 +77,4 @@ class BernoulliDecoder(nn.Module):
         for width in self.widths:
             x = nn.tanh(nn.Dense(width, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype)(x))
         x = nn.Dense(h * w * c, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype)(x)
-        return x.reshape(-1, h, w, c).astype(jnp.float32)
+        return _at_least_single_precision(x.reshape(-1, h, w, c))
