@@ -797,12 +797,12 @@ def test_a_vae_streamed_computes_what_it_computes_resident_and_resumes_bit_for_b
 
 
 def test_a_classifier_moves_from_eight_devices_to_one_to_four_with_close_results(tmp_path):
-    config = TINY["classifier"]
+    # Not Adam, which divides the smallest gradients by their size, rounding included.
+    config = dataclasses.replace(TINY["classifier"], optimizer=presets.Optimizer(name="sgd", learning_rate=0.05))
     whole = train_family(tmp_path / "whole", config)
     train_family(tmp_path / "run", config, num_devices=8, sample=stop_at(4), sample_every=4)
     train_family(tmp_path / "run", config, num_devices=1, sample=stop_at(8), sample_every=8)
     moved = train_family(tmp_path / "run", config, num_devices=4)
-    # Adam divides small gradients by their size, so that rounding shows in a few weights.
     weights = [
         np.concatenate([np.ravel(x) for x in jax.tree.leaves(jax.device_get(result.state.network.params))])
         for result in (whole, moved)

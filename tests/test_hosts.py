@@ -1,0 +1,179 @@
+"""Several hosts, as several processes of one machine: scripts/train.py as on a pod."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgen import checkpoint, loop, presets, run_directory, sharding
+
+TRAIN = Path(__file__).parent.parent / "scripts" / "train.py"
+
+
+def start(arguments, num_hosts=2) -> list[subprocess.Popen]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    hosts = {"COORDINATOR_ADDRESS": address, "NUM_PROCESSES": str(num_hosts), "JAX_NUM_CPU_DEVICES": "2"}
+    return [
+        subprocess.Popen(
+            [sys.executable, TRAIN, *map(str, arguments)],
+            env=os.environ | hosts | {"PROCESS_ID": str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(num_hosts)
+    ]
+
+
+def finish(processes, timeout=180) -> tuple[list[int], list[str]]:
+    try:
+        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], outputs
+
+
+def wait_for_line(directory, processes, timeout=120) -> None:
+    end = time.monotonic() + timeout
+    while time.monotonic() < end and all(process.poll() is None for process in processes):
+        if run_directory.read_metrics(directory):
+            return
+        time.sleep(0.05)
+    raise AssertionError(finish(processes, timeout=1))
+
+
+def restored(directory, config):
+    """The last state of a run on one device, and its step."""
+    networks = presets.build_networks(config, (28, 28, 1), 3)
+    state, record = checkpoint.restore(directory / "checkpoints", networks.state)
+    return jax.tree.leaves(state.network.params), record["step"]
+
+
+def assert_close(together, one: loop.Result, config) -> None:
+    """The weights of both runs differ by little compared with how far they have moved."""
+    fresh = presets.build_networks(config, (28, 28, 1), 3).state
+    a, b, start = (
+        np.concatenate([np.ravel(np.asarray(leaf)) for leaf in leaves])
+        for leaves in (together, jax.tree.leaves(one.state.network.params), jax.tree.leaves(fresh.network.params))
+    )
+    assert np.linalg.norm(a - b) < 0.01 * np.linalg.norm(b - start)
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """Twenty-two labelled images: no multiple of anything."""
+    random = np.random.RandomState(0)
+    image = random.randint(0, 256, (22, 28, 28, 1)).astype(np.uint8)
+    np.savez(tmp_path / "digits.npz", image=image, label=np.arange(22) % 3)
+    return tmp_path / "digits.npz"
+
+
+def test_two_hosts_train_together_stop_together_and_end_as_one_host_does(tmp_path, digits):
+    config = presets.Classifier(
+        data=presets.Data(name="arrays", path=str(digits), test_path=str(digits)),
+        widths=(4, 4),
+        batch_size=8,
+        num_steps=100,
+        log_every=10,
+        sample_every=0,
+        evaluate_every=40,
+        checkpoint_every=40,
+        num_devices=4,
+        optimizer=presets.Optimizer(name="sgd", learning_rate=1e-3),
+    )
+    arguments = ["mnist-cnn", "--data.name", "arrays", "--data.path", digits, "--data.test-path", digits]
+    arguments += ["--widths", 4, 4, "--batch-size", 8, "--num-steps", 100, "--log-every", 10, "--sample-every", 0]
+    arguments += ["--evaluate-every", 40, "--checkpoint-every", 40, "--num-devices", 4, "--ema-half-life", 0]
+    arguments += ["--optimizer.name", "sgd", "--optimizer.schedule", "constant", "--directory", tmp_path / "run"]
+
+    hosts = start(arguments)
+    wait_for_line(tmp_path / "run", hosts)
+    hosts[1].send_signal(signal.SIGTERM)  # not the one that writes
+    codes, outputs = finish(hosts)
+    assert codes == [143, 143], outputs
+    assert "stopped at step" in outputs[0]
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["status"] == "stopped" and 10 <= status["step"] < 100
+    assert checkpoint.latest_step(tmp_path / "run" / "checkpoints") == status["step"]
+
+    codes, outputs = finish(start(arguments))
+    assert codes == [0, 0], outputs
+    assert f"Resuming at step {status['step']} of 100 on 4 cpu devices" in outputs[0]
+    assert "finished at step 100" in outputs[0]
+
+    one = presets.train(config, str(tmp_path / "one"), progress=False)
+    together, step = restored(tmp_path / "run", config)
+    assert step == one.step == 100
+    assert_close(together, one, config)
+    ends = [run_directory.read_metrics(tmp_path / name)[-1] for name in ("run", "one")]
+    assert {"eval/loss", "eval/accuracy"} <= set(ends[0])
+    assert ends[0]["eval/loss"] == pytest.approx(ends[1]["eval/loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_two_hosts_read_their_own_halves_of_a_streamed_folder(tmp_path, monkeypatch):
+    from PIL import Image
+
+    for i in range(22):
+        folder = tmp_path / "images" / str(i % 3)
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.RandomState(i).randint(0, 256, (28, 28)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    code = (
+        "import sys; from jaxgen.data import folder, reading; reading.MAX_BYTES_IN_MEMORY = 0;"
+        "folder.image_folder.__kwdefaults__['max_bytes_in_memory'] = 0; sys.path.insert(0, sys.argv.pop(1));"
+        "import train; sys.exit(train.main())"
+    )
+    arguments = ["mnist-cnn", "--data.name", "folder", "--data.path", tmp_path / "images", "--data.image-size", 28]
+    arguments += ["--data.channels", 1, "--data.validation-share", 0, "--widths", 4, 4, "--batch-size", 8]
+    arguments += ["--num-steps", 20, "--log-every", 5, "--num-devices", 4, "--ema-half-life", 0]
+    arguments += ["--optimizer.name", "sgd", "--optimizer.schedule", "constant", "--directory", tmp_path / "run"]
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda a, **k: popen([a[0], "-c", code, str(TRAIN.parent), *map(str, a[2:])], **k)
+    )
+    codes, outputs = finish(start(arguments))
+    assert codes == [0, 0], outputs
+    monkeypatch.undo()
+
+    config = presets.Classifier(
+        data=presets.Data(
+            name="folder", path=str(tmp_path / "images"), image_size=28, channels=1, validation_share=0.0
+        ),
+        widths=(4, 4),
+        batch_size=8,
+        num_steps=20,
+        num_devices=4,
+        optimizer=presets.Optimizer(name="sgd", learning_rate=1e-3),
+    )
+    one = presets.train(config, str(tmp_path / "one"), progress=False)  # from memory
+    together, _ = restored(tmp_path / "run", config)
+    assert_close(together, one, config)
+
+
+def test_the_variables_of_several_hosts_must_be_complete(monkeypatch):
+    for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NUM_PROCESSES", "2")
+    with pytest.raises(ValueError, match="missing: COORDINATOR_ADDRESS, PROCESS_ID"):
+        sharding.initialize_hosts()
+    monkeypatch.setenv("PROCESS_ID", "first")
+    monkeypatch.setenv("COORDINATOR_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ValueError, match="whole numbers"):
+        sharding.initialize_hosts()
+
+
+def test_the_largest_number_of_all_devices_is_found():
+    mesh = sharding.make_mesh(8)
+    assert int(sharding.max_over_hosts(mesh, np.int32(15))) == 15
