@@ -24,8 +24,9 @@ gradient norms that jaxgen reports.
 
 In every round each rival starts from the same weights, runs one step untimed and then N steps, waiting for the last.
 Ratios are taken within a round. The limit is the rate of a large matrix product in the same rounds and the same
-arithmetic, in whichever framework is faster at it. FLOPs are counted by hand, as what the mathematics needs; XLA's own
-count is printed beside them. The first step includes compilation, without any cache on disk.
+arithmetic, in whichever framework is faster at it. FLOPs are counted by hand: what dense layers and convolutions need,
+multiplications with padding left out. XLA's own count of the compiled step is printed beside them. The first step
+includes compilation, without any cache on disk.
 """
 
 import argparse
@@ -47,7 +48,7 @@ from typing import Any
 HERE = pathlib.Path(__file__).parent
 RIVALS = ("jaxgen", "jaxgen-loop", "torch", "torch-channels-last", "torch-compile")
 TOLERANCE = 1e-4  # of the check, for images and logits: relative to the largest
-STEP_TOLERANCE = 1e-3  # for the weights after a step: relative to the step
+STEP_TOLERANCE = 5e-3  # for the weights after a step: relative to the step. One ReLU on the other side of 0 makes 1e-3
 PAUSE = 0.3  # seconds between rivals, in which the thread pools of the last one fall asleep
 
 
@@ -85,22 +86,27 @@ CASES = {
 # The work, counted by hand
 
 
+def map_sizes(image_size: int) -> list[int]:
+    """Map sizes from the image down, as `jaxgen.models.dcgan.sizes` has them (PyTorch's side cannot import that)."""
+    sizes = [image_size]
+    while sizes[-1] > 5:
+        sizes.append(sizes[-1] // 2)
+    return sizes
+
+
 def layer_flops(case: Case) -> tuple[list[int], list[int]]:
-    """FLOPs of one forward pass in every dense layer and convolution, two for each multiply-add.
+    """FLOPs of one forward pass in every dense layer and convolution, two for each multiply-add but those with padding.
 
     Returns:
       (generator, discriminator), from the input to the output.
     """
-    sizes = [case.image_size]
-    while sizes[-1] > 7:
-        sizes.append(sizes[-1] // 2)
-    *larger, smallest = sizes
-    widths = [case.channels] + [case.features << i for i in range(len(larger))]
+    sizes = map_sizes(case.image_size)
+    widths = [case.channels] + [case.features << i for i in range(len(sizes) - 1)]
     convolutions = [  # from the image inwards; a transposed convolution costs as much as the one it is the adjoint of
-        2 * case.batch_size * small**2 * 16 * inner * outer
-        for small, inner, outer in zip(sizes[1:], widths, widths[1:], strict=False)
+        2 * case.batch_size * (4 * small - 2 + large % 2) ** 2 * inner * outer  # four taps, but for those outside
+        for large, small, inner, outer in zip(sizes, sizes[1:], widths, widths[1:], strict=False)
     ]
-    flat = smallest**2 * widths[-1]
+    flat = sizes[-1] ** 2 * widths[-1]
     generator = [2 * case.batch_size * case.latent_dim * flat, *reversed(convolutions)]
     return generator, [*convolutions, 2 * case.batch_size * flat]
 

@@ -13,7 +13,7 @@ from collections import OrderedDict
 
 import numpy as np
 import torch
-from benchmark import Case, serve
+from benchmark import Case, map_sizes, serve
 from torch import nn
 from torch.nn.functional import softplus
 
@@ -23,7 +23,7 @@ class Generator(nn.Module):
 
     def __init__(self, case: Case):
         super().__init__()
-        *larger, size = sizes(case.image_size)
+        *larger, size = map_sizes(case.image_size)
         width = case.features << (len(larger) - 1)
         layers = OrderedDict(
             Dense_0=nn.Linear(case.latent_dim, width * size**2, bias=False),
@@ -49,7 +49,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, case: Case):
         super().__init__()
-        *larger, size = sizes(case.image_size)
+        *larger, size = map_sizes(case.image_size)
         layers = OrderedDict()
         width = case.channels
         for i in range(len(larger)):
@@ -65,14 +65,6 @@ class Discriminator(nn.Module):
 
     def forward(self, x):
         return self.layers(x)[:, 0].float()
-
-
-def sizes(image_size):
-    """Map sizes from the image down to the smallest."""
-    result = [image_size]
-    while result[-1] > 7:
-        result.append(result[-1] // 2)
-    return result
 
 
 def make_train_step(case, generator, discriminator, ema, compile_mode):

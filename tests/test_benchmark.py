@@ -1,6 +1,7 @@
 """The benchmark: its arithmetic by hand, and a tiny run of the real thing in processes of its own."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxgen.models import dcgan
+from jaxgen.models import convolution, dcgan
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "benchmark.py"
@@ -38,34 +39,28 @@ def run(folder, *arguments):
     return json.loads((folder / "result.json").read_text()), done
 
 
-@pytest.mark.parametrize("image_size", [28, 32, 64])
-def test_forward_flops_are_two_for_each_weight_at_each_place_of_the_smaller_map(benchmark, image_size):
+@pytest.mark.parametrize("image_size", [28, 31, 32, 64])
+def test_forward_flops_are_two_for_each_product_that_padding_does_not_make_zero(benchmark, image_size):
     case = dataclasses.replace(benchmark.CASES["dcgan"], batch_size=3, features=8, image_size=image_size)
+    sizes = dcgan.sizes(image_size)
+    products = []  # of each convolution and pair of channels: what a kernel of ones counts in images of ones
+    for n in sizes[:-1]:
+        geometry = convolution.Geometry((n, n), (4, 4), (2, 2), ((1, 1), (1, 1)))
+        products.append(int(jnp.sum(convolution.convolve(jnp.ones((1, n, n, 1)), jnp.ones((4, 4, 1, 1)), geometry))))
     generator = dcgan.Generator(image_size=image_size, channels=3, features=8)
     discriminator = dcgan.Discriminator(features=8)
-    image = jnp.zeros((3, image_size, image_size, 3))
-    found = benchmark.layer_flops(case)
-    sizes = dcgan.sizes(image_size)
-    convolutions = range(len(sizes) - 1)
-    for module, x, flops, layers, places in [
-        (
-            generator,
-            jnp.zeros((3, 100)),
-            found[0],
-            ["Dense_0", *(f"ConvTranspose_{i}" for i in convolutions)],
-            [1, *(n * n for n in reversed(sizes[1:]))],
-        ),
-        (
-            discriminator,
-            image,
-            found[1],
-            [*(f"Conv_{i}" for i in convolutions), "Dense_0"],
-            [*(n * n for n in sizes[1:]), 1],
-        ),
-    ]:
-        params = jax.eval_shape(lambda x, module=module: module.init(jax.random.key(0), x, train=True), x)["params"]
-        weights = [params[layer]["kernel"].size for layer in layers]
-        assert flops == [2 * 3 * n * size for n, size in zip(places, weights, strict=True)]
+    shapes = (3, 100), (3, image_size, image_size, 3)
+    convolutions = range(len(products))
+    layers = (
+        [("Dense_0", 1), *((f"ConvTranspose_{i}", products[-1 - i] / 16) for i in convolutions)],
+        [*((f"Conv_{i}", products[i] / 16) for i in convolutions), ("Dense_0", 1)],
+    )
+    for module, shape, places, flops in zip(
+        (generator, discriminator), shapes, layers, benchmark.layer_flops(case), strict=True
+    ):
+        variables = jax.eval_shape(functools.partial(module.init, train=True), jax.random.key(0), jnp.zeros(shape))
+        params = variables["params"]
+        assert flops == [2 * 3 * n * params[name]["kernel"].size for name, n in places]
 
 
 def test_step_flops_count_each_pass_once(benchmark):
@@ -95,7 +90,7 @@ def test_ratios_are_taken_within_a_round(benchmark):
     assert result["rivals"]["jaxgen"]["share_of_limit"]["max"] == pytest.approx(10 * 1e8 / 2e9)
 
 
-@pytest.mark.parametrize("name, wrong", [("images", 2e-4), ("generator_step", 2e-3), ("penalty", 1.001)])
+@pytest.mark.parametrize("name, wrong", [("images", 2e-4), ("generator_step", 6e-3), ("penalty", 1.001)])
 def test_another_computation_is_noticed(benchmark, name, wrong):
     expected = {"generator_loss": 0.7, "discriminator_loss": 1.4, "penalty": 1.0}
     found = expected | {"images": 1e-6, "logits": 1e-6, "generator_step": 1e-5, "discriminator_step": 1e-5}
