@@ -59,7 +59,8 @@ def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     Returns:
       [N, *geometry.output_size, O].
     """
-    return lax.conv_general_dilated(x, w, geometry.strides, geometry.padding, dimension_numbers=DIMENSIONS)
+    x, padding = _at_least_the_kernel(x, geometry, geometry.padding)
+    return lax.conv_general_dilated(x, w, geometry.strides, padding, dimension_numbers=DIMENSIONS)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -80,6 +81,7 @@ def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     ):
         spread = (n_out - 1) * s + 1  # size of y with s - 1 zeros between its entries
         padding.append((k - 1 - before, n - spread + before))
+    y, padding = _at_least_the_kernel(y, geometry, padding, dilation=geometry.strides)
     return lax.conv_general_dilated(
         y,
         jnp.flip(w, (0, 1)).swapaxes(2, 3),
@@ -108,6 +110,13 @@ def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array
         cpu=functools.partial(_kernel_gradient_plain, geometry=geometry),
         default=functools.partial(_kernel_gradient_xla, geometry=geometry),
     )
+
+
+def _at_least_the_kernel(x, geometry, padding, dilation=(1, 1)):
+    """Moves some of the padding into the array: XLA's CPU convolution is 20 times slower on maps below kernel size."""
+    missing = [max(0, k - n) for k, n in zip(geometry.kernel_size, x.shape[1:3], strict=True)]
+    padding = [(before, after - m * d) for (before, after), m, d in zip(padding, missing, dilation, strict=True)]
+    return (jnp.pad(x, ((0, 0), *((0, m) for m in missing), (0, 0))) if any(missing) else x), padding
 
 
 def _kernel_gradient_plain(x, y, geometry):
@@ -222,5 +231,7 @@ def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
     backgrounds after a rectifier), they share the gradient equally.
     """
     n, h, w, c = x.shape
-    x = x[:, : h // size * size, : w // size * size]
+    # The derivative looks for the entries that equal their maximum. Without the barrier XLA may compute x once for the
+    # maxima and once more for the comparison, rounded differently, so that none is found: gradients wrong or NaN.
+    x = lax.optimization_barrier(x[:, : h // size * size, : w // size * size])
     return x.reshape(n, h // size, size, w // size, size, c).max(axis=(2, 4))
