@@ -215,7 +215,6 @@ def train(
         raise ValueError(f"best_metric is {best_metric!r}, but nothing evaluates; give evaluate, too")
     mesh = sharding.make_mesh(num_devices)
     sharding.check_divisible(batch_size, mesh.size)
-    metric_names = _check_first_batch(train_step, dataset, batch_size, seed, state, key)
     directory, primary = Path(directory), jax.process_index() == 0
     events = [checkpoint_every, sample_every if sample else 0, evaluate_every if evaluate else 0]
 
@@ -295,10 +294,12 @@ def train(
         checkpoint.wait(manager)
         return Result(state, step, stop.number if step < num_steps else None, evaluation)
 
-    if config is not None:
-        run_directory.create(directory, config, may_change=may_change, is_primary=primary)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(run_directory.lock(directory, is_primary=primary))
+        with _on_all_hosts(mesh):
+            metric_names = _check_first_batch(train_step, dataset, batch_size, seed, state, key)
+            if config is not None:
+                run_directory.create(directory, config, may_change=may_change, is_primary=primary)
+            stack.enter_context(run_directory.lock(directory, is_primary=primary))
         manager = checkpoint.open_checkpoints(
             directory / "checkpoints", keep_last=keep_last, best_metric=best_metric, best_mode=best_mode
         )
@@ -414,6 +415,22 @@ def _check_first_batch(
         if shape.shape:
             raise ValueError(f"the metric {name!r} has shape {shape.shape}; a train step returns scalars")
     return list(shapes)
+
+
+@contextlib.contextmanager
+def _on_all_hosts(mesh) -> Iterator[None]:
+    """What fails on one host fails on all, which would otherwise wait for it."""
+    error = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    if jax.process_count() > 1:
+        failed = int(sharding.max_over_hosts(mesh, np.int32(error is not None)))
+        if failed and error is None:
+            raise RuntimeError("another host could not start; it says why")
+    if error is not None:
+        raise error
 
 
 def _restore_or_start(manager, mesh, fresh: Any) -> tuple[Any, dict[str, Any]]:
