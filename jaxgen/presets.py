@@ -56,10 +56,8 @@ BINARISATIONS = {
 }
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 DATASETS = {
-    "mnist": lambda d, split: data.mnist(split, image_size=d.image_size or 28, binarise=BINARISATIONS[d.binarise]),
-    "stacked_mnist": lambda d, split: data.stacked_mnist(
-        split, image_size=d.image_size or 28, binarise=BINARISATIONS[d.binarise]
-    ),
+    "mnist": lambda d, split: data.mnist(split, image_size=d.image_size or 28, binarise=_binarise(d)),
+    "stacked_mnist": lambda d, split: data.stacked_mnist(split, image_size=d.image_size or 28, binarise=_binarise(d)),
     "emoji": lambda d, split: data.emoji(split, image_size=d.image_size or 64, drawn_by=d.drawn_by),
     "folder": lambda d, split: data.image_folder(
         _needs_path(d),
@@ -404,6 +402,9 @@ def build_networks(config: Config, image_shape: tuple[int, int, int], num_classe
     for name in ("batch_size", "num_steps"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(config, name)}")
+    for name, kind in typing.get_type_hints(type(config)).items():
+        if typing.get_origin(kind) is Literal:  # the command line has checked it, a notebook has not
+            lookup(dict.fromkeys(typing.get_args(kind)), getattr(config, name), name)
     return _BUILDERS[type(config)](config, tuple(image_shape), num_classes)
 
 
@@ -445,6 +446,10 @@ def lookup(table: Mapping[str, Any], name: str, kind: str) -> Any:
     near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(f"there is no {kind} {name!r}; {hint}There is: {', '.join(table)}")
+
+
+def _binarise(config: Data) -> Callable:
+    return lookup(BINARISATIONS, config.binarise, "binarisation")
 
 
 def _needs_path(config: Data, field: str = "path") -> str:
