@@ -245,9 +245,19 @@ class Preset(NamedTuple):
 
 PRESETS: dict[str, Preset] = {
     "mnist-dcgan": Preset(
-        "digits by a DCGAN; the default",
-        GAN(batch_size=64, num_steps=10_000, ema_half_life=10_000),
-        "Radford, Metz, Chintala 2016",
+        "digits by a DCGAN with the R1 penalty; the default",
+        GAN(
+            num_steps=16_000,
+            sample_every=2000,
+            checkpoint_every=2000,
+            features=32,
+            discriminator_batch_norm=False,
+            r1=0.1,
+            generator=Optimizer(learning_rate=1e-3, b1=0.0, b2=0.99, schedule="cosine"),
+            discriminator=Optimizer(learning_rate=1e-3, b1=0.0, b2=0.99, schedule="cosine"),
+            ema_half_life=10_000,
+        ),
+        "network of Radford, Metz, Chintala 2016; penalty of Mescheder, Geiger, Nowozin 2018",
     ),
     "mnist-wgan-gp": Preset(
         "digits by a Wasserstein GAN with gradient penalty and two learning rates instead of five critic steps",
