@@ -138,7 +138,9 @@ def make_train_step(
             distortion = -jnp.mean(log_px)
             log_weights = log_px + _log_prior_over_posterior(z, noise, logvar[:, None])
             bound = jnp.mean(variational.importance_weighted_bound(log_weights, axis=1))
-            floored = jnp.sum(jnp.maximum(over_devices(jnp.mean(kl_per_unit, axis=0)), free_bits))
+            mean_kl = over_devices(jnp.mean(kl_per_unit, axis=0))
+            # Not `maximum`, whose derivative compares for equality what XLA may have computed twice. NaN stays NaN.
+            floored = jnp.sum(jnp.where(mean_kl < free_bits, free_bits, mean_kl))
             loss = -bound if importance_weighted else distortion + weight * floored
             mean_of_mean = over_devices(jnp.mean(mean, axis=0))
             variance = over_devices(jnp.mean((mean - mean_of_mean) ** 2, axis=0))

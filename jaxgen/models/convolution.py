@@ -226,12 +226,21 @@ class ConvTranspose(nn.Module):
 def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
     """Maximum over non-overlapping size x size windows: [N, H, W, C] -> [N, H // size, W // size, C].
 
-    A reshape and a maximum: the derivative of `reduce_window`, which `flax.linen.max_pool` uses, is slow on CPU. Rows
-    and columns that do not fill a window are dropped. Where several entries of a window are equal and largest (flat
-    backgrounds after a rectifier), they share the gradient equally.
+    A reshape and comparisons: the derivative of `reduce_window`, which `flax.linen.max_pool` uses, is slow on CPU. Rows
+    and columns that do not fill a window are dropped. Where several entries of a window are equal and largest, the
+    first gets the gradient.
     """
     n, h, w, c = x.shape
-    # The derivative looks for the entries that equal their maximum. Without the barrier XLA may compute x once for the
-    # maxima and once more for the comparison, rounded differently, so that none is found: gradients wrong or NaN.
-    x = lax.optimization_barrier(x[:, : h // size * size, : w // size * size])
-    return x.reshape(n, h // size, size, w // size, size, c).max(axis=(2, 4))
+    x = x[:, : h // size * size, : w // size * size].reshape(n, h // size, size, w // size, size, c)
+    x = functools.reduce(_larger, [x[:, :, i] for i in range(size)])
+    return functools.reduce(_larger, [x[:, :, :, i] for i in range(size)])
+
+
+def _larger(x, y):
+    """The larger of two numbers, NaN if one is.
+
+    The derivative of `max` looks for the entry that equals the maximum. XLA may compute x once for the maximum and once
+    more for that comparison, rounded differently: then none is found, and the gradient is wrong or NaN. Whichever of
+    two entries this comparison chooses, one of them gets the gradient.
+    """
+    return jnp.where((x >= y) | jnp.isnan(x), x, y)
