@@ -16,7 +16,8 @@ Rivals, each in a process of its own that sleeps while another is timed (the two
 Cases: a discriminator and a generator step of DCGAN with Adam and a moving average of the generator. `dcgan` has
 batch normalisation and the non-saturating loss; `dcgan-r1` no batch normalisation in the discriminator, and R1;
 `dcgan-gp` the same with the Wasserstein loss and a gradient penalty. `startup` is the time from starting a process to
-its first finished step.
+its first finished step. `loop` is what training a preset costs over its bare step: the step jitted and fed the same
+batch again and again, and the whole loop with data, log, samples and checkpoints.
 
 That the work is the same is checked, not assumed: PyTorch is given jaxgen's weights, and its images, its logits and its
 weights after one whole step (of plain gradient descent) must equal jaxgen's, both in float32. PyTorch is spared the
@@ -403,6 +404,29 @@ def measure_startup(case: Case, rivals: Sequence[str], settings: argparse.Namesp
     }
 
 
+def measure_loop(settings: argparse.Namespace, say: Callable) -> dict[str, Any]:
+    """The time of the default preset's training over that of its bare step, in turns."""
+    preset = {"preset": "mnist-dcgan", "features": settings.features or 32, "batch_size": settings.batch_size or 64}
+    untimed = 5 if settings.quick else 100
+    steps = 5 * untimed
+    seconds = {"bare": [], "loop": []}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+        environment = worker_environment(settings.threads, cache) | {"JAX_COMPILATION_CACHE_DIR": cache}
+        with worker(command_of("jaxgen", settings.torch_python), environment) as ask:
+            ask("prepare_preset", **preset)
+            for i in range(settings.rounds):
+                say(f"loop: round {i + 1} of {settings.rounds}, {steps} steps")
+                for name in ("bare", "loop") if i % 2 else ("loop", "bare"):
+                    seconds[name].append(ask(f"run_{name}", steps=steps, untimed=untimed))
+    return {
+        **preset,
+        "steps": steps,
+        "seconds": seconds,
+        "steps_per_second": {name: spread([steps / s for s in taken]) for name, taken in seconds.items()},
+        "overhead": spread([loop / bare - 1 for bare, loop in zip(seconds["bare"], seconds["loop"], strict=True)]),
+    }
+
+
 # Reports
 
 
@@ -507,11 +531,18 @@ def startup_lines(result: dict[str, Any]) -> Iterator[str]:
         yield f"  {rival:<20}" + "   ".join(times)
 
 
+def loop_lines(result: dict[str, Any]) -> Iterator[str]:
+    """The cost of the loop in two lines."""
+    bare, loop = (_range(result["steps_per_second"][name], ".1f") for name in ("bare", "loop"))
+    yield f"loop: {result['preset']}, {result['steps']} steps a round; steps/s, median (min-max)"
+    yield f"  bare step {bare}   whole loop {loop}   overhead {_range(result['overhead'], '+.1%')}"
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    everything = (*CASES, "startup")
+    everything = (*CASES, "startup", "loop")
     add("--cases", nargs="+", choices=everything, default=list(everything), metavar="CASE", help=", ".join(everything))
     add("--rivals", nargs="+", choices=RIVALS, default=list(RIVALS), metavar="RIVAL", help="a choice of the above")
     add("--dtypes", nargs="+", choices=("float32", "bfloat16"), help="of the computation (on GPU both, else float32)")
@@ -573,6 +604,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             case = dataclasses.replace(CASES["dcgan"], **changes)
             results["startup"] = measure_startup(case, rivals, settings, say)
             report(startup_lines(results["startup"]))
+            continue
+        if name == "loop":
+            results["loop"] = measure_loop(settings, say)
+            report(loop_lines(results["loop"]))
             continue
         for dtype in settings.dtypes or (("float32", "bfloat16") if on_gpu else ("float32",)):
             case = dataclasses.replace(CASES[name], dtype=dtype, **changes)

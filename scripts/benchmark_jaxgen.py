@@ -1,6 +1,8 @@
 """The jaxgen side of `benchmark.py`, which starts it and asks it over stdin."""
 
+import dataclasses
 import functools
+import tempfile
 import time
 
 import jax
@@ -152,6 +154,51 @@ def matmul_rate(size):
     return 2 * size**3 / min(seconds[1:])
 
 
+def prepare_preset(preset, features, batch_size):
+    """Builds an experiment for `run_bare` and `run_loop`."""
+    from jaxgen import presets
+
+    config = dataclasses.replace(presets.PRESETS[preset].config, features=features, batch_size=batch_size)
+    experiment = presets.build(config)
+    raw = experiment.dataset.fetch(np.arange(experiment.networks.images_per_step))
+    batch = jax.device_put(experiment.dataset.prepare(raw, jax.random.key(1)))
+    step = jax.jit(experiment.networks.train_step, donate_argnums=0)
+    worker.update(config=config, preset=preset, preset_state=experiment.networks.state, preset_step=step, batch=batch)
+
+
+def run_bare(steps, untimed):
+    """Seconds for the jitted step of the preset alone: one batch that is on the device already, nothing written."""
+    state, key = jax.tree.map(jnp.copy, worker["preset_state"]), jax.random.key(2)
+    for _ in range(untimed):
+        state, metrics = worker["preset_step"](state, worker["batch"], key)
+    jax.block_until_ready(metrics)
+    began = time.perf_counter()
+    for _ in range(steps):
+        state, metrics = worker["preset_step"](state, worker["batch"], key)
+    jax.block_until_ready((state, metrics))
+    return time.perf_counter() - began
+
+
+def run_loop(steps, untimed):
+    """Seconds for as many steps of the preset's whole training: between two lines of its log.
+
+    In between lie the data, five lines of the log with TensorBoard events, a picture of samples and a checkpoint.
+    """
+    from jaxgen import presets, run_directory
+
+    config = dataclasses.replace(
+        worker["config"],
+        num_steps=untimed + 2 * steps,
+        log_every=untimed,
+        sample_every=untimed + steps // 2,
+        checkpoint_every=untimed + steps // 2,
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        presets.train(config, directory, preset=worker["preset"], progress=False)
+        times = {line["step"]: line["time"] for line in run_directory.read_metrics(directory)}
+    return times[untimed + steps] - times[untimed]
+
+
 def write_reference(path):
     """Writes the initial weights, one batch of everything that is drawn, and what jaxgen makes of it in float32.
 
@@ -220,6 +267,9 @@ if __name__ == "__main__":
             "run": run,
             "count_flops": count_flops,
             "matmul_rate": matmul_rate,
+            "prepare_preset": prepare_preset,
+            "run_bare": run_bare,
+            "run_loop": run_loop,
             "write_reference": write_reference,
         }
     )
