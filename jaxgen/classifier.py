@@ -77,8 +77,7 @@ def make_train_step(
 
         def objective(params):
             logits, model_state = network.apply(model, params, state.network.model_state, image, key=dropout_key)
-            targets = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), label_smoothing)
-            loss = jnp.mean(optax.losses.softmax_cross_entropy(logits, targets))
+            loss = jnp.mean(cross_entropy(logits, label, label_smoothing))
             return loss, (model_state, {"loss": loss, "accuracy": jnp.mean(jnp.argmax(logits, -1) == label)})
 
         gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)(state.network.params)
@@ -103,6 +102,23 @@ def labels_of(batch: Mapping[str, jax.Array]) -> jax.Array:
     return label
 
 
+def cross_entropy(logits: jax.Array, label: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """-sum_c target_c log softmax(logits)_c in nats, target = (1 - smoothing) one_hot(label) + smoothing / num_classes.
+
+    Args:
+      logits: [B, num_classes].
+      label: [B] whole numbers. One outside of 0..num_classes - 1 gives NaN, where one-hot vectors would give 0.
+      smoothing: share of the target that is spread over all classes.
+
+    Returns:
+      [B].
+    """
+    num_classes = logits.shape[-1]
+    label = jnp.where(label < 0, num_classes, label)  # negative indices would count from the end
+    loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
+    return (1 - smoothing) * loss - smoothing * jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+
+
 def make_eval_step(model: nn.Module) -> Callable:
     """Builds `eval_step(variables, batch, key) -> dict` of numbers for each image: `loss` [B] nats, `correct` [B].
 
@@ -112,7 +128,7 @@ def make_eval_step(model: nn.Module) -> Callable:
     def eval_step(variables, batch: Mapping[str, jax.Array], key: jax.Array):
         logits, label = model.apply(variables, network.images_of(batch), train=False), labels_of(batch)
         return {
-            "loss": optax.losses.softmax_cross_entropy_with_integer_labels(logits, label),
+            "loss": cross_entropy(logits, label),
             "correct": jnp.argmax(logits, -1) == label,
         }
 

@@ -208,6 +208,17 @@ def test_missing_and_mistyped_labels_are_refused_at_trace_time():
         jax.eval_shape(classifier.make_eval_step(Linear()), state.ema, {"image": IMAGES}, KEY)
 
 
+@pytest.mark.parametrize("label", [-1, 3, 255])
+def test_a_label_without_a_class_cannot_pass_unnoticed(label):
+    state, step = default()
+    labels = LABELS.copy()
+    labels[4] = label
+    _, metrics = step(state, BATCH | {"label": labels}, KEY)
+    assert np.isnan(metrics["loss"])
+    per_image = jax.jit(classifier.cross_entropy)(jnp.zeros((6, 3)), labels)
+    assert np.isnan(per_image).tolist() == [False] * 4 + [True, False]
+
+
 def test_bytes_are_refused_at_trace_time_with_the_remedy():
     state, step = default()
     with pytest.raises(TypeError, match=r"uint8.*127\.5"):
