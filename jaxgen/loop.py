@@ -66,8 +66,8 @@ def went_wrong(metrics: Mapping[str, jax.Array]) -> jax.Array:
         prefix, _, last = name.rpartition("/")
         if last in ("loss", "elbo", "update_norm") or prefix == "penalty":
             player = {"penalty": "discriminator/"}.get(prefix, prefix + "/" if prefix else "")
-            skipped = metrics.get(f"{player}skipped", 0.0) > 0
-            wrong |= ~jnp.isfinite(value) & ~skipped
+            taken = jnp.asarray(metrics.get(f"{player}skipped", 0.0)) <= 0
+            wrong |= taken & ~jnp.isfinite(value)
     return wrong
 
 

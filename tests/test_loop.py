@@ -525,8 +525,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_nothing_bad_saved(tmp_path,
     assert status(tmp_path / "run")["status"] == "non-finite" and status(tmp_path / "run")["step"] == 7
     assert checkpoint.all_steps(tmp_path / "run" / "checkpoints") == [5]
     assert set(lines(tmp_path / "run")) == {5}
-    train(tmp_path / "run")  # mended
-    train(tmp_path / "whole")
+    for name in ("run", "whole"):  # mended
+        train(tmp_path / name, nan_at(99), dataset=dataset)
     assert digests(tmp_path / "run") == digests(tmp_path / "whole")
 
 
@@ -564,8 +564,10 @@ def test_a_run_resumed_after_a_rollback_keeps_its_noise_bit_for_bit(tmp_path):
 
 def test_rollbacks_end_when_they_are_used_up_also_across_processes(tmp_path):
     always = nan_at(7)
-    with pytest.warns(UserWarning, match="1 of 2"), pytest.raises(loop.NonFiniteLoss):
+    with pytest.warns(UserWarning) as caught, pytest.raises(loop.NonFiniteLoss):
         train(tmp_path / "run", always, max_rollbacks=2)
+    messages = [str(warning.message) for warning in caught if "Going back" in str(warning.message)]
+    assert [message[-14:] for message in messages] == ["1 of 2 times).", "2 of 2 times)."]
     assert checkpoint.all_steps(tmp_path / "run" / "checkpoints") == [5]
 
     # The checkpoints after a rollback remember it: one that was used up is not granted again.
@@ -576,7 +578,7 @@ def test_rollbacks_end_when_they_are_used_up_also_across_processes(tmp_path):
 
     with pytest.warns(UserWarning, match="1 of 1") as caught, pytest.raises(loop.NonFiniteLoss, match="after step 14"):
         train(tmp_path / "two", twice, max_rollbacks=1)
-    assert len(caught) == 1
+    assert sum("Going back" in str(warning.message) for warning in caught) == 1
     with warnings.catch_warnings(), pytest.raises(loop.NonFiniteLoss, match="after step 14"):
         warnings.simplefilter("error")
         train(tmp_path / "two", twice, max_rollbacks=1)
