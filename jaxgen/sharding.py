@@ -54,7 +54,7 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     """A one-dimensional mesh with the axis "data" over the first `num_devices` devices of all hosts (all by default).
 
     Raises:
-      ValueError: if there are not so many devices.
+      ValueError: if there are not so many devices, or several hosts would leave some out.
     """
     devices = jax.devices()
     num_devices = len(devices) if num_devices is None else num_devices
@@ -62,6 +62,8 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
         raise ValueError(
             f"{num_devices} devices asked for, but this program sees {len(devices)} ({devices[0].platform})"
         )
+    if num_devices < len(devices) and jax.process_count() > 1:
+        raise ValueError(f"several hosts train on all of their {len(devices)} devices, not on {num_devices}")
     return jax.make_mesh((num_devices,), (AXIS,), devices=devices[:num_devices], axis_types=(AxisType.Auto,))
 
 
