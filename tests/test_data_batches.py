@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -178,3 +179,15 @@ def test_leaving_sequential_batches_early_leaves_no_threads():
     assert not prefetch_threads()
     with pytest.raises(ValueError, match="batch_size"):
         data.sequential_batches(dataset, 0)
+
+
+def test_the_batch_of_a_step_is_the_rows_of_that_step_prepared_with_a_key_of_its_own():
+    dataset = data.mnist("test", binarise=data.binarisation.dynamic)
+    key = jax.random.key(3)
+    batch = data.batch(dataset, 7, batch_size=16, seed=5, key=key)
+    rows = data.batch_indices(7, batch_size=16, num_examples=10_000, seed=5)
+    expected = dataset.prepare(dataset.fetch(rows), jax.random.fold_in(key, 7))
+    for name in ("image", "label"):
+        np.testing.assert_array_equal(batch[name], expected[name])
+    assert set(np.unique(batch["image"])) == {-1.0, 1.0}
+    data.check_batch(batch, image_shape=(28, 28, 1))

@@ -3,7 +3,7 @@
 from jaxgen.data import binarisation, decode, toy
 from jaxgen.data.arrays import array_file
 from jaxgen.data.augmentation import random_flip, random_shift
-from jaxgen.data.batches import batch_indices, epoch_permutation, prefetch, process_slice, sequential_batches
+from jaxgen.data.batches import batch, batch_indices, epoch_permutation, prefetch, process_slice, sequential_batches
 from jaxgen.data.check import check_batch, check_images
 from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, prepare_default, to_unit_range
 from jaxgen.data.emoji import emoji, emoji_captions, emoji_subcategories
@@ -14,6 +14,7 @@ from jaxgen.data.mnist import mnist, stacked_mnist
 __all__ = [
     "Dataset",
     "array_file",
+    "batch",
     "batch_indices",
     "binarisation",
     "check_batch",

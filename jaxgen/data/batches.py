@@ -10,9 +10,10 @@ import contextlib
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 
 from jaxgen.data.dataset import Dataset, Raw, read_only
@@ -70,6 +71,23 @@ def batch_indices(step: int, *, batch_size: int, num_examples: int, seed: int) -
         position += len(part)
         remaining -= len(part)
     return np.concatenate(rows)
+
+
+def batch(dataset: Dataset, step: int, *, batch_size: int, seed: int, key: jax.Array) -> Mapping[str, jax.Array]:
+    """Return the batch of one step, ready for a train step: for notebooks, where a loop of one's own is enough.
+
+    Args:
+        dataset: any.
+        step: counts from 0; the same step gives the same batch.
+        batch_size: B.
+        seed: of the order.
+        key: of what is random in the data, such as dynamic binarisation; the step is folded in.
+
+    Returns:
+        `image` [B, H, W, C] float32 in [-1, 1], `label` [B] int32 if there are labels, others by name.
+    """
+    rows = batch_indices(step, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed)
+    return dataset.prepare(dataset.fetch(rows), jax.random.fold_in(key, step))
 
 
 def process_slice(indices: np.ndarray, process_index: int, process_count: int) -> np.ndarray:
