@@ -417,7 +417,7 @@ def test_gaussian_log_likelihood_sums_pixels_also_where_the_variance_is_shared()
 
 
 LEVELS = np.arange(256.0)
-MEANS = [-30.0, -5.0, -1.0, -0.999, -0.3, 0.0, 1 / 255, 0.5, 1.0, 1.01, 30.0]
+MEANS = [-30.0, -5.0, -1.0, -0.999, -0.3, 0.0, 1 / 255, 0.5, 199.5 / 127.5 - 1, 1.0, 1.01, 30.0]  # some on edges
 LOG_SCALES = [-60.0, -30.0, -12.0, -7.0, -3.0, 0.0, 3.0, 9.0, 13.0, 30.0, 60.0]
 
 
