@@ -13,7 +13,7 @@ Several hosts: every process calls `initialize_hosts()` first, then the same scr
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxgen.data.check import check_images
 
 AXIS = "data"
 
@@ -194,23 +196,30 @@ def jit_step(train_step: Callable, mesh: Mesh | None = None, *, donate: bool = T
     Args:
       train_step: `(state, batch, key) -> (state, metrics)`, made without an `axis_name`.
       mesh: from `make_mesh()`; all devices by default.
-      donate: lets the new state take the memory of the old one, which cannot be used afterwards.
+      donate: lets the new state take the memory of the old one, which cannot be used afterwards. False suits a notebook
+        whose cells run twice.
 
     Returns:
       A function with the arguments of `train_step`. The batch holds global arrays or (one process) host arrays, and is
       divided over the devices; state, key and metrics are replicated.
 
     Raises:
-      ValueError: at a call whose batch cannot be divided evenly.
+      ValueError: at the first call with batches of a shape, if they cannot be divided evenly, or if their images
+        [B, H, W, C] are not finite or not in [-1, 1].
     """
     mesh = make_mesh() if mesh is None else mesh
     replicated = NamedSharding(mesh, PartitionSpec())
     step = jit_global(train_step, mesh, batch_axes=(None, 0, None), donate=(0,) if donate else ())
+    checked_shapes = set()
 
     @functools.wraps(train_step)
     def checked_step(state, batch, key):
-        for x in jax.tree.leaves(batch):
-            check_divisible(x.shape[0], mesh.size)
+        shapes = tuple(x.shape for x in jax.tree.leaves(batch))
+        if shapes not in checked_shapes:  # once, before it is traced
+            for shape in shapes:
+                check_divisible(shape[0], mesh.size)
+            _check_values(batch)
+            checked_shapes.add(shapes)
         leaves = jax.tree.leaves(state)
         if leaves and getattr(leaves[0], "sharding", None) != replicated:
             # Fresh from `init`, on one device. Left there, the step would be compiled for it, and again for its result.
@@ -218,6 +227,13 @@ def jit_step(train_step: Callable, mesh: Mesh | None = None, *, donate: bool = T
         return step(state, batch, key)
 
     return checked_step
+
+
+def _check_values(batch):
+    image = batch.get("image") if isinstance(batch, Mapping) else None
+    if image is not None and image.ndim == 4 and jnp.issubdtype(image.dtype, jnp.floating):
+        if getattr(image, "is_fully_addressable", True):
+            check_images(image)
 
 
 def pmap_step(train_step: Callable, *, axis_name: str = AXIS, num_devices: int | None = None) -> Callable:

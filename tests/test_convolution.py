@@ -14,6 +14,8 @@ GEOMETRIES = [
     Geometry((9, 6), (4, 3), (3, 2), ((0, 2), (1, 0))),  # rows at the far edge that no window reaches
     Geometry((5, 5), (1, 1), (1, 1), ((0, 0), (0, 0))),
     Geometry((7, 7), (7, 7), (1, 1), ((0, 0), (0, 0))),
+    Geometry((16, 17), (4, 6), (2, 2), ((1, 1), (2, 2))),  # large enough for whole blocks
+    Geometry((24, 27), (3, 3), (3, 3), ((0, 0), (1, 2))),
     Geometry((7, 7), (4, 4), (2, 2), ((1, 1), (1, 1))),  # down to 3x3, below the size of the kernel
     Geometry((2, 3), (4, 4), (2, 1), ((1, 1), (2, 2))),
 ]

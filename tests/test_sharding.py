@@ -388,6 +388,24 @@ def test_a_batch_that_cannot_be_divided_evenly_is_refused_with_a_size_that_can()
         sharding.shard_batch(sharding.make_mesh(), {"image": POINTS[:12]})
 
 
+def test_images_out_of_range_are_refused_before_anything_is_compiled():
+    traces = []
+
+    def train_step(state, batch, key):
+        traces.append(batch)
+        return state, {"mean": jnp.mean(batch["image"])}
+
+    step = sharding.jit_step(train_step)
+    bytes_as_floats = np.full((8, 4, 4, 1), 255.0, np.float32)
+    with pytest.raises(ValueError, match=r"x / 127.5 - 1"):
+        step({"x": jnp.zeros(())}, {"image": bytes_as_floats}, KEY)
+    with pytest.raises(ValueError, match="not finite"):
+        step({"x": jnp.zeros(())}, {"image": bytes_as_floats * np.nan}, KEY)
+    assert not traces
+    _, metrics = step({"x": jnp.zeros(())}, {"image": bytes_as_floats / 127.5 - 1}, KEY)
+    assert float(metrics["mean"]) == 1.0
+
+
 def test_more_devices_than_there_are_are_refused_by_pmap_too():
     for number in (9, 0):
         with pytest.raises(ValueError, match=f"{number} devices asked for, but this host has 8"):

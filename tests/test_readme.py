@@ -1,0 +1,58 @@
+"""What the README shows runs as it stands."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def load_script(name):
+    spec = importlib.util.spec_from_file_location(f"readme_{name}", ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def commands(script):
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)).replace("\\\n", " ")
+    found = re.findall(rf"python3? scripts/{script}\.py([^\n#]*)", shell)
+    return [shlex.split(arguments) for arguments in found]
+
+
+def test_python_snippets_run_in_their_order():
+    namespace = {}
+    snippets = re.findall(r"(?<!-->\n)```python\n(.*?)```", README, re.S)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), namespace)
+    assert namespace["images"].shape == (8, 28, 28, 1)
+    assert int(namespace["state"].step) == 4
+    assert namespace["metrics"]["penalty/r1"] > 0
+
+
+@pytest.mark.parametrize("arguments", commands("train"), ids=" ".join)
+def test_train_commands_are_understood(arguments, capsys):
+    train = load_script("train")
+    if "--help" in arguments:
+        with pytest.raises(SystemExit) as end:
+            train.parse(arguments)
+        assert not end.value.code
+        assert "train.py" in capsys.readouterr().out
+    else:
+        name, config, directory = train.parse(arguments)
+        assert name and str(directory).startswith("runs/")
+
+
+def test_every_preset_has_a_row_and_every_linked_file_exists():
+    from jaxgen import presets
+
+    for name in presets.PRESETS:
+        assert f"| `{name}` |" in README, name
+    for target in re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r'src="([^"]+)"', README):
+        if "://" not in target:
+            assert (ROOT / target).exists(), target
