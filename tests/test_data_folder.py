@@ -347,7 +347,8 @@ def test_too_many_files_that_break_while_training_are_an_error(tmp_path):
     for i in range(4):
         write(tmp_path / f"{i:03d}.png", encode(noise(0))[:500])
     dataset = data.image_folder(tmp_path, image_size=8, max_bytes_in_memory=0, max_broken_share=0.1)
-    with pytest.raises(ValueError, match="3 of 20 images are broken, more than max_broken_share=0.1"):
+    # Threads decode several at once: the fourth may be found before the third is counted.
+    with pytest.raises(ValueError, match="[34] of 20 images are broken, more than max_broken_share=0.1"):
         dataset.fetch(np.arange(20))
 
 

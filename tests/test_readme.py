@@ -20,7 +20,7 @@ def load_script(name):
 
 def commands(script):
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)).replace("\\\n", " ")
-    found = re.findall(rf"python3? scripts/{script}\.py([^\n#]*)", shell)
+    found = re.findall(rf"python3? scripts/{script}\.py([^\n#&]*)", shell)
     return [shlex.split(arguments) for arguments in found]
 
 
