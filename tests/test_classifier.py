@@ -17,12 +17,7 @@ IMAGES = RNG.uniform(-1, 1, (6, 4, 4, 1)).astype(np.float32)
 LABELS = np.array([0, 1, 2, 2, 1, 0], np.int32)
 BATCH = {"image": IMAGES, "label": LABELS}
 
-
-@pytest.fixture(autouse=True, scope="module")
-def fast_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 class Linear(nn.Module):

@@ -20,12 +20,7 @@ GEOMETRIES = [
     Geometry((2, 3), (4, 4), (2, 1), ((1, 1), (2, 2))),
 ]
 
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def draw(geometry, channels=3, features=4, batch=2):

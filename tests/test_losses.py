@@ -18,19 +18,7 @@ LOSSES = {
 }
 each_loss = pytest.mark.parametrize("name", LOSSES)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def fast_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture
-def double_precision():
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 # ---------------------------------------------------------------------------------------------------- adversarial

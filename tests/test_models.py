@@ -10,12 +10,7 @@ from jaxgen.network import count_parameters
 
 SIZES = range(28, 65)
 
-
-@pytest.fixture(autouse=True, scope="module")
-def fast_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 def shapes(module, *inputs, **options):

@@ -7,12 +7,7 @@ from flax import linen as nn
 
 from jaxgen import network, optim
 
-
-@pytest.fixture(autouse=True, scope="module")
-def fast_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 class Normalised(nn.Module):

@@ -19,14 +19,10 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(-1, 1, (16, 28, 28, 1)).astype(np.float32)
 POINTS = RNG.normal(size=(16, 2)).astype(np.float32)
 
-pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="needs the eight virtual devices of conftest.py")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def fast_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = [
+    pytest.mark.usefixtures("fast_compilation"),
+    pytest.mark.skipif(jax.device_count() != 8, reason="needs the eight virtual devices of conftest.py"),
+]
 
 
 def jit_on_one_device(step, state, batch):

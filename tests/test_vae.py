@@ -18,19 +18,7 @@ IMAGES = np.where(np.random.default_rng(0).random((6, *SHAPE)) < 0.4, 1.0, -1.0)
 BATCH = {"image": IMAGES}
 MODULES = mlp.Encoder(latent_dim=2, widths=(3,)), mlp.BernoulliDecoder(image_shape=SHAPE, widths=(3,))
 
-
-@pytest.fixture(autouse=True, scope="module")
-def fast_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture
-def double_precision():
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 def equal(a, b):
