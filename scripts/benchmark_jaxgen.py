@@ -156,14 +156,13 @@ def matmul_rate(size):
 
 def prepare_preset(preset, features, batch_size):
     """Builds an experiment for `run_bare` and `run_loop`."""
-    from jaxgen import presets
+    from jaxgen import experiment, presets
 
     config = dataclasses.replace(presets.PRESETS[preset].config, features=features, batch_size=batch_size)
-    experiment = presets.build(config)
-    raw = experiment.dataset.fetch(np.arange(experiment.networks.images_per_step))
-    batch = jax.device_put(experiment.dataset.prepare(raw, jax.random.key(1)))
-    step = jax.jit(experiment.networks.train_step, donate_argnums=0)
-    worker.update(config=config, preset=preset, preset_state=experiment.networks.state, preset_step=step, batch=batch)
+    networks, dataset, *_ = experiment.build(config)
+    batch = jax.device_put(dataset.prepare(dataset.fetch(np.arange(networks.images_per_step)), jax.random.key(1)))
+    step = jax.jit(networks.train_step, donate_argnums=0)
+    worker.update(config=config, preset=preset, preset_state=networks.state, preset_step=step, batch=batch)
 
 
 def run_bare(steps, untimed):
@@ -184,7 +183,7 @@ def run_loop(steps, untimed):
 
     In between lie the data, five lines of the log with TensorBoard events, a picture of samples and a checkpoint.
     """
-    from jaxgen import presets, run_directory
+    from jaxgen import experiment, run_directory
 
     config = dataclasses.replace(
         worker["config"],
@@ -194,7 +193,7 @@ def run_loop(steps, untimed):
         checkpoint_every=untimed + steps // 2,
     )
     with tempfile.TemporaryDirectory() as directory:
-        presets.train(config, directory, preset=worker["preset"], progress=False)
+        experiment.train(config, directory, preset=worker["preset"], progress=False)
         times = {line["step"]: line["time"] for line in run_directory.read_metrics(directory)}
     return times[untimed + steps] - times[untimed]
 

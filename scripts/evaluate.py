@@ -43,10 +43,10 @@ def evaluate(
     import jax
     import numpy as np
 
-    from jaxgen import checkpoint, data, presets, run_directory
+    from jaxgen import checkpoint, data, experiment, presets, run_directory
     from jaxgen.metrics.confidence import class_confidence
 
-    trained = presets.load(run, step=step)
+    trained = experiment.load(run, step=step)
     protocol = {"run": str(run), "step": int(trained.state.step), "seed": seed, "jaxgen": __version__}
     if classifier is None:
         if trained.networks.eval_step is None:
@@ -58,22 +58,22 @@ def evaluate(
             config = dataclasses.replace(config, eval_samples=samples)
         if isinstance(config, presets.VAE):
             protocol["samples"] = config.eval_samples
-        if not presets.has_test_split(config.data):
+        if not experiment.has_test_split(config.data):
             raise ValueError(f"the data {config.data.name!r} of {run} have no test split to evaluate on")
-        experiment = presets.build(config)
+        built = experiment.build(config)
         stored = run_directory.load_config(run)["images"].get("data_fingerprint")
-        if stored != experiment.dataset.fingerprint:
+        if stored != built.dataset.fingerprint:
             warnings.warn(f"the data of {run} have changed since it was trained", stacklevel=2)
-        metrics = experiment.evaluate(trained.state)
+        metrics = built.evaluate(trained.state)
         protocol |= {"data": dataclasses.asdict(config.data), "split": "test"}
     else:
-        judge = presets.load(classifier)
+        judge = experiment.load(classifier)
         if judge.networks.classify is None:
             raise ValueError(f"{classifier} is no classifier but a {type(judge.config).__name__}")
         shapes = [tuple(run_directory.load_config(r)["images"]["image_shape"]) for r in (run, classifier)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"{run} draws images {shapes[0]}, but {classifier} classifies images {shapes[1]}")
-        drawn = presets.generate(trained, num, jax.random.key(seed))
+        drawn = experiment.generate(trained, num, jax.random.key(seed))
         classify = jax.jit(judge.networks.classify)
 
         def confidence(images):
@@ -81,7 +81,7 @@ def evaluate(
             return class_confidence(np.concatenate([classify(judge.state.ema, part) for part in images]))
 
         metrics = confidence(drawn)
-        test = presets.load_data(judge.config.data, "test")
+        test = experiment.load_data(judge.config.data, "test")
         real = [
             np.asarray(test.prepare(raw, jax.random.key(0))["image"])[:valid]
             for raw, valid in data.sequential_batches(test, 500)

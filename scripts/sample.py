@@ -38,12 +38,12 @@ def sample(
     import jax
     import numpy as np
 
-    from jaxgen import images, presets, run_directory
+    from jaxgen import experiment, images, run_directory
 
     if output is not None and not separate and output.suffix not in (".png", ".npz"):
         raise ValueError(f"--output {output} should end in .png or .npz, or be a folder with --separate")
-    trained = presets.load(run, step=step)
-    drawn = presets.generate(trained, num, jax.random.key(seed))
+    trained = experiment.load(run, step=step)
+    drawn = experiment.generate(trained, num, jax.random.key(seed))
     name = f"{int(trained.state.step):08d}_{seed}"
     path = output or run / "generated" / (name if separate else f"{name}.png")
     if separate:

@@ -72,10 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Trains; returns 0 for a finished run, 128 + the signal for a stopped one."""
     command_line.use_compilation_cache()
     preset, config, directory = parse(sys.argv[1:] if arguments is None else arguments)
-    from jaxgen import presets, sharding
+    from jaxgen import experiment, sharding
 
     sharding.initialize_hosts()
-    result = presets.train(config, directory, preset=preset)
+    result = experiment.train(config, directory, preset=preset)
     for name, value in result.evaluation.items():
         print(f"{name}: {value:.6g}")
     if result.stopped_by is not None:

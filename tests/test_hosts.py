@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgen import checkpoint, loop, presets, run_directory, sharding
+from jaxgen import checkpoint, experiment, loop, presets, run_directory, sharding
 
 TRAIN = Path(__file__).parent.parent / "scripts" / "train.py"
 
@@ -55,14 +55,14 @@ def wait_for_line(directory, processes, timeout=120) -> None:
 
 def restored(directory, config):
     """The last state of a run on one device, and its step."""
-    networks = presets.build_networks(config, (28, 28, 1), 3)
+    networks = experiment.build_networks(config, (28, 28, 1), 3)
     state, record = checkpoint.restore(directory / "checkpoints", networks.state)
     return jax.tree.leaves(state.network.params), record["step"]
 
 
 def assert_close(together, one: loop.Result, config) -> None:
     """The weights of both runs differ by little compared with how far they have moved."""
-    fresh = presets.build_networks(config, (28, 28, 1), 3).state
+    fresh = experiment.build_networks(config, (28, 28, 1), 3).state
     a, b, start = (
         np.concatenate([np.ravel(np.asarray(leaf)) for leaf in leaves])
         for leaves in (together, jax.tree.leaves(one.state.network.params), jax.tree.leaves(fresh.network.params))
@@ -112,7 +112,7 @@ def test_two_hosts_train_together_stop_together_and_end_as_one_host_does(tmp_pat
     assert f"Resuming at step {status['step']} of 100 on 4 cpu devices" in outputs[0]
     assert "finished at step 100" in outputs[0]
 
-    one = presets.train(config, str(tmp_path / "one"), progress=False)
+    one = experiment.train(config, str(tmp_path / "one"), progress=False)
     together, step = restored(tmp_path / "run", config)
     assert step == one.step == 100
     assert_close(together, one, config)
@@ -157,7 +157,7 @@ def test_two_hosts_read_their_own_halves_of_a_streamed_folder(tmp_path, monkeypa
         num_devices=4,
         optimizer=presets.Optimizer(name="sgd", learning_rate=1e-3),
     )
-    one = presets.train(config, str(tmp_path / "one"), progress=False)  # from memory
+    one = experiment.train(config, str(tmp_path / "one"), progress=False)  # from memory
     together, _ = restored(tmp_path / "run", config)
     assert_close(together, one, config)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import checkpoint, data, loop, presets, run_directory, sharding
+from jaxgen import checkpoint, data, experiment, loop, presets, run_directory, sharding
 
 KEY = jax.random.key(5)
 
@@ -748,12 +748,12 @@ TINY = {
 
 
 def train_family(directory, config, *, streamed=False, **options):
-    digits = presets.load_data(config.data, "train")
+    digits = experiment.load_data(config.data, "train")
     arrays = {name: value[:60] for name, value in digits.arrays.items()}
     small = data.from_arrays("digits", arrays["image"], arrays["label"], digits.class_names, digits.prepare)
     if streamed:
         small = dataclasses.replace(small, arrays=None)
-    networks = presets.build_networks(config, small.image_shape, len(small.class_names))
+    networks = experiment.build_networks(config, small.image_shape, len(small.class_names))
     defaults = {
         "config": presets.to_dict(config, dataset=small),
         "num_steps": 12,

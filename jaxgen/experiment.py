@@ -1,0 +1,343 @@
+"""Experiments: a configuration becomes functions, a fresh state and data, is trained in a run directory, and read back.
+
+The scripts are these functions with a command line: `train`, `load`, `generate`; `build` and `build_networks` are the
+parts for a notebook.
+"""
+
+import functools
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxgen import checkpoint, classifier, data, gan, loop, network, optim, presets, run_directory, sharding, vae
+from jaxgen.losses import penalties
+from jaxgen.models import article, cnn, conv_vae, dcgan, mlp
+from jaxgen.presets import GAN, VAE, Classifier, Config, Data, Optimizer, lookup
+
+# Building -------------------------------------------------------------------------------------------------------------
+
+
+class Networks(NamedTuple):
+    """What a configuration means for images of a known shape: functions, and a fresh state. No data."""
+
+    state: Any
+    train_step: Callable  # (state, batch, key) -> (state, metrics), not compiled
+    images_per_step: int  # that a batch holds
+    show: Callable | None = None  # (variables, real images) -> {name: images}, always of the same latents
+    generate: Callable | None = None  # (variables, key, n) -> new images [n, H, W, C]
+    classify: Callable | None = None  # (variables, images) -> logits
+    eval_step: Callable | None = None  # (variables, batch, key) -> numbers for each image
+    summarize: Callable | None = None  # of these to the numbers of a data set
+    best_metric: str | None = None  # larger is better
+
+
+class Experiment(NamedTuple):
+    """Networks with their data."""
+
+    networks: Networks
+    dataset: data.Dataset
+    sample: Callable | None  # state -> {name: images [N, H, W, C]} to look at
+    evaluate: Callable | None  # state -> numbers, on the test split
+
+
+def build(config: Config) -> Experiment:
+    """Turns a configuration into functions and a fresh state, and opens its data.
+
+    Raises:
+      ValueError: for settings that do not fit together, naming them.
+      FileNotFoundError and others: what opening the data raises.
+    """
+    dataset = load_data(config.data, "train")
+    networks = build_networks(config, dataset.image_shape, len(dataset.class_names))
+    test = load_data(config.data, "test") if networks.eval_step and has_test_split(config.data) else None
+    key = jax.random.key(config.seed)
+    sample = evaluate = None
+    if networks.show is not None:
+        shown = dataset if test is None else test
+        rows = np.arange(min(32, shown.num_examples), dtype=np.int32)
+        real = shown.prepare(shown.fetch(rows), key)["image"]
+        show = jax.jit(networks.show)
+        sample = lambda state: show(state.ema, real)  # noqa: E731
+    if test is not None:
+        evaluate = loop.make_evaluate(networks.eval_step, networks.summarize, test, key=jax.random.fold_in(key, 2))
+    return Experiment(networks, dataset, sample, evaluate)
+
+
+def build_networks(config: Config, image_shape: tuple[int, int, int], num_classes: int) -> Networks:
+    """The part of `build` that needs no data: what sampling from a finished run needs."""
+    for name in ("batch_size", "num_steps"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(config, name)}")
+    for name, kind in typing.get_type_hints(type(config)).items():
+        if typing.get_origin(kind) is Literal:  # the command line has checked it, a notebook has not
+            lookup(dict.fromkeys(typing.get_args(kind)), getattr(config, name), name)
+    return _BUILDERS[type(config)](config, tuple(image_shape), num_classes)
+
+
+def load_data(config: Data, split: Literal["train", "test"]) -> data.Dataset:
+    """Opens a data set of the table."""
+    return lookup(presets.DATASETS, config.name, "data set")(config, split)
+
+
+def has_test_split(config: Data) -> bool:
+    """Whether there is something to evaluate on."""
+    if config.name == "folder":
+        return config.validation_share > 0
+    return config.test_path is not None if config.name == "arrays" else config.name != "hub"
+
+
+def optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransformation:
+    """The optax transformation of a configuration: skip(chain(clip, optimiser)).
+
+    Raises:
+      ValueError: for a rate or a norm of zero or below.
+    """
+    for name in ("learning_rate", "clip_norm", "skip_norm"):
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be above 0, not {value}")
+    rate = lookup(presets.SCHEDULES, config.schedule, "schedule")(config.learning_rate, num_steps)
+    transformation = lookup(presets.OPTIMIZERS, config.name, "optimiser")(config, rate)
+    if config.clip_norm is not None:
+        transformation = optax.chain(optim.clip_by_global_norm(config.clip_norm), transformation)
+    if config.skip_norm is not None:
+        transformation = optim.skip_large_updates(transformation, config.skip_norm)
+    return transformation
+
+
+def _ema_decay(half_life: float, batch_size: int) -> network.Decay:
+    """Half-life in images to decay per step; the average starts as a plain mean, free of the initialisation."""
+    return network.warmed_up(0.5 ** (batch_size / half_life)) if half_life > 0 else 0.0
+
+
+def _square_size(image_shape: tuple[int, int, int], model: str) -> int:
+    height, width, _ = image_shape
+    if height != width:
+        raise ValueError(f"{model} makes square images, but the data are {height}x{width}; see --data.image-size")
+    return height
+
+
+def _build_gan(config: GAN, image_shape: tuple[int, int, int], num_classes: int) -> Networks:
+    dtype, channels = presets.PRECISIONS[config.precision], image_shape[2]
+    if config.model == "dcgan":
+        size = _square_size(image_shape, "DCGAN")
+        generator = dcgan.Generator(image_size=size, channels=channels, features=config.features, dtype=dtype)
+        discriminator = dcgan.Discriminator(
+            features=config.features, batch_norm=config.discriminator_batch_norm, dtype=dtype
+        )
+    else:
+        if image_shape[:2] != (56, 56):
+            raise ValueError(
+                f"the article's network makes 56x56 images, but the data are {image_shape[0]}x{image_shape[1]}; "
+                "use --data.image-size 56 or --model dcgan"
+            )
+        generator, discriminator = article.Generator(channels=channels, dtype=dtype), article.Discriminator(dtype=dtype)
+
+    optimizers = {
+        "generator_optimizer": optimizer(config.generator, config.num_steps),
+        "discriminator_optimizer": optimizer(config.discriminator, config.num_steps * config.num_discriminator_steps),
+    }
+    for name in ("r1", "r2", "gradient_penalty", "dragan"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"the weight of a penalty is at least 0, but {name} is {getattr(config, name)}")
+    terms = [penalties.r1(config.r1)] * (config.r1 > 0) + [penalties.r2(config.r2)] * (config.r2 > 0)
+    if config.gradient_penalty:
+        terms.append(penalties.gradient_penalty(config.gradient_penalty, config.gradient_penalty_target))
+    if config.dragan:
+        terms.append(penalties.dragan(config.dragan))
+    train_step = gan.make_train_step(
+        generator,
+        discriminator,
+        **optimizers,
+        latent_dim=config.latent_dim,
+        loss=lookup(presets.LOSSES, config.loss, "loss"),
+        penalties=terms,
+        num_discriminator_steps=config.num_discriminator_steps,
+        ema_decay=_ema_decay(config.ema_half_life, config.batch_size),
+    )
+    key = jax.random.key(config.seed)
+    z = jax.random.normal(jax.random.fold_in(key, 1), (64, config.latent_dim))
+    return Networks(
+        state=gan.init(key, generator, discriminator, **optimizers, latent_dim=config.latent_dim),
+        train_step=train_step,
+        images_per_step=config.batch_size * config.num_discriminator_steps,
+        show=lambda variables, real: {"samples": gan.sample(generator, variables, z)},
+        generate=lambda variables, key, n: gan.sample(
+            generator, variables, jax.random.normal(key, (n, config.latent_dim))
+        ),
+    )
+
+
+def _build_vae(config: VAE, image_shape: tuple[int, int, int], num_classes: int) -> Networks:
+    dtype = presets.PRECISIONS[config.precision]
+    likelihood = lookup(presets.LIKELIHOODS, config.likelihood, "likelihood")
+    if config.likelihood == "bernoulli" and config.data.binarise == "none":
+        raise ValueError(
+            "a Bernoulli likelihood needs binarised images: --data.binarise dynamic (MNIST), or choose "
+            "--likelihood discretized_logistic for images of 256 levels"
+        )
+    if config.model == "mlp":
+        if config.likelihood != "bernoulli":
+            raise ValueError("the MLP decoder returns Bernoulli logits; use --model conv for other likelihoods")
+        encoder = mlp.Encoder(config.latent_dim, dtype=dtype)
+        decoder = mlp.BernoulliDecoder(image_shape, dtype=dtype)
+    else:
+        size, channels = _square_size(image_shape, "the convolutional VAE"), image_shape[2]
+        encoder = conv_vae.Encoder(config.latent_dim, config.features, dtype=dtype)
+        decoder = conv_vae.Decoder(
+            size, channels, config.features, learned_width=config.likelihood != "bernoulli", dtype=dtype
+        )
+    transformation = optimizer(config.optimizer, config.num_steps)
+    beta = config.beta
+    if config.kl_warmup_steps:
+        beta = optax.linear_schedule(0.0, config.beta, config.kl_warmup_steps)
+    train_step = vae.make_train_step(
+        encoder,
+        decoder,
+        optimizer=transformation,
+        likelihood=likelihood,
+        beta=beta,
+        free_bits=config.free_bits,
+        num_samples=config.num_samples,
+        importance_weighted=config.importance_weighted,
+        ema_decay=_ema_decay(config.ema_half_life, config.batch_size),
+    )
+    key = jax.random.key(config.seed)
+    z = jax.random.normal(jax.random.fold_in(key, 1), (64, config.latent_dim))
+
+    def show(variables, real):
+        reconstructions = vae.reconstruct(encoder, decoder, variables, real, likelihood=likelihood)
+        pairs = jnp.stack([real, reconstructions], axis=1).reshape(-1, *real.shape[1:])
+        return {"samples": vae.sample(decoder, variables, z, likelihood=likelihood), "reconstructions": pairs}
+
+    return Networks(
+        state=vae.init(key, encoder, decoder, optimizer=transformation, image_shape=image_shape),
+        train_step=train_step,
+        images_per_step=config.batch_size,
+        show=show,
+        generate=lambda variables, key, n: vae.sample(
+            decoder, variables, jax.random.normal(key, (n, config.latent_dim)), likelihood=likelihood
+        ),
+        eval_step=vae.make_eval_step(encoder, decoder, likelihood=likelihood, num_samples=config.eval_samples),
+        summarize=vae.summarize,
+        best_metric="eval/elbo",
+    )
+
+
+def _build_classifier(config: Classifier, image_shape: tuple[int, int, int], num_classes: int) -> Networks:
+    if not num_classes:
+        raise ValueError("a classifier needs labels, and these data have none; put images into one folder a class")
+    model = cnn.CNN(num_classes, config.widths, dropout=config.dropout, dtype=presets.PRECISIONS[config.precision])
+    transformation = optimizer(config.optimizer, config.num_steps)
+    train_step = classifier.make_train_step(
+        model,
+        optimizer=transformation,
+        augment=functools.partial(data.random_shift, pixels=config.shift) if config.shift else None,
+        label_smoothing=config.label_smoothing,
+        ema_decay=_ema_decay(config.ema_half_life, config.batch_size),
+    )
+    return Networks(
+        state=classifier.init(jax.random.key(config.seed), model, optimizer=transformation, image_shape=image_shape),
+        train_step=train_step,
+        images_per_step=config.batch_size,
+        classify=lambda variables, images: model.apply(variables, images, train=False),
+        eval_step=classifier.make_eval_step(model),
+        summarize=classifier.summarize,
+        best_metric="eval/accuracy",
+    )
+
+
+_BUILDERS = {GAN: _build_gan, VAE: _build_vae, Classifier: _build_classifier}
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+def train(config: Config, directory: str, *, preset: str = "", progress: bool = True) -> loop.Result:
+    """Builds an experiment and trains it in a run directory, from its newest checkpoint if it holds one."""
+    sharding.check_divisible(config.batch_size, sharding.make_mesh(config.num_devices).size)
+    networks, dataset, sample, evaluate = build(config)
+    try:
+        return loop.train(
+            networks.train_step,
+            networks.state,
+            dataset,
+            directory=directory,
+            config=presets.to_dict(config, preset=preset, dataset=dataset),
+            may_change=presets.may_change(config),
+            num_steps=config.num_steps,
+            batch_size=networks.images_per_step,
+            key=jax.random.fold_in(jax.random.key(config.seed), 3),
+            seed=config.seed,
+            num_devices=config.num_devices,
+            log_every=config.log_every,
+            sample_every=config.sample_every,
+            evaluate_every=config.evaluate_every,
+            checkpoint_every=config.checkpoint_every,
+            keep_last=config.keep_last,
+            sample=sample,
+            evaluate=evaluate,
+            best_metric=networks.best_metric if evaluate else None,
+            max_rollbacks=config.max_rollbacks,
+            progress=progress,
+        )
+    except run_directory.ConfigMismatch as error:
+        if "\n  num_steps:" not in str(error):
+            raise
+        raise run_directory.ConfigMismatch(
+            f"{error}\nnum_steps is fixed because the learning rate follows a schedule over it; with "
+            "schedule constant it could be raised."
+        ) from None
+
+
+class Trained(NamedTuple):
+    """A run read back. Its data need not be there."""
+
+    config: Config
+    networks: Networks
+    state: Any
+    record: dict[str, Any]  # of the checkpoint: step, metrics, ...
+
+
+def load(directory: str, *, step: int | None = None) -> Trained:
+    """Reads a run's configuration and one of its checkpoints (the newest good one by default), on one device.
+
+    Raises:
+      FileNotFoundError, run_directory.RunDirectoryError: if the directory is no run or holds no checkpoint.
+      checkpoint.CheckpointError: if the checkpoint is damaged or of another model.
+      ValueError: for settings of another version.
+    """
+    stored = run_directory.load_config(directory)
+    config, shown = presets.from_dict(stored), stored.get("images") or {}
+    if not {"image_shape", "num_classes"} <= set(shown):
+        raise ValueError(
+            f"{directory}/{run_directory.CONFIG} does not say what the images were; was it written by train?"
+        )
+    networks = build_networks(config, shown["image_shape"], shown["num_classes"])
+    state, record = checkpoint.restore(Path(directory) / "checkpoints", networks.state, step=step)
+    return Trained(config, networks, state, record)
+
+
+def generate(trained: Trained, num: int, key: jax.Array, *, batch_size: int = 500) -> np.ndarray:
+    """Draws new images with the moving average of a run, batch by batch with one compilation.
+
+    Returns:
+      [num, H, W, C] float32 in [-1, 1], on the host. The same key draws the same images.
+
+    Raises:
+      ValueError: for a run that draws nothing (a classifier), or num below 1.
+    """
+    if trained.networks.generate is None:
+        raise ValueError(f"a {type(trained.config).__name__.lower()} draws no images")
+    if num < 1:
+        raise ValueError(f"the number of images must be at least 1, not {num}")
+    size = min(num, batch_size)
+    draw = jax.jit(functools.partial(trained.networks.generate, n=size))
+    drawn = [np.asarray(draw(trained.state.ema, jax.random.fold_in(key, i))) for i in range(-(-num // size))]
+    return np.concatenate(drawn)[:num]

@@ -1,0 +1,229 @@
+"""Experiments: every preset builds, says what does not fit together, trains, and is read back."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgen import checkpoint, experiment, loop, presets, run_directory
+
+SHAPES = {"mnist": (28, 28, 1), "stacked_mnist": (28, 28, 3), "emoji": (64, 64, 3)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_report():
+    """Matplotlib takes a second for each report."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.report, "write", lambda directory: None)
+        yield
+
+
+def shape_of(config: presets.Config) -> tuple[int, int, int]:
+    height, width, channels = SHAPES[config.data.name]
+    size = config.data.image_size
+    return (size or height, size or width, channels)
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_builds_and_takes_a_step(name):
+    config = presets.PRESETS[name].config
+    built = {}
+
+    def build(key):
+        built["networks"] = experiment.build_networks(config, shape_of(config), 10)
+        networks = built["networks"]
+        batch = {
+            "image": jax.numpy.zeros((networks.images_per_step, *shape_of(config))),
+            "label": jax.numpy.zeros(networks.images_per_step, "int32"),
+        }
+        return networks.state, networks.train_step(networks.state, batch, key)
+
+    state, (new_state, metrics) = jax.eval_shape(build, jax.random.key(0))
+    assert jax.tree.structure(state) == jax.tree.structure(new_state)
+    assert [x.shape for x in jax.tree.leaves(state)] == [x.shape for x in jax.tree.leaves(new_state)]
+    assert metrics and all(value.shape == () for value in metrics.values())
+    assert config.batch_size % 8 == 0 or config.num_devices or config.batch_size == 100
+    networks = built["networks"]
+    assert (networks.generate is None) == isinstance(config, presets.Classifier)
+    assert (networks.eval_step is None) == (networks.best_metric is None) == isinstance(config, presets.GAN)
+
+
+@pytest.mark.parametrize(
+    "config, shape, message",
+    [
+        (presets.GAN(batch_size=0), (28, 28, 1), "batch_size must be at least 1"),
+        (presets.GAN(num_steps=0), (28, 28, 1), "num_steps must be at least 1"),
+        (presets.GAN(), (100, 100, 3), "28 to 64 pixels, not 100"),
+        (presets.GAN(), (32, 28, 3), "DCGAN makes square images, but the data are 32x28; see --data.image-size"),
+        (presets.GAN(model="article"), (64, 64, 3), "56x56 images, but the data are 64x64.*--data.image-size 56"),
+        (presets.GAN(r1=-1.0), (28, 28, 1), "at least 0, but r1 is -1"),
+        (presets.GAN(loss="hing"), (28, 28, 1), "no loss 'hing'; did you mean 'hinge'?"),
+        (presets.GAN(num_discriminator_steps=0), (28, 28, 1), "at least 1"),
+        (presets.GAN(generator=presets.Optimizer(learning_rate=0.0)), (28, 28, 1), "learning_rate must be above 0"),
+        (presets.GAN(generator=presets.Optimizer(learning_rate=-1.0)), (28, 28, 1), "learning_rate must be above 0"),
+        (presets.GAN(discriminator=presets.Optimizer(clip_norm=0.0)), (28, 28, 1), "clip_norm must be above 0"),
+        (presets.GAN(discriminator=presets.Optimizer(skip_norm=-2.0)), (28, 28, 1), "skip_norm must be above 0"),
+        (presets.GAN(discriminator=presets.Optimizer(name="adm")), (28, 28, 1), "no optimiser 'adm'; did you mean"),
+        (presets.GAN(generator=presets.Optimizer(schedule="cos")), (28, 28, 1), "no schedule 'cos'; did you mean"),
+        (presets.GAN(precision="float8"), (28, 28, 1), "no precision 'float8'"),
+        (presets.GAN(model="stylegan"), (28, 28, 1), "no model 'stylegan'"),
+        (presets.VAE(), (28, 28, 1), "needs binarised images: --data.binarise dynamic"),
+        (presets.VAE(likelihood="gaussian"), (28, 28, 1), "use --model conv"),
+        (presets.VAE(model="conv", likelihood="gaussian"), (100, 100, 1), "28 to 64 pixels, not 100"),
+        (presets.VAE(likelihood="poisson"), (28, 28, 1), "no likelihood 'poisson'"),
+        (presets.Classifier(), (4, 4, 1), "at least 8 pixels"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(config, shape, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.build_networks(config, shape, 10)
+
+
+def test_a_classifier_of_data_without_labels_is_refused():
+    with pytest.raises(ValueError, match="needs labels, and these data have none"):
+        experiment.build_networks(presets.Classifier(), (28, 28, 1), 0)
+
+
+@pytest.mark.parametrize(
+    "config, error, message",
+    [
+        (presets.Data(name="mnst"), ValueError, "no data set 'mnst'; did you mean 'mnist'?"),
+        (presets.Data(name="folder"), ValueError, "'folder' needs --data.path"),
+        (presets.Data(name="folder", path="/does/not/exist"), FileNotFoundError, "no such folder"),
+        (presets.Data(name="arrays"), ValueError, "'arrays' needs --data.path"),
+        (presets.Data(image_size=100), ValueError, "image_size"),
+        (presets.Data(binarise="dynamc"), ValueError, "no binarisation 'dynamc'; did you mean 'dynamic'?"),
+    ],
+)
+def test_data_that_cannot_be_opened_are_named(config, error, message):
+    with pytest.raises(error, match=message):
+        experiment.load_data(config, "train")
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no image found"):
+        experiment.load_data(presets.Data(name="folder", path=str(tmp_path)), "train")
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Twenty labelled 28x28 images as a file."""
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    image = np.random.RandomState(0).randint(0, 256, (20, 28, 28, 1)).astype(np.uint8)
+    np.savez(path, image=image, label=np.arange(20) % 3)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, digits):
+    """A run of a tiny VAE, whose data are gone."""
+    private = digits.with_name("private.npz")
+    private.write_bytes(digits.read_bytes())
+    config = presets.VAE(
+        data=presets.Data(name="arrays", path=str(private), test_path=str(private)),
+        model="conv",
+        likelihood="discretized_logistic",
+        features=4,
+        latent_dim=2,
+        batch_size=8,
+        num_steps=2,
+        num_devices=1,
+        optimizer=presets.Optimizer(learning_rate=1e-3),
+    )
+    directory = tmp_path_factory.mktemp("runs") / "vae"
+    result = experiment.train(config, str(directory), preset="test", progress=False)
+    private.unlink()
+    return config, directory, result
+
+
+def test_a_run_evaluates_and_samples_what_its_preset_names(run):
+    config, directory, result = run
+    assert {"eval/elbo", "eval/rate", "eval/distortion"} <= set(result.evaluation)
+    names = {path.name for path in (directory / "samples").iterdir()}
+    assert names == {"00000002.png", "reconstructions_00000002.png"}
+    assert checkpoint.read_record(directory / "checkpoints", 2)["metrics"] == result.evaluation
+    stored = run_directory.load_config(directory)
+    assert stored["preset"] == "test" and stored["images"]["image_shape"] == [28, 28, 1]
+
+
+def test_a_run_is_read_back_without_its_data_and_draws_the_same_images_for_the_same_seed(run):
+    config, directory, result = run
+    trained = experiment.load(str(directory))
+    assert trained.config == config and trained.record["step"] == 2
+    for a, b in zip(jax.tree.leaves(trained.state), jax.tree.leaves(result.state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    draws = [experiment.generate(trained, 5, jax.random.key(seed), batch_size=2) for seed in (1, 1, 2)]
+    assert draws[0].shape == (5, 28, 28, 1) and draws[0].dtype == np.float32 and np.abs(draws[0]).max() <= 1
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+    assert len({image.tobytes() for image in draws[0]}) == 5
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        experiment.generate(trained, 0, jax.random.key(0))
+
+
+def test_what_cannot_be_read_back_is_explained(run, tmp_path):
+    _, directory, _ = run
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 7.*available steps: \\[2\\]"):
+        experiment.load(str(directory), step=7)
+    with pytest.raises(run_directory.RunDirectoryError, match="does not exist"):
+        experiment.load(str(tmp_path / "nothing"))
+    run_directory.create(tmp_path / "empty", presets.to_dict(presets.VAE()))
+    with pytest.raises(ValueError, match="does not say what the images were"):
+        experiment.load(str(tmp_path / "empty"))
+    edited = run_directory.load_config(directory) | {"features": 8}
+    run_directory.create(tmp_path / "edited", edited)
+    (tmp_path / "edited" / "checkpoints").symlink_to(directory / "checkpoints")
+    with pytest.raises(checkpoint.CheckpointMismatch, match="another model"):
+        experiment.load(str(tmp_path / "edited"))
+
+
+def tiny_classifier(path, **changes) -> presets.Classifier:
+    settings = {"widths": (4,), "batch_size": 8, "num_steps": 2, "num_devices": 1, "shift": 0, "dropout": 0.0}
+    return presets.Classifier(data=presets.Data(name="arrays", path=str(path)), **settings | changes)
+
+
+def test_the_number_of_steps_is_fixed_by_a_schedule_and_free_without(tmp_path, digits):
+    config = tiny_classifier(digits)
+    experiment.train(config, str(tmp_path / "cosine"), progress=False)
+    with pytest.raises(run_directory.ConfigMismatch) as raised:
+        experiment.train(dataclasses.replace(config, num_steps=4), str(tmp_path / "cosine"), progress=False)
+    assert "num_steps: 2 there, 4 asked" in str(raised.value)
+    assert "num_steps is fixed because the learning rate follows a schedule" in str(raised.value)
+    config = dataclasses.replace(config, optimizer=presets.Optimizer())
+    experiment.train(config, str(tmp_path / "constant"), progress=False)
+    assert (
+        experiment.train(dataclasses.replace(config, num_steps=4), str(tmp_path / "constant"), progress=False).step == 4
+    )
+    with pytest.raises(run_directory.ConfigMismatch, match=r"widths: \[4\] there, \[8\] asked") as raised:
+        experiment.train(dataclasses.replace(config, widths=(8,)), str(tmp_path / "constant"), progress=False)
+    assert "num_steps is fixed" not in str(raised.value)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused_before_the_data_are_opened(tmp_path):
+    config = tiny_classifier("/does/not/exist.npz", batch_size=12, num_devices=8)
+    with pytest.raises(ValueError, match="cannot be divided over 8 devices"):
+        experiment.train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_changed_since_the_run_began_are_refused(tmp_path, digits):
+    path = tmp_path / "digits.npz"
+    path.write_bytes(digits.read_bytes())
+    experiment.train(tiny_classifier(path), str(tmp_path / "run"), progress=False)
+    with np.load(path) as archive:
+        np.savez(path, image=255 - archive["image"], label=archive["label"])
+    with pytest.raises(run_directory.ConfigMismatch, match="data_fingerprint"):
+        experiment.train(tiny_classifier(path), str(tmp_path / "run"), progress=False)
+
+
+def test_nan_in_an_array_file_is_named(tmp_path):
+    image = np.zeros((20, 28, 28, 1), np.float32)
+    image[3, 1, 2, 0] = np.nan
+    np.savez(tmp_path / "bad.npz", image=image, label=np.arange(20) % 3)
+    with pytest.raises(ValueError, match=r"1 values are NaN or infinite, the first is nan at \(3, 1, 2, 0\)"):
+        experiment.train(tiny_classifier(tmp_path / "bad.npz"), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
