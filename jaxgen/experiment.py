@@ -49,10 +49,13 @@ class Experiment(NamedTuple):
 def build(config: Config) -> Experiment:
     """Turns a configuration into functions and a fresh state, and opens its data.
 
+    `sample` and `evaluate` share their work over the devices that the configuration names.
+
     Raises:
-      ValueError: for settings that do not fit together, naming them.
+      ValueError: for settings that do not fit together, naming them; for more devices than there are.
       FileNotFoundError and others: what opening the data raises.
     """
+    mesh = sharding.make_mesh(config.num_devices)
     dataset = load_data(config.data, "train")
     networks = build_networks(config, dataset.image_shape, len(dataset.class_names))
     test = load_data(config.data, "test") if networks.eval_step and has_test_split(config.data) else None
@@ -62,10 +65,12 @@ def build(config: Config) -> Experiment:
         shown = dataset if test is None else test
         rows = np.arange(min(32, shown.num_examples), dtype=np.int32)
         real = shown.prepare(shown.fetch(rows), key)["image"]
-        show = jax.jit(networks.show)
-        sample = lambda state: show(state.ema, real)  # noqa: E731
+        show = sharding.jit_global(networks.show, mesh, batch_axes=(None, None))
+        sample = lambda state: show(sharding.as_replicated(mesh, state.ema), real)  # noqa: E731
     if test is not None:
-        evaluate = loop.make_evaluate(networks.eval_step, networks.summarize, test, key=jax.random.fold_in(key, 2))
+        evaluate = loop.make_evaluate(
+            networks.eval_step, networks.summarize, test, key=jax.random.fold_in(key, 2), mesh=mesh
+        )
     return Experiment(networks, dataset, sample, evaluate)
 
 
@@ -167,9 +172,9 @@ def _build_gan(config: GAN, image_shape: tuple[int, int, int], num_classes: int)
         state=gan.init(key, generator, discriminator, **optimizers, latent_dim=config.latent_dim),
         train_step=train_step,
         images_per_step=config.batch_size * config.num_discriminator_steps,
-        show=lambda variables, real: {"samples": gan.sample(generator, variables, z)},
+        show=lambda variables, real: {"samples": gan.sample(generator, variables, sharding.divided(z))},
         generate=lambda variables, key, n: gan.sample(
-            generator, variables, jax.random.normal(key, (n, config.latent_dim))
+            generator, variables, sharding.draw(jax.random.normal, key, (n, config.latent_dim))
         ),
     )
 
@@ -212,9 +217,11 @@ def _build_vae(config: VAE, image_shape: tuple[int, int, int], num_classes: int)
     z = jax.random.normal(jax.random.fold_in(key, 1), (64, config.latent_dim))
 
     def show(variables, real):
+        real = sharding.divided(real)
         reconstructions = vae.reconstruct(encoder, decoder, variables, real, likelihood=likelihood)
         pairs = jnp.stack([real, reconstructions], axis=1).reshape(-1, *real.shape[1:])
-        return {"samples": vae.sample(decoder, variables, z, likelihood=likelihood), "reconstructions": pairs}
+        samples = vae.sample(decoder, variables, sharding.divided(z), likelihood=likelihood)
+        return {"samples": samples, "reconstructions": pairs}
 
     return Networks(
         state=vae.init(key, encoder, decoder, optimizer=transformation, image_shape=image_shape),
@@ -222,7 +229,7 @@ def _build_vae(config: VAE, image_shape: tuple[int, int, int], num_classes: int)
         images_per_step=config.batch_size,
         show=show,
         generate=lambda variables, key, n: vae.sample(
-            decoder, variables, jax.random.normal(key, (n, config.latent_dim)), likelihood=likelihood
+            decoder, variables, sharding.draw(jax.random.normal, key, (n, config.latent_dim)), likelihood=likelihood
         ),
         eval_step=vae.make_eval_step(encoder, decoder, likelihood=likelihood, num_samples=config.eval_samples),
         summarize=vae.summarize,
@@ -324,11 +331,26 @@ def load(directory: str, *, step: int | None = None) -> Trained:
     return Trained(config, networks, state, record)
 
 
-def generate(trained: Trained, num: int, key: jax.Array, *, batch_size: int = 500) -> np.ndarray:
+def generate(
+    trained: Trained,
+    num: int,
+    key: jax.Array,
+    *,
+    batch_size: int = 500,
+    mesh: jax.sharding.Mesh | None = None,
+) -> np.ndarray:
     """Draws new images with the moving average of a run, batch by batch with one compilation.
 
+    Args:
+      trained: from `load`.
+      num: how many images.
+      key: of the latents.
+      batch_size: images at once, over all devices.
+      mesh: whose devices share each batch, from `sharding.make_mesh`; all devices by default.
+
     Returns:
-      [num, H, W, C] float32 in [-1, 1], on the host. The same key draws the same images.
+      [num, H, W, C] float32 in [-1, 1], on the host. The same key draws the same images, on any number of devices up to
+      rounding.
 
     Raises:
       ValueError: for a run that draws nothing (a classifier), or num below 1.
@@ -337,7 +359,11 @@ def generate(trained: Trained, num: int, key: jax.Array, *, batch_size: int = 50
         raise ValueError(f"a {type(trained.config).__name__.lower()} draws no images")
     if num < 1:
         raise ValueError(f"the number of images must be at least 1, not {num}")
+    mesh = sharding.make_mesh() if mesh is None else mesh
     size = min(num, batch_size)
-    draw = jax.jit(functools.partial(trained.networks.generate, n=size))
-    drawn = [np.asarray(draw(trained.state.ema, jax.random.fold_in(key, i))) for i in range(-(-num // size))]
+    # Whole shares for all devices. What is drawn beyond the size is left out, and changes none of the others.
+    rows = sharding.divisible(size, mesh.size)
+    draw = sharding.jit_global(functools.partial(trained.networks.generate, n=rows), mesh, batch_axes=(None, None))
+    variables = sharding.as_replicated(mesh, trained.state.ema)
+    drawn = [np.asarray(draw(variables, jax.random.fold_in(key, i)))[:size] for i in range(-(-num // size))]
     return np.concatenate(drawn)[:num]

@@ -7,6 +7,7 @@ dispatch two behind the newest; the device never waits for it.
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import os
 import signal
@@ -173,7 +174,7 @@ def train(
       num_steps: where to stop, counted from the run's beginning.
       batch_size: images a step, over all devices and hosts.
       key: the run's constant key.
-      config, may_change: for `run_directory.create`, called once the first batch has proved good, so that a mistake
+      config, may_change: for `run_directory.hold`, called once the first batch has proved good, so that a mistake
         leaves no directory behind. Without a config the directory must be there.
       seed: of the data order.
       num_devices: how many devices to use; all by default.
@@ -216,96 +217,18 @@ def train(
     mesh = sharding.make_mesh(num_devices)
     sharding.check_divisible(batch_size, mesh.size)
     directory, primary = Path(directory), jax.process_index() == 0
-    events = [checkpoint_every, sample_every if sample else 0, evaluate_every if evaluate else 0]
-
-    def attempt(state, step: int, rollbacks: int) -> Result:
-        """Trains on to the end, a signal, or a step that went wrong."""
-        with contextlib.ExitStack() as stack:
-            log = stack.enter_context(
-                run_directory.open_metrics(directory, resume_step=step, tensorboard=tensorboard, is_primary=primary)
-            )
-            display = stack.enter_context(_Display(num_steps, step, mesh, show=progress and primary))
-            dispatch, most = stack.enter_context(
-                _dispatcher(
-                    train_step,
-                    dataset,
-                    mesh,
-                    batch_size=batch_size,
-                    key=jax.random.fold_in(key, rollbacks) if rollbacks else key,
-                    seed=seed + rollbacks,
-                    start_step=step,
-                    metric_names=metric_names,
-                )
-            )
-            pace = _Pace(mesh, batch_size, most)
-
-            def finish(in_flight: _InFlight) -> None:
-                """Waits for a dispatch, while the next ones are queued on the device, and looks at what it did."""
-                if (bad_step := int(in_flight.tally.bad_step)) >= 0:
-                    raise _WentWrong(bad_step, jax.device_get(in_flight.tally.bad_metrics))
-                pace.finished(in_flight.count)
-                stop.hear(in_flight.stop)
-                if in_flight.is_line:
-                    means = _means(in_flight.tally) | pace.images_per_second()
-                    log.write(in_flight.step, means)
-                    display.show(in_flight.step, means)
-                else:
-                    display.show(in_flight.step)
-
-            def advance(state, tally, step: int, until: int):
-                """Takes steps up to `until`, or to wherever a signal finds it. Nothing is in flight at the end."""
-                queue = collections.deque()
-                pace.resume()
-                while queue or (step < until and not stop.number):
-                    if step < until and not stop.number:
-                        line = min(_next_multiple(step, log_every), num_steps)
-                        count = min(pace.steps_per_dispatch(), until - step, line - step)
-                        state, tally = dispatch(state, tally, step, count)
-                        if not pace.run_ahead:
-                            jax.block_until_ready(tally)
-                        step += count
-                        queue.append(_InFlight(step, count, tally, step == line, stop.ask()))
-                        tally = None if step == line else tally
-                        if len(queue) <= pace.run_ahead:
-                            continue
-                    finish(queue.popleft())
-                return state, tally, step
-
-            record_status("running", step)
-            saved_step, tally, evaluation = step, None, {}
-            while step < num_steps and not stop.number:
-                until = min([num_steps, *(_next_multiple(step, every) for every in events if every)])
-                state, tally, step = advance(state, tally, step, until)
-                evaluation = {}  # of an earlier state
-                if sample is not None and _is_due(step, sample_every, num_steps):
-                    _write_samples(directory, log, step, sample(state), primary)
-                if evaluate is not None and _is_due(step, evaluate_every, num_steps):
-                    evaluation = {f"eval/{name}": float(value) for name, value in evaluate(state).items()}
-                    log.write(step, evaluation)
-                    display.tell(step, evaluation)
-                if evaluation or _is_due(step, checkpoint_every, num_steps):
-                    checkpoint.save(manager, step, state, metrics=evaluation, metadata={"rollbacks": rollbacks})
-                    record_status("running", step)
-                    saved_step = step
-                if evaluation and best_metric is not None and best_metric not in evaluation:
-                    raise ValueError(f"best_metric is {best_metric!r}, but evaluated are: {', '.join(evaluation)}")
-            if saved_step < step:  # a signal came between two checkpoints
-                checkpoint.save(manager, step, state, metadata={"rollbacks": rollbacks})
-        checkpoint.wait(manager)
-        return Result(state, step, stop.number if step < num_steps else None, evaluation)
-
+    plan = _Plan(num_steps, log_every, sample_every, evaluate_every, checkpoint_every, sample, evaluate, best_metric)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_telling_of_lost_hosts())
         with _on_all_hosts(mesh):
             metric_names = _check_first_batch(train_step, dataset, batch_size, seed, state, key)
-            if config is not None:
-                run_directory.create(directory, config, may_change=may_change, is_primary=primary)
-            stack.enter_context(run_directory.lock(directory, is_primary=primary))
+            stack.enter_context(run_directory.hold(directory, config, may_change=may_change, is_primary=primary))
         manager = checkpoint.open_checkpoints(
             directory / "checkpoints", keep_last=keep_last, best_metric=best_metric, best_mode=best_mode
         )
         stack.callback(checkpoint.close, manager)
         stop = stack.enter_context(_listen(mesh))
-        record_status = _status_recorder(directory, primary)
+        run = _Run(plan, directory, manager, stop, _status_recorder(directory, primary), primary)
         rollbacks = 0
         while True:
             current, record = _restore_or_start(manager, mesh, state)
@@ -317,25 +240,49 @@ def train(
             if step == num_steps:
                 if progress and primary:
                     print(f"{directory} is finished already, at step {step}; ask for more steps", file=sys.stderr)
-                record_status("finished", step)
+                run.record_status("finished", step)
                 return Result(current, step, None, record["metrics"])
             try:
-                result = attempt(current, step, rollbacks)
+                with (
+                    run_directory.open_metrics(
+                        directory, resume_step=step, tensorboard=tensorboard, is_primary=primary
+                    ) as log,
+                    _Display(num_steps, step, mesh, show=progress and primary) as display,
+                    _dispatcher(
+                        train_step,
+                        dataset,
+                        mesh,
+                        batch_size=batch_size,
+                        key=jax.random.fold_in(key, rollbacks) if rollbacks else key,
+                        seed=seed + rollbacks,
+                        start_step=step,
+                        metric_names=metric_names,
+                    ) as (dispatch, most),
+                ):
+                    attempt = _Attempt(rollbacks, dispatch, _Pace(mesh, batch_size, most), log, display)
+                    result = _train_on(run, attempt, current, step)
+                checkpoint.wait(manager)
             except _WentWrong as bad:
                 checkpoint.wait(manager)
                 message = _describe(bad, directory, checkpoint.latest_step(manager))
                 if rollbacks >= max_rollbacks:
-                    record_status("non-finite", bad.step, message)
+                    run.record_status("non-finite", bad.step, message)
                     raise NonFiniteLoss(message) from None
                 rollbacks += 1
                 warnings.warn(f"{message} Going back ({rollbacks} of {max_rollbacks} times).", stacklevel=2)
             else:
-                record_status("finished" if result.stopped_by is None else "stopped", result.step)
+                run.record_status("finished" if result.stopped_by is None else "stopped", result.step)
                 return result
 
 
 def make_evaluate(
-    eval_step: Callable, summarize: Callable, dataset: data.Dataset, *, key: jax.Array, batch_size: int = 250
+    eval_step: Callable,
+    summarize: Callable,
+    dataset: data.Dataset,
+    *,
+    key: jax.Array,
+    batch_size: int = 250,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[Any], dict[str, float]]:
     """Builds `evaluate(state) -> numbers` over every example of a data set, once each, in order.
 
@@ -344,21 +291,29 @@ def make_evaluate(
       summarize: `dict of arrays [N, ...] -> numbers`, from the same family.
       dataset: the split to evaluate on.
       key: of binarisation and latents; the same at every call, so that two calls differ by the state alone.
-      batch_size: images at once.
+      batch_size: images at once, over all devices. Where they cannot share it equally, copies of the last image fill it
+        up and do not count: any number of devices gives the same numbers, up to rounding.
+      mesh: whose devices share each batch, from `sharding.make_mesh`; all devices by default.
 
     Returns:
       A function of a state, whose `ema` it evaluates.
     """
+    mesh = sharding.make_mesh() if mesh is None else mesh
+    batch_size = min(batch_size, dataset.num_examples)
 
-    @jax.jit
-    def run(variables, raw, key):
+    def numbers_of(variables, raw, key):
         data_key, eval_key = jax.random.split(key)
         return eval_step(variables, dataset.prepare(raw, data_key), eval_key)
 
+    run = sharding.jit_global(numbers_of, mesh, batch_axes=(None, 0, None))
+
     def evaluate(state) -> dict[str, float]:
-        rows = []
-        for i, (raw, num_valid) in enumerate(data.sequential_batches(dataset, min(batch_size, dataset.num_examples))):
-            rows.append((num_valid, run(state.ema, raw, jax.random.fold_in(key, i))))
+        variables, rows = sharding.as_replicated(mesh, state.ema), []
+        for i, (raw, num_valid) in enumerate(data.sequential_batches(dataset, batch_size)):
+            per_image = run(variables, sharding.divide(mesh, raw), jax.random.fold_in(key, i))
+            if not sharding.can_run_ahead(mesh):
+                jax.block_until_ready(per_image)
+            rows.append((num_valid, per_image))
         rows = [jax.tree.map(lambda x, n=num_valid: np.asarray(x)[:n], per_image) for num_valid, per_image in rows]
         return summarize({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
@@ -366,6 +321,144 @@ def make_evaluate(
 
 
 # What the loop is made of --------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What there is to do beside the steps of a run, and when."""
+
+    num_steps: int
+    log_every: int
+    sample_every: int
+    evaluate_every: int
+    checkpoint_every: int
+    sample: Callable | None
+    evaluate: Callable | None
+    best_metric: str | None
+
+    def next_line(self, step: int) -> int:
+        """The first step after this one with a line of the log."""
+        return min(_next_multiple(step, self.log_every), self.num_steps)
+
+    def next_pause(self, step: int) -> int:
+        """The first step after this one at which the steps pause for samples, an evaluation or a checkpoint."""
+        every = [
+            self.checkpoint_every,
+            self.sample_every if self.sample else 0,
+            self.evaluate_every if self.evaluate else 0,
+        ]
+        return min([self.num_steps, *(_next_multiple(step, number) for number in every if number)])
+
+    def is_due(self, step: int, every: int) -> bool:
+        return step == self.num_steps or (every > 0 and step % every == 0)
+
+
+def _next_multiple(step: int, every: int) -> int:
+    return (step // every + 1) * every
+
+
+class _Run(NamedTuple):
+    """What all attempts at a run share."""
+
+    plan: _Plan
+    directory: Path
+    manager: Any  # of the checkpoints
+    stop: "_Stop"
+    record_status: Callable
+    primary: bool
+
+
+class _Attempt(NamedTuple):
+    """What belongs to one attempt: from a restored state to the end, a signal, or a step that went wrong."""
+
+    rollbacks: int  # before it
+    dispatch: Callable  # of _dispatcher
+    pace: "_Pace"
+    log: run_directory.MetricsWriter
+    display: "_Display"
+
+
+class _InFlight(NamedTuple):
+    """A dispatch that the device may still be working on."""
+
+    step: int  # finished steps after it
+    count: int  # its own steps
+    tally: Tally
+    is_line: bool  # whether its tally makes a line of the log
+    stop: Any  # of _Stop.ask
+
+
+def _train_on(run: _Run, attempt: _Attempt, state: Any, step: int) -> Result:
+    """Trains on to the end or a signal, and saves.
+
+    Raises:
+      _WentWrong: for a step that did.
+      ValueError: for a `best_metric` that is not evaluated, after its checkpoint.
+    """
+    plan, metadata = run.plan, {"rollbacks": attempt.rollbacks}
+    run.record_status("running", step)
+    saved_step, tally, evaluation = step, None, {}
+    while step < plan.num_steps and not run.stop.number:
+        state, tally, step = _advance(run, attempt, state, tally, step)
+        if plan.sample is not None and plan.is_due(step, plan.sample_every):
+            _write_samples(run, attempt.log, step, plan.sample(state))
+        evaluation = _evaluation(plan, attempt, state, step)
+        if evaluation or plan.is_due(step, plan.checkpoint_every):
+            checkpoint.save(run.manager, step, state, metrics=evaluation, metadata=metadata)
+            run.record_status("running", step)
+            saved_step = step
+        if evaluation and plan.best_metric is not None and plan.best_metric not in evaluation:
+            raise ValueError(f"best_metric is {plan.best_metric!r}, but evaluated are: {', '.join(evaluation)}")
+    if saved_step < step:  # a signal came between two checkpoints
+        checkpoint.save(run.manager, step, state, metadata=metadata)
+    return Result(state, step, run.stop.number if step < plan.num_steps else None, evaluation)
+
+
+def _advance(run: _Run, attempt: _Attempt, state: Any, tally: Tally | None, step: int) -> tuple[Any, Tally | None, int]:
+    """Takes steps up to the next pause, or to wherever a signal finds it. Nothing is in flight at the end.
+
+    Args and Returns: the state, the sums since the last line of the log (None just after one), and the finished steps.
+    """
+    pace, until, queue = attempt.pace, run.plan.next_pause(step), collections.deque()
+    pace.resume()
+    while queue or (step < until and not run.stop.number):
+        if step < until and not run.stop.number:
+            line = run.plan.next_line(step)
+            count = min(pace.steps_per_dispatch(), until - step, line - step)
+            state, tally = attempt.dispatch(state, tally, step, count)
+            if not pace.run_ahead:
+                jax.block_until_ready(tally)
+            step += count
+            queue.append(_InFlight(step, count, tally, step == line, run.stop.ask()))
+            tally = None if step == line else tally
+            if len(queue) <= pace.run_ahead:
+                continue
+        _finish(run, attempt, queue.popleft())
+    return state, tally, step
+
+
+def _finish(run: _Run, attempt: _Attempt, in_flight: _InFlight) -> None:
+    """Waits for a dispatch, while the next ones are queued on the device, and looks at what it did."""
+    if (bad_step := int(in_flight.tally.bad_step)) >= 0:
+        raise _WentWrong(bad_step, jax.device_get(in_flight.tally.bad_metrics))
+    attempt.pace.finished(in_flight.count)
+    run.stop.hear(in_flight.stop)
+    if in_flight.is_line:
+        means = _means(in_flight.tally) | attempt.pace.images_per_second()
+        attempt.log.write(in_flight.step, means)
+        attempt.display.show(in_flight.step, means)
+    else:
+        attempt.display.show(in_flight.step)
+
+
+def _evaluation(plan: _Plan, attempt: _Attempt, state: Any, step: int) -> dict[str, float]:
+    """The numbers of a state, logged and shown, where they are due; otherwise none."""
+    if plan.evaluate is None or not plan.is_due(step, plan.evaluate_every):
+        return {}
+    evaluation = {f"eval/{name}": float(value) for name, value in plan.evaluate(state).items()}
+    attempt.log.write(step, evaluation)
+    attempt.display.tell(step, evaluation)
+    return evaluation
 
 
 class _WentWrong(Exception):
@@ -433,29 +526,25 @@ def _on_all_hosts(mesh) -> Iterator[None]:
         raise error
 
 
+@contextlib.contextmanager
+def _telling_of_lost_hosts() -> Iterator[None]:
+    """Adds to errors of the devices what most of them mean on several hosts."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() > 1:
+            error.add_note(
+                "On several hosts this means most often that another one has died or stopped: look at what it printed, "
+                "then start all of them again; they go on from the last checkpoint."
+            )
+        raise
+
+
 def _restore_or_start(manager, mesh, fresh: Any) -> tuple[Any, dict[str, Any]]:
     """The newest good checkpoint, or a copy of the fresh state: the first step takes the memory of what it is given."""
     if checkpoint.latest_step(manager) is None:
         return sharding.replicate(mesh, fresh), {"metadata": {}, "metrics": {}}
     return checkpoint.restore(manager, sharding.replicated_shapes(mesh, fresh))
-
-
-def _next_multiple(step: int, every: int) -> int:
-    return (step // every + 1) * every
-
-
-def _is_due(step: int, every: int, num_steps: int) -> bool:
-    return step == num_steps or (every > 0 and step % every == 0)
-
-
-class _InFlight(NamedTuple):
-    """A dispatch that the device may still be working on."""
-
-    step: int  # finished steps after it
-    count: int  # its own steps
-    tally: Tally
-    is_line: bool  # whether its tally makes a line of the log
-    stop: Any  # of _Stop.ask
 
 
 @contextlib.contextmanager
@@ -520,9 +609,7 @@ class _Pace:
     @property
     def run_ahead(self) -> int:
         """How many dispatches the host may be ahead of the device; none in the first, which is to be timed."""
-        # Free-running collectives of virtual CPU devices can deadlock in JAX before 0.12.
-        virtual = self._mesh.size > 1 and self._mesh.devices.flat[0].platform == "cpu"
-        return RUN_AHEAD if self._compiled and not virtual else 0
+        return RUN_AHEAD if self._compiled and sharding.can_run_ahead(self._mesh) else 0
 
     def steps_per_dispatch(self) -> int:
         if self._seconds_per_step is None:
@@ -560,12 +647,12 @@ def _means(tally: Tally) -> dict[str, float]:
     return {name: float(value) / int(counts[name]) if counts[name] else float("nan") for name, value in sums.items()}
 
 
-def _write_samples(directory: Path, log, step: int, samples: Mapping[str, jax.Array], primary: bool) -> None:
-    if primary:
+def _write_samples(run: _Run, log, step: int, samples: Mapping[str, jax.Array]) -> None:
+    if run.primary:
         for name, shown in samples.items():
             picture = images.grid(np.asarray(shown), upscale=None)
             file = f"{step:08d}.png" if name == "samples" else f"{name}_{step:08d}.png"
-            images.save_png(directory / "samples" / file, picture)
+            images.save_png(run.directory / "samples" / file, picture)
             log.write_image(step, name, picture)
 
 

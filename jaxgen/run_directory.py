@@ -216,26 +216,30 @@ def create(
       OSError: with the path and what to do, if it cannot be written.
     """
     path = _checked(path)
-    if not is_primary:
-        return path
+    if is_primary:
+        if _prepare(path):
+            _compare_and_update(path, config, may_change)
+        else:
+            write_atomically(path / CONFIG, _json_bytes(config))
+        _record_environment(path)
+    return path
+
+
+def _prepare(path: Path) -> bool:
+    """Makes the directory unless it is there; refuses what is no run. Returns whether it holds a configuration."""
     with explained(path, "make the run directory"):
         if path.exists() and not path.is_dir():
             raise RunDirectoryError(f"{path} is a file, not a directory; choose another --directory")
         path.mkdir(parents=True, exist_ok=True)
     with explained(path, "read the run directory"):
         content = sorted(entry.name for entry in path.iterdir() if not _is_ours_before_config(entry.name))
-    if CONFIG in content:
-        _compare_and_update(path, config, may_change)
-    elif content:
+    if content and CONFIG not in content:
         shown = ", ".join(content[:5]) + (", ..." if len(content) > 5 else "")
         raise RunDirectoryError(
             f"{path} holds {shown} but no {CONFIG}, so it is not a run; choose a new or empty --directory "
             "(nothing was changed there)"
         )
-    else:
-        write_atomically(path / CONFIG, _json_bytes(config))
-    _record_environment(path)
-    return path
+    return bool(content)
 
 
 def _is_ours_before_config(name: str) -> bool:
@@ -395,6 +399,34 @@ def write_status(
 
 
 # The lock ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def hold(
+    path: str | os.PathLike, config: Mapping | None, *, may_change: Sequence[str] = (), is_primary: bool = True
+) -> Iterator[Path]:
+    """Makes or resumes a run directory and holds its lock inside a `with` block: `create` under `lock`.
+
+    The lock comes first, so that a second process is refused before it has changed a setting of the first.
+
+    Args:
+      path, config, may_change, is_primary: as for `create`. Without a config the directory must be there, and only the
+        lock is taken.
+
+    Yields:
+      The directory.
+
+    Raises:
+      RunLocked: if another process holds it; nothing was changed there.
+      ConfigMismatch, RunDirectoryError, OSError: as `create`.
+    """
+    path = _checked(path)
+    if is_primary and config is not None:
+        _prepare(path)  # a lock file needs a directory, and has no place in one that is no run
+    with lock(path, is_primary=is_primary):
+        if config is not None:
+            create(path, config, may_change=may_change, is_primary=is_primary)
+        yield path
 
 
 @contextlib.contextmanager

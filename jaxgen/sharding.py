@@ -74,8 +74,13 @@ def check_divisible(batch_size: int, num_devices: int) -> None:
     if batch_size % num_devices:
         raise ValueError(
             f"a batch of {batch_size} images cannot be divided over {num_devices} devices; "
-            f"use a multiple of {num_devices}, for example {math.ceil(batch_size / num_devices) * num_devices}"
+            f"use a multiple of {num_devices}, for example {divisible(batch_size, num_devices)}"
         )
+
+
+def divisible(num_rows: int, num_devices: int) -> int:
+    """The smallest number of rows, `num_rows` or more, of which every device gets as many."""
+    return math.ceil(num_rows / num_devices) * num_devices
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
@@ -91,6 +96,12 @@ def replicated_shapes(mesh: Mesh, tree: Any) -> Any:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, weak_type=x.weak_type),
         jax.eval_shape(lambda tree: tree, tree),
     )
+
+
+def as_replicated(mesh: Mesh, tree: Any) -> Any:
+    """The same arrays where they are on every device of the mesh already; otherwise, and from any device, copies."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: x if getattr(x, "sharding", None) == sharding else jax.device_put(x, sharding), tree)
 
 
 def max_over_hosts(mesh: Mesh, number: np.generic) -> jax.Array:
@@ -133,6 +144,42 @@ def shard_batch(mesh: Mesh, batch: Any, *, axis: int = 0) -> Any:
     return jax.tree.map(put, batch)
 
 
+def divide(mesh: Mesh, batch: Any) -> Any:
+    """Divides arrays that every host has as a whole along their first axis, copies of the last row filling it up.
+
+    Returns:
+      The same tree of global arrays of `divisible` rows, in the same order. (`shard_batch` is for hosts that each have
+      rows of their own.)
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def put(x):
+        x = np.asarray(x)
+        x = x[np.minimum(np.arange(divisible(len(x), mesh.size)), len(x) - 1)]
+        return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
+
+    return jax.tree.map(put, batch)
+
+
+def divided(array: jax.Array) -> jax.Array:
+    """Asks, inside `jit_global`, for an array to be divided along its first axis, if the devices divide its rows.
+
+    Elsewhere, and for other numbers of rows, it is left as it is. The values are the same in any case.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if AXIS in mesh.auto_axes and array.shape[0] % mesh.shape[AXIS] == 0:
+        return lax.with_sharding_constraint(array, PartitionSpec(AXIS))
+    return array
+
+
+def can_run_ahead(mesh: Mesh) -> bool:
+    """Whether the host may queue a program before the one before has ended.
+
+    Free-running collectives of virtual CPU devices can deadlock in JAX before 0.12.
+    """
+    return mesh.size == 1 or mesh.devices.flat[0].platform != "cpu"
+
+
 def draw(sampler: Callable, key: jax.Array, shape: tuple[int, ...], *, axis_name: str | None = None) -> jax.Array:
     """Random numbers for a batch, the same for the same key however many devices share it.
 
@@ -151,10 +198,7 @@ def draw(sampler: Callable, key: jax.Array, shape: tuple[int, ...], *, axis_name
         rows = shape[0]
         everything = sampler(key, (rows * lax.axis_size(axis_name), *shape[1:]))
         return lax.dynamic_slice_in_dim(everything, lax.axis_index(axis_name) * rows, rows)
-    numbers = sampler(key, shape)
-    if AXIS in jax.sharding.get_abstract_mesh().auto_axes:
-        numbers = lax.with_sharding_constraint(numbers, PartitionSpec(AXIS))
-    return numbers
+    return divided(sampler(key, shape))
 
 
 def per_device_key(key: jax.Array, axis_name: str | None) -> jax.Array:

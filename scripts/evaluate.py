@@ -51,7 +51,7 @@ def evaluate(
     if classifier is None:
         if trained.networks.eval_step is None:
             raise ValueError(f"{run} is a GAN: give --classifier the run of a classifier of such images")
-        config = dataclasses.replace(trained.config, seed=seed)
+        config = dataclasses.replace(trained.config, seed=seed, num_devices=None)
         if samples is not None:
             if not isinstance(config, presets.VAE) or samples < 1:
                 raise ValueError(f"--samples is for a VAE, and at least 1; got {samples} for {run}")

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgen import checkpoint, experiment, loop, presets, run_directory
+from jaxgen import checkpoint, experiment, loop, presets, run_directory, sharding, vae
 
 SHAPES = {"mnist": (28, 28, 1), "stacked_mnist": (28, 28, 3), "emoji": (64, 64, 3)}
 
@@ -163,6 +163,42 @@ def test_a_run_is_read_back_without_its_data_and_draws_the_same_images_for_the_s
     assert len({image.tobytes() for image in draws[0]}) == 5
     with pytest.raises(ValueError, match="at least 1, not 0"):
         experiment.generate(trained, 0, jax.random.key(0))
+
+
+def test_images_are_drawn_by_all_devices_and_are_the_same_on_any_number_of_them(run):
+    trained = experiment.load(str(run[1]))
+    one, eight, three = (
+        experiment.generate(trained, 13, jax.random.key(1), batch_size=9, mesh=sharding.make_mesh(number))
+        for number in (1, 8, 3)
+    )
+    np.testing.assert_allclose(eight, one, atol=1e-5)
+    np.testing.assert_allclose(three, one, atol=1e-5)
+
+
+def test_samples_and_evaluation_are_divided_over_the_devices_and_the_same_on_one(digits, monkeypatch):
+    shares, sample = [], vae.sample
+
+    def spy(decoder, variables, z, **options):
+        jax.debug.inspect_array_sharding(z, callback=lambda s: shares.append(s.shard_shape(z.shape)[0]))
+        return sample(decoder, variables, z, **options)
+
+    monkeypatch.setattr(vae, "sample", spy)
+    config = presets.VAE(
+        data=presets.Data(name="arrays", path=str(digits), test_path=str(digits)),
+        model="conv",
+        likelihood="discretized_logistic",
+        features=4,
+        latent_dim=2,
+        num_devices=1,
+    )
+    results = []
+    for number in (1, 8):
+        built = experiment.build(dataclasses.replace(config, num_devices=number))
+        results.append((built.sample(built.networks.state), built.evaluate(built.networks.state)))
+    assert sorted(shares) == [8, 20, 20, 64]  # 64 latents are divided; 20 reconstructions cannot be
+    for name, images in results[0][0].items():
+        np.testing.assert_allclose(results[1][0][name], images, atol=1e-5)
+    assert results[1][1] == pytest.approx(results[0][1], rel=1e-5)
 
 
 def test_what_cannot_be_read_back_is_explained(run, tmp_path):

@@ -271,6 +271,39 @@ def test_evaluation_covers_every_example_once_and_the_padding_of_the_last_batch_
         np.testing.assert_array_equal(seen[-1], np.arange(13))
 
 
+@pytest.mark.parametrize("batch_size", [5, 8, 250])
+def test_evaluation_is_divided_over_the_devices_and_has_the_same_numbers_on_any_number_of_them(batch_size):
+    def prepare(raw, key):
+        return {"image": raw["image"] / 127.5 - 1, "bits": jax.random.bernoulli(key, 0.5, raw["image"].shape)}
+
+    dataset = dataclasses.replace(rows(13), prepare=prepare)
+    seen, shares = [], []
+
+    def eval_step(variables, batch, key):
+        noise = sharding.draw(jax.random.normal, key, (len(batch["image"]), 3))
+        for x in (batch["image"], noise):
+            jax.debug.inspect_array_sharding(x, callback=lambda s, x=x: shares.append(s.shard_shape(x.shape)[0]))
+        total = jnp.sum(batch["image"] * variables["scale"] * batch["bits"], axis=(1, 2, 3))
+        return {"row": total[:, None] + noise}
+
+    for num_devices in (1, 8, 3):
+        shares.clear()
+        evaluate = loop.make_evaluate(
+            eval_step,
+            lambda per_image: seen.append(per_image["row"]) or {"mean": float(np.mean(per_image["row"]))},
+            dataset,
+            key=KEY,
+            batch_size=batch_size,
+            mesh=sharding.make_mesh(num_devices),
+        )
+        state = fresh().replace(ema={"scale": jax.device_put(jnp.float32(0.5), jax.devices()[2])})
+        evaluate(state)
+        assert set(shares) == {-(-min(batch_size, 13) // num_devices)}
+        assert seen[-1].shape == (13, 3)
+        np.testing.assert_allclose(seen[-1], seen[0], rtol=1e-5, atol=1e-6)
+    assert np.std(seen[0][:, 0] - seen[0][:, 1]) > 0.1  # there is noise
+
+
 def test_images_per_second_are_those_of_the_steps_and_not_of_the_pauses(tmp_path):
     def slow_step(state, batch, key):
         def wait(step):
@@ -652,12 +685,13 @@ def test_wrong_options_are_refused_before_a_directory_is_made(tmp_path, options,
 
 
 def test_a_run_in_use_is_refused_and_left_alone(tmp_path):
-    train(tmp_path / "run", num_steps=5)
-    before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file() and p.name != "environment.json"}
+    train(tmp_path / "run", num_steps=5, config={"log_every": 5})
     with run_directory.lock(tmp_path / "run"):
-        with pytest.raises(run_directory.RunLocked, match="is in use"):
-            train(tmp_path / "run")
-    assert {p: p.read_bytes() for p in before} == before
+        before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+        for asked in ({"log_every": 7}, {"log_every": 5}, {"features": 8}):
+            with pytest.raises(run_directory.RunLocked, match="is in use"):
+                train(tmp_path / "run", config=asked, may_change=["log_every"])
+        assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
 
 def test_other_settings_are_refused_with_the_differences(tmp_path):

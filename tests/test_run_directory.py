@@ -301,6 +301,35 @@ def test_a_lock_is_free_again_after_the_block_and_after_an_error(tmp_path):
         pass
 
 
+def test_a_held_run_keeps_its_settings_and_a_free_one_takes_the_new_ones(tmp_path):
+    path = tmp_path / "run"
+    with run_directory.hold(path, CONFIG) as held:
+        assert held == path and run_directory.load_config(path)["num_steps"] == 1000
+        before = tree(path)
+        assert ".lock" in before
+        for asked in (changed(num_steps=2000), changed(labels="all"), CONFIG):
+            with pytest.raises(run_directory.RunLocked, match="this very process"):
+                with run_directory.hold(path, asked, may_change=["num_steps"]):
+                    raise AssertionError("entered")
+        assert tree(path) == before
+    with run_directory.hold(path, changed(num_steps=2000), may_change=["num_steps"]):
+        assert run_directory.load_config(path)["num_steps"] == 2000
+    with pytest.raises(run_directory.ConfigMismatch, match="labels: null there, all asked"):
+        with run_directory.hold(path, changed(num_steps=2000, labels="all")):
+            raise AssertionError("entered")
+    with run_directory.hold(path, None):  # what failed before holds no lock
+        pass
+
+
+def test_what_is_no_run_gets_no_lock_file(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(run_directory.RunDirectoryError, match="it is not a run"):
+        with run_directory.hold(tmp_path, CONFIG):
+            raise AssertionError("entered")
+    with run_directory.hold(tmp_path / "run", CONFIG, is_primary=False):
+        assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
 def test_a_file_system_without_locks_warns_and_goes_on(tmp_path, monkeypatch):
     import fcntl
 

@@ -373,6 +373,49 @@ def test_batches_are_divided_by_rows_and_states_are_copied():
     np.testing.assert_array_equal(original["x"], [0, 1, 2])
 
 
+@pytest.mark.parametrize("num_devices, rows", [(8, 16), (8, 13), (3, 13), (1, 13), (8, 1)])
+def test_what_every_host_has_is_divided_in_order_and_filled_up_with_the_last_row(num_devices, rows):
+    mesh, points = sharding.make_mesh(num_devices), POINTS[:rows]
+    global_points = sharding.divide(mesh, {"image": points})["image"]
+    share, rest = divmod(len(global_points), num_devices)
+    assert rest == 0 and len(global_points) - rows < num_devices
+    assert {shard.data.shape[0] for shard in global_points.addressable_shards} == {share}
+    np.testing.assert_array_equal(global_points[:rows], points)
+    np.testing.assert_array_equal(global_points[rows:], np.repeat(points[-1:], len(global_points) - rows, axis=0))
+
+
+@pytest.mark.parametrize("rows, share", [(16, 2), (13, 13), (4, 4)])
+def test_an_array_is_divided_inside_where_the_devices_divide_its_rows(rows, share):
+    seen = []
+
+    def spy(points):
+        points = sharding.divided(points)
+        jax.debug.inspect_array_sharding(points, callback=lambda s: seen.append(s.shard_shape(points.shape)[0]))
+        return 2 * points
+
+    doubled = sharding.jit_global(spy, sharding.make_mesh(), batch_axes=(None,))(POINTS[:rows])
+    assert seen == [share]
+    np.testing.assert_array_equal(doubled, 2 * POINTS[:rows])
+    np.testing.assert_array_equal(jax.jit(sharding.divided)(POINTS), POINTS)  # where there is no mesh
+
+
+def test_what_is_replicated_is_taken_as_it_is_and_the_rest_is_copied_from_any_device():
+    mesh = sharding.make_mesh()
+    there = sharding.replicate(mesh, jnp.arange(3.0))
+    elsewhere = jax.device_put(jnp.arange(3.0), jax.devices()[5])
+    same, copy, number = sharding.as_replicated(mesh, (there, elsewhere, np.float32(2)))
+    assert same is there
+    assert copy.sharding == number.sharding == there.sharding
+    np.testing.assert_array_equal(copy, [0, 1, 2])
+
+
+def test_more_random_numbers_begin_with_the_same_ones():
+    """Evaluation and sampling fill batches up for the devices, and promise the same numbers on any number of them."""
+    for sampler in (jax.random.normal, jax.random.uniform, lambda key, shape: jax.random.bernoulli(key, 0.3, shape)):
+        few, many = (np.asarray(sampler(KEY, (rows, 5, 3)), np.float32) for rows in (13, 16))
+        np.testing.assert_allclose(many[:13], few, rtol=1e-6)
+
+
 def test_a_batch_that_cannot_be_divided_evenly_is_refused_with_a_size_that_can():
     state, step = small_gan()
     message = "a batch of 12 images cannot be divided over 8 devices; use a multiple of 8, for example 16"
