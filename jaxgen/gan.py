@@ -10,10 +10,12 @@ discriminator steps. Two time scales (TTUR) are two learning rates, gradient cli
         penalties=[penalties.r1(gamma=1.0)],
     )
     state, metrics = jax.jit(step)(state, {"image": images}, key)
+
+How one step joins the two players' moves is a function, too: `alternating`, `simultaneous`, `extragradient`, or yours.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -66,6 +68,73 @@ def init(
     return network.compiled_init(build, key)
 
 
+class Players(NamedTuple):
+    """Both networks."""
+
+    generator: Network
+    discriminator: Network
+
+
+class Fakes(NamedTuple):
+    """The step's batch of fake images, of some generator."""
+
+    images: jax.Array
+    pull_back: Callable  # from the gradient with respect to the images to that of the generator's parameters
+    model_state: Any  # the generator's mutable collections after the forward pass
+
+
+class Moves(NamedTuple):
+    """What an update rule may do with the step's batch.
+
+    A move goes from where its player stood when the rule was called, by one update of its optimiser, along the gradient
+    taken at the networks that are given. So the rules differ in where gradients are taken, and in nothing else.
+
+    generate: (generator) -> Fakes, from the step's latents.
+    discriminator: (discriminator, fakes) -> (moved discriminator, metrics).
+    generator: (discriminator, fakes) -> (moved generator, metrics).
+    """
+
+    generate: Callable[[Network], Fakes]
+    discriminator: Callable[[Network, Fakes], tuple[Network, dict[str, jax.Array]]]
+    generator: Callable[[Network, Fakes], tuple[Network, dict[str, jax.Array]]]
+
+
+UpdateRule = Callable[[Players, Fakes, Moves], tuple[Players, dict[str, jax.Array]]]
+"""(players, fakes of the players' generator, moves) -> (players, metrics)."""
+
+
+def alternating(players: Players, fakes: Fakes, moves: Moves) -> tuple[Players, dict[str, jax.Array]]:
+    """The discriminator moves, then the generator, whose gradient goes through the discriminator that has just moved.
+
+    Both on the same fake images, so that the generator runs forward once. Goodfellow et al. 2014, algorithm 1.
+    """
+    discriminator, metrics = moves.discriminator(players.discriminator, fakes)
+    generator, generator_metrics = moves.generator(discriminator, fakes)
+    return Players(generator, discriminator), metrics | generator_metrics
+
+
+def simultaneous(players: Players, fakes: Fakes, moves: Moves) -> tuple[Players, dict[str, jax.Array]]:
+    """Both players move along their gradients at one and the same point.
+
+    With `optax.optimistic_gradient_descent` or `optax.optimistic_adam` for both, these are optimistic updates.
+    """
+    discriminator, metrics = moves.discriminator(players.discriminator, fakes)
+    generator, generator_metrics = moves.generator(players.discriminator, fakes)
+    return Players(generator, discriminator), metrics | generator_metrics
+
+
+def extragradient(players: Players, fakes: Fakes, moves: Moves) -> tuple[Players, dict[str, jax.Array]]:
+    """A simultaneous look-ahead; its gradients then move the players from where they stood.
+
+    Costs two steps. Both halves see the same images and latents (Mishchenko et al. 2020) and start from the same
+    optimiser states: what the look-ahead makes of those is dropped, so that schedules and moments go on once a step.
+    In ExtraAdam (Gidel et al. 2019, algorithm 4) moments see both gradients, on two batches. The metrics are of the
+    second half.
+    """
+    ahead, _ = simultaneous(players, fakes, moves)
+    return simultaneous(ahead, moves.generate(ahead.generator), moves)
+
+
 def make_train_step(
     generator: nn.Module,
     discriminator: nn.Module,
@@ -76,14 +145,15 @@ def make_train_step(
     loss: adversarial.AdversarialLoss = adversarial.non_saturating,
     penalties: Sequence[Penalty] = (),
     num_discriminator_steps: int = 1,
+    update_rule: UpdateRule = alternating,
     ema_decay: network.Decay = 0.999,
     sample_latent: Callable = jax.random.normal,
     axis_name: str | None = None,
 ) -> Callable:
     """Builds `train_step(state, batch, key) -> (state, metrics)`: discriminator steps, then one generator step.
 
-    The players alternate: the generator's gradient goes through the discriminator that has just been updated, on the
-    same fake images as that update saw, so the generator runs forward once.
+    By default the players alternate: the generator's gradient goes through the discriminator that has just been
+    updated, on the same fake images as that update saw, so the generator runs forward once.
 
     Args:
       generator: `apply(variables, z [B, latent_dim], train=) -> images [B, ...]`.
@@ -96,6 +166,8 @@ def make_train_step(
         reported under its `__name__`.
       num_discriminator_steps: discriminator updates for each generator update, each on fresh data: the batch then has
         that many times the images, and update i takes images i, i + k, i + 2k, ...
+      update_rule: how the last discriminator update and the generator's are joined: `alternating`, `simultaneous`,
+        `extragradient` or your own. The discriminator updates before the last are ordinary ones in any case.
       ema_decay: of the generator's average; a number or a schedule.
       sample_latent: `(key, shape) -> z`.
       axis_name: None for the global view (`jit` over a mesh). Given a name, the step is the per-device view for `pmap`
@@ -121,7 +193,8 @@ def make_train_step(
     if len(set(names)) < len(names):
         raise ValueError(f"penalties are reported by name, but two share one: {', '.join(names)}")
 
-    def discriminator_step(player, real, fake, key):
+    def discriminator_step(player, real, fake, key, at=None):
+        """Moves the player along the gradient at the parameters of another network, or at its own."""
         dropout_key = sharding.per_device_key(key, axis_name)
 
         def objective(params):
@@ -144,7 +217,7 @@ def make_train_step(
                 total += term
             return total, (model_state, metrics)
 
-        gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)(player.params)
+        gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)((player if at is None else at).params)
         player, update_metrics = network.update(player, discriminator_optimizer, gradients, model_state, axis_name)
         return player, metrics | network.prefixed("discriminator", update_metrics)
 
@@ -164,38 +237,49 @@ def make_train_step(
 
         # The last discriminator step and the generator step share one batch of fake images.
         real, (latent_key, key) = reals[-1], jax.random.split(keys[-1])
-        fake, generator_vjp, generator_state = jax.vjp(
-            lambda params: generate(params, latent_key), state.generator.params, has_aux=True
-        )
-        if fake.shape != real.shape:
+        dropout_key = sharding.per_device_key(key, axis_name)
+
+        def fakes_of(player):
+            return Fakes(*jax.vjp(lambda params: generate(params, latent_key), player.params, has_aux=True))
+
+        fakes = fakes_of(state.generator)
+        if fakes.images.shape != real.shape:
             raise ValueError(
-                f"the generator makes images of shape {fake.shape[1:]}, but the data have {real.shape[1:]}"
+                f"the generator makes images of shape {fakes.images.shape[1:]}, but the data have {real.shape[1:]}"
             )
 
         player = state.discriminator
         if num_discriminator_steps > 1:
             player, _ = lax.scan(extra_step, player, (reals[:-1], keys[:-1]))
-        player, metrics = discriminator_step(player, real, fake, key)
 
-        dropout_key = sharding.per_device_key(key, axis_name)
+        def move_discriminator(at, fakes):
+            return discriminator_step(player, real, fakes.images, key, at)
 
-        def generator_objective(fake):
-            real_logits, _ = network.apply(discriminator, player.params, player.model_state, real, key=dropout_key)
-            fake_logits, _ = network.apply(discriminator, player.params, player.model_state, fake, key=dropout_key)
-            return jnp.mean(loss.generator(real_logits, fake_logits))
+        def move_generator(discriminator_at, fakes):
+            def objective(fake):
+                params, model_state = discriminator_at.params, discriminator_at.model_state
+                real_logits, _ = network.apply(discriminator, params, model_state, real, key=dropout_key)
+                fake_logits, _ = network.apply(discriminator, params, model_state, fake, key=dropout_key)
+                return jnp.mean(loss.generator(real_logits, fake_logits))
 
-        metrics["generator/loss"], fake_gradient = jax.value_and_grad(generator_objective)(fake)
-        (gradients,) = generator_vjp(fake_gradient)
-        generator_player, update_metrics = network.update(
-            state.generator, generator_optimizer, gradients, generator_state, axis_name
+            value, fake_gradient = jax.value_and_grad(objective)(fakes.images)
+            (gradients,) = fakes.pull_back(fake_gradient)
+            moved, update_metrics = network.update(
+                state.generator, generator_optimizer, gradients, fakes.model_state, axis_name
+            )
+            return moved, {"generator/loss": value} | network.prefixed("generator", update_metrics)
+
+        players, metrics = update_rule(
+            Players(state.generator, player), fakes, Moves(fakes_of, move_discriminator, move_generator)
         )
-        state = GANState(
-            step=state.step + 1,
-            generator=generator_player,
-            discriminator=player,
-            ema=network.update_ema(state.ema, generator_player.variables, ema_decay, state.step, update_metrics),
+        ema = network.update_ema(
+            state.ema,
+            players.generator.variables,
+            ema_decay,
+            state.step,
+            {name.removeprefix("generator/"): value for name, value in metrics.items()},
         )
-        metrics |= network.prefixed("generator", update_metrics)
+        state = GANState(state.step + 1, players.generator, players.discriminator, ema)
         return state, network.mean_over_devices(metrics, axis_name)
 
     return train_step

@@ -11,6 +11,7 @@ from jax import lax
 from jaxgen import gan, network, optim
 from jaxgen.losses import adversarial, penalties
 from jaxgen.models import mlp
+from jaxgen.stability import games, updates
 
 KEY = jax.random.key(7)
 
@@ -391,6 +392,114 @@ def test_every_discriminator_step_draws_fresh_latents():
     assert len(seen) == 4  # the generator shares the last batch of fake images
     assert all(z.shape == (2, LATENT_DIM) for z in seen)
     assert len({float(z[0, 0]) for z in seen}) == 4
+
+
+# ------------------------------------------------------------------------------------------------- update rules
+
+
+def by_the_laboratory(rule, game, num_steps, theta=1.0, psi=0.5):
+    start = games.Players(jnp.asarray(theta), jnp.asarray(psi))
+    trajectory = jax.jit(lambda start: updates.run(rule, games.field(game), start, num_steps))(start)
+    return np.stack(trajectory, axis=1)[1:]
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("name", ["minimax", "non_saturating", "wasserstein"])
+@pytest.mark.parametrize(
+    ("train_rule", "rule"),
+    [
+        (gan.alternating, functools.partial(updates.alternating, discriminator_first=True)),
+        (gan.simultaneous, updates.simultaneous),
+        (gan.extragradient, updates.extragradient),
+    ],
+)
+def test_the_train_step_is_the_rule_that_the_laboratory_studies(train_rule, rule, name):
+    loss, rates, terms = getattr(adversarial, name), (0.2, 0.3), [penalties.r1(0.4)]
+    trajectory = dirac_trajectory(6, rates=rates, loss=loss, penalties=terms, update_rule=train_rule)
+    # There psi stands for what is fake, here for what is real.
+    theta, psi = by_the_laboratory(rule(games.Players(*rates)), games.dirac(loss, terms), 6, psi=-0.5).T
+    np.testing.assert_allclose(trajectory, np.stack([theta, -psi], axis=1), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_extragradient_converges_where_the_other_rules_do_not():
+    radii = {
+        rule: np.linalg.norm(
+            dirac_trajectory(200, rates=(0.3, 0.3), loss=adversarial.wasserstein, update_rule=rule)[-1]
+        )
+        for rule in (gan.extragradient, gan.alternating, gan.simultaneous)
+    }
+    assert radii[gan.extragradient] < 1e-3 < 0.5 < radii[gan.alternating] < 2 < 1e3 < radii[gan.simultaneous]
+    # |1 + z + z^2| at z = 0.3 i
+    expected = np.hypot(1.0, 0.5) * abs(1 + 0.3j - 0.09) ** 200
+    assert radii[gan.extragradient] == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_simultaneous_steps_with_optimistic_optimisers_are_optimistic():
+    rates = (0.2, 0.3)
+    optimizers = dict(
+        generator_optimizer=optax.optimistic_gradient_descent(rates[0]),
+        discriminator_optimizer=optax.optimistic_gradient_descent(rates[1]),
+    )
+    players = Point(1.0), Slope(0.5)
+    options = dict(latent_dim=1, loss=adversarial.wasserstein, update_rule=gan.simultaneous)
+    step = jax.jit(gan.make_train_step(*players, **optimizers, **options))
+    state = gan.init(KEY, *players, **optimizers, latent_dim=1)
+    points = []
+    for _ in range(6):
+        state, _ = step(state, {"image": jnp.zeros((2, 1))}, KEY)
+        points.append((float(state.generator.params["theta"]), float(state.discriminator.params["psi"])))
+    game = games.dirac(adversarial.wasserstein)
+    theta, psi = by_the_laboratory(updates.optimistic(games.Players(*rates)), game, 6, psi=-0.5).T
+    np.testing.assert_allclose(points, np.stack([theta, -psi], axis=1), rtol=1e-12)
+
+
+def test_extragradient_advances_optimisers_statistics_and_average_by_one_step_on_one_batch():
+    latents, fakes = [], []
+
+    def sample_latent(key, shape):
+        z = jax.random.normal(key, shape)
+        jax.debug.callback(lambda z: latents.append(np.asarray(z)), z)
+        return z
+
+    def spy(discriminator_fn, real, fake, key):
+        jax.debug.callback(lambda x: fakes.append(np.asarray(x)), fake, ordered=True)
+        return 0.0
+
+    optimizers = optax.adam(0.01), optax.adam(0.02)
+    rule = dict(update_rule=gan.extragradient, ema_decay=0.5)
+    state, step = make(*optimizers, penalties=[spy], sample_latent=sample_latent, **rule)
+    new, metrics = jax.jit(step)(state, BATCH, KEY)
+    jax.effects_barrier()
+    assert all(np.array_equal(z, latents[0]) for z in latents)  # the look-ahead sees the images that the move sees
+    assert len(fakes) == 2 and differ(*fakes)  # made of the same latents by the generator ahead
+    assert [int(getattr(new, player).opt_state[0].count) for player in ("generator", "discriminator")] == [1, 1]
+    assert int(new.step) == 1
+    mean = 0.1 * (0.9 * IMAGES.reshape(8, -1).mean(0) + fakes[1].reshape(8, -1).mean(0))
+    statistics = new.discriminator.model_state["batch_stats"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(statistics, mean, rtol=1e-5, atol=1e-7)
+    close(new.ema, jax.tree.map(lambda e, v: (e + v) / 2, state.ema, new.generator.variables), rtol=1e-6)
+    assert set(metrics) == set(jax.eval_shape(default()[1], state, BATCH, KEY)[1]) | {"penalty/spy"}
+
+
+def test_a_rule_that_looks_ahead_by_nothing_is_simultaneous_and_yours_can_be_written_in_three_lines():
+    def not_ahead(players, fakes, moves):
+        ahead = gan.Players(*(player.replace(opt_state=None) for player in players))
+        return gan.simultaneous(ahead, moves.generate(players.generator), moves)
+
+    state, step = make(update_rule=not_ahead)
+    close(
+        jax.jit(step)(state, BATCH, KEY), jax.jit(make(update_rule=gan.simultaneous)[1])(state, BATCH, KEY), rtol=1e-6
+    )
+
+
+def test_with_several_discriminator_steps_the_rule_joins_the_last_one():
+    trajectory = dirac_trajectory(
+        1, rates=(0.1, 0.3), loss=adversarial.wasserstein, num_discriminator_steps=3, update_rule=gan.simultaneous
+    )
+    psi_before_last = 0.5 - 2 * 0.3 * 1.0
+    np.testing.assert_allclose(trajectory[0], [1.0 + 0.1 * psi_before_last, psi_before_last - 0.3], rtol=1e-6)
 
 
 # -------------------------------------------------------------------------------------- statistics and averages

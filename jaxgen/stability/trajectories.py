@@ -34,11 +34,11 @@ def growth_law(radius: jax.Array, tolerance: float = 1e-3) -> jax.Array:
     """Which of four laws a distance from the equilibrium follows at the end of a run.
 
     The energy E = r^2 is averaged in three windows of the second half, smoothly, so that turns within a window cancel.
-    Their differences tell the laws apart: `exponential` growth multiplies them by the same factor as E itself,
-    `square-root growth` (r^2 linear in time, what joint clipping makes of exponential growth) leaves them equal and
-    stands for all growth that is slower than exponential, and a `cycle` is where E does not change by more than the tolerance, or the shrinking differences lead to a limit that
-    is nearly reached. `decay` is whatever else goes down, also as slowly as 1 / sqrt(t). A finite run that was clipped
-    looks stable by its last value; its law tells.
+    Their differences tell the laws apart: `exponential` growth multiplies them by the same factor as E itself;
+    `square-root growth` (r^2 linear in time, what joint clipping makes of exponential growth) leaves them equal, and
+    stands for all growth that is slower than exponential; a `cycle` is where E changes by no more than the tolerance,
+    or where the shrinking differences lead to a limit that is nearly reached; `decay` is whatever else goes down, also
+    as slowly as 1 / sqrt(t). A clipped run may look stable by its last value; its law tells.
 
     Args:
       radius: [..., T] at equal intervals, T at least 32, the start included; a run that turned to NaN or infinity, or
