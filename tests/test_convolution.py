@@ -6,6 +6,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
+from jaxgen.models import winograd
 from jaxgen.models.convolution import Conv, ConvTranspose, Geometry, convolve, kernel_gradient, max_pool, transposed
 
 GEOMETRIES = [
@@ -14,7 +15,7 @@ GEOMETRIES = [
     Geometry((9, 6), (4, 3), (3, 2), ((0, 2), (1, 0))),  # rows at the far edge that no window reaches
     Geometry((5, 5), (1, 1), (1, 1), ((0, 0), (0, 0))),
     Geometry((7, 7), (7, 7), (1, 1), ((0, 0), (0, 0))),
-    Geometry((16, 17), (4, 6), (2, 2), ((1, 1), (2, 2))),  # large enough for whole blocks
+    Geometry((11, 27), (4, 6), (2, 3), ((1, 1), (2, 1))),  # two strides; half-empty tiles, and a row that none reaches
     Geometry((24, 27), (3, 3), (3, 3), ((0, 0), (1, 2))),
     Geometry((7, 7), (4, 4), (2, 2), ((1, 1), (1, 1))),  # down to 3x3, below the size of the kernel
     Geometry((2, 3), (4, 4), (2, 1), ((1, 1), (2, 2))),
@@ -57,7 +58,9 @@ def operands(name, x, w, y):
 
 
 def close(a, b):
-    chex.assert_trees_all_close(a, b, rtol=1e-12, atol=1e-12)
+    """Equal to 13 digits of the largest entry: the order of a sum may differ, and so the last digits of a small one."""
+    scale = max(1.0, *(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(b)))
+    chex.assert_trees_all_close(a, b, rtol=1e-12, atol=1e-13 * scale)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -74,6 +77,21 @@ def test_values_gradients_and_second_gradients_equal_those_of_plain_lax(name, ge
 
     for functional in (energy, penalty):
         close(*(jax.jit(jax.value_and_grad(functional(f), (0, 1)))(a, b) for f in (ours, theirs)))
+
+
+@pytest.mark.parametrize("name", ["convolve", "transposed", "kernel_gradient"])
+def test_winograds_form_loses_no_more_digits_in_float32_than_plain_lax(name):
+    geometry = GEOMETRIES[0]
+    assert winograd.fits(geometry, jnp.float32)
+    assert not winograd.fits(geometry, jnp.bfloat16)  # sums of inputs would be rounded to 8 bits
+    ours, theirs, *operands_ = operands(name, *draw(geometry, channels=64, features=32, batch=16))
+    exact = theirs(*operands_, geometry)
+    single = [a.astype(jnp.float32) for a in operands_]
+
+    def error(f):
+        return float(jnp.abs(f(*single, geometry) - exact).max() / jnp.abs(exact).max())
+
+    assert error(ours) < 3 * error(theirs) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["convolve", "transposed", "kernel_gradient"])

@@ -10,7 +10,8 @@ closed under differentiation:
 XLA derives the same three programs by itself, but on CPU it runs some of them 25 to 100 times too slowly: the kernel
 gradient of a transposed convolution, the second derivative through a convolution (any gradient penalty), and inside
 `lax.scan` the kernel gradient of *every* convolution. Written this way each is one plain convolution, to every order
-of reverse-mode differentiation. On accelerators the kernel gradient is left to XLA, which knows it by pattern.
+of reverse-mode differentiation; where the kernel is two strides wide, as in DCGAN, each is Winograd's form of it
+(`winograd.py`), which needs nine multiplications for sixteen. On accelerators all three are left to XLA.
 
 Forward-mode differentiation (`jax.jvp`) is not defined for a `custom_vjp`; `jax.linearize` needs it too. A
 vector-Jacobian product of a vector-Jacobian product gives the same number.
@@ -24,6 +25,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+
+from jaxgen.models import winograd
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -59,6 +62,12 @@ def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     Returns:
       [N, *geometry.output_size, O].
     """
+    plain = functools.partial(_convolve_plain, geometry=geometry)
+    fast = functools.partial(winograd.convolve, geometry=geometry) if winograd.fits(geometry, x.dtype) else plain
+    return lax.platform_dependent(x, w, cpu=fast, default=plain)
+
+
+def _convolve_plain(x, w, geometry):
     x, padding = _at_least_the_kernel(x, geometry, geometry.padding)
     return lax.conv_general_dilated(x, w, geometry.strides, padding, dimension_numbers=DIMENSIONS)
 
@@ -75,14 +84,9 @@ def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     Returns:
       [N, H, W, C] with (H, W) = geometry.image_size.
     """
-    return lax.platform_dependent(
-        y,
-        w,
-        cpu=functools.partial(
-            _transposed_by_blocks if _fits_blocks(geometry) else _transposed_plain, geometry=geometry
-        ),
-        default=functools.partial(_transposed_plain, geometry=geometry),
-    )
+    plain = functools.partial(_transposed_plain, geometry=geometry)
+    fast = functools.partial(winograd.transposed, geometry=geometry) if winograd.fits(geometry, y.dtype) else plain
+    return lax.platform_dependent(y, w, cpu=fast, default=plain)
 
 
 def _transposed_plain(y, w, geometry):
@@ -104,33 +108,6 @@ def _transposed_plain(y, w, geometry):
     )
 
 
-def _fits_blocks(geometry):
-    """Whether `_transposed_by_blocks` is the faster one: it computes one more block than there are, on each axis."""
-    multiple = all(k % s == 0 for k, s in zip(geometry.kernel_size, geometry.strides, strict=True))
-    return multiple and max(geometry.strides) > 1 and min(geometry.output_size) >= 8
-
-
-def _transposed_by_blocks(y, w, geometry):
-    """One ordinary convolution that makes a block of strides x strides pixels at once; then the blocks are laid out."""
-    (sh, sw), (kh, kw) = geometry.strides, geometry.kernel_size
-    mh, mw, c = kh // sh, kw // sw, w.shape[2]
-    blocks = w.reshape(mh, sh, mw, sw, c, -1).transpose(0, 2, 1, 3, 4, 5).reshape(mh, mw, sh * sw * c, -1)
-    x = lax.conv_general_dilated(
-        y,
-        jnp.flip(blocks, (0, 1)).swapaxes(2, 3),
-        (1, 1),
-        ((mh - 1, mh - 1), (mw - 1, mw - 1)),
-        dimension_numbers=DIMENSIONS,
-    )
-    n, h, w_blocks, _ = x.shape
-    x = x.reshape(n, h, w_blocks, sh, sw, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, h * sh, w_blocks * sw, c)
-    crop = [
-        (-before, size - (have - before), 0)
-        for size, have, (before, _) in zip(geometry.image_size, x.shape[1:3], geometry.padding, strict=True)
-    ]
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *crop, (0, 0, 0)))
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
     """The adjoint of `convolve` in its kernel: <kernel_gradient(x, y), w> = <y, convolve(x, w)>.
@@ -143,12 +120,10 @@ def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array
     Returns:
       [kh, kw, C, O].
     """
-    return lax.platform_dependent(
-        x,
-        y,
-        cpu=functools.partial(_kernel_gradient_plain, geometry=geometry),
-        default=functools.partial(_kernel_gradient_xla, geometry=geometry),
-    )
+    plain = functools.partial(_kernel_gradient_plain, geometry=geometry)
+    fast = functools.partial(winograd.kernel_gradient, geometry=geometry) if winograd.fits(geometry, x.dtype) else plain
+    on_accelerators = functools.partial(_kernel_gradient_xla, geometry=geometry)
+    return lax.platform_dependent(x, y, cpu=fast, default=on_accelerators)
 
 
 def _at_least_the_kernel(x, geometry, padding, dilation=(1, 1)):
