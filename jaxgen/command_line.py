@@ -1,5 +1,6 @@
 """What the scripts share: errors as sentences, quiet pipes, and the compilation cache."""
 
+import contextlib
 import os
 import sys
 import warnings
@@ -25,6 +26,7 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+        _leave_other_hosts(code)
     except BrokenPipeError:  # whoever read what we print has left, like `head`
         code = _leave_quietly()
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
@@ -33,11 +35,23 @@ def run(main: Callable[[], int | None]) -> None:
         print("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         print("(set JAXGEN_TRACEBACK=1 to see where in the code)", file=sys.stderr)
         code = 2
+        _leave_other_hosts(code)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         code = _leave_quietly()
     sys.exit(code)
+
+
+def _leave_other_hosts(code: int) -> None:
+    """On several hosts: ends this process, and so what the others wait for, now and not after minutes of goodbyes."""
+    sharding = sys.modules.get("jaxgen.sharding")
+    if sharding is not None and sharding.jax.distributed.is_initialized():
+        sharding.leave_hosts()
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 def _leave_quietly() -> int:

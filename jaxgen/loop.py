@@ -222,6 +222,7 @@ def train(
         stack.enter_context(_telling_of_lost_hosts())
         with _on_all_hosts(mesh):
             metric_names = _check_first_batch(train_step, dataset, batch_size, seed, state, key)
+        with _on_all_hosts(mesh):  # only now: a mistake on any host leaves no directory behind
             stack.enter_context(run_directory.hold(directory, config, may_change=may_change, is_primary=primary))
         manager = checkpoint.open_checkpoints(
             directory / "checkpoints", keep_last=keep_last, best_metric=best_metric, best_mode=best_mode

@@ -18,15 +18,16 @@ from jaxgen import checkpoint, experiment, loop, presets, run_directory, shardin
 TRAIN = Path(__file__).parent.parent / "scripts" / "train.py"
 
 
-def start(arguments, num_hosts=2) -> list[subprocess.Popen]:
+def start(arguments, num_hosts=2, *, last=(), **variables) -> list[subprocess.Popen]:
+    """Starts the script on all hosts; `last` are more arguments for the last one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     hosts = {"COORDINATOR_ADDRESS": address, "NUM_PROCESSES": str(num_hosts), "JAX_NUM_CPU_DEVICES": "2"}
     return [
         subprocess.Popen(
-            [sys.executable, TRAIN, *map(str, arguments)],
-            env=os.environ | hosts | {"PROCESS_ID": str(i)},
+            [sys.executable, TRAIN, *map(str, [*arguments, *(last if i == num_hosts - 1 else ())])],
+            env=os.environ | hosts | variables | {"PROCESS_ID": str(i)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -119,6 +120,61 @@ def test_two_hosts_train_together_stop_together_and_end_as_one_host_does(tmp_pat
     ends = [run_directory.read_metrics(tmp_path / name)[-1] for name in ("run", "one")]
     assert {"eval/loss", "eval/accuracy"} <= set(ends[0])
     assert ends[0]["eval/loss"] == pytest.approx(ends[1]["eval/loss"], rel=1e-3)
+
+
+def endless(digits, directory) -> list:
+    arguments = ["mnist-cnn", "--data.name", "arrays", "--data.path", digits, "--directory", directory]
+    arguments += ["--widths", 4, 4, "--batch-size", 8, "--num-steps", 1_000_000, "--optimizer.schedule", "constant"]
+    return [*arguments, "--log-every", 10, "--checkpoint-every", 20, "--num-devices", 4]
+
+
+@pytest.mark.parametrize(
+    "lost, number",
+    [
+        (1, signal.SIGKILL),
+        pytest.param(0, signal.SIGKILL, marks=pytest.mark.slow),  # the one that the others are connected through
+        pytest.param(1, signal.SIGSTOP, marks=pytest.mark.slow),  # frozen: no connection breaks
+    ],
+)
+def test_the_others_end_soon_after_a_host_is_lost_and_all_of_them_go_on_later(tmp_path, digits, lost, number):
+    run = tmp_path / "run"
+    hosts = start(endless(digits, run), JAXGEN_HOST_TIMEOUT="10")
+    wait_for_line(run, hosts)
+    while checkpoint.latest_step(run / "checkpoints") is None and hosts[0].poll() is None:
+        time.sleep(0.05)
+    hosts[lost].send_signal(number)
+    since = time.monotonic()
+    try:
+        output, _ = hosts[1 - lost].communicate(timeout=60)
+    finally:
+        for host in hosts:
+            host.kill()
+            host.wait()
+    assert time.monotonic() - since < 45
+    assert hosts[1 - lost].returncode in (2, -signal.SIGABRT), (
+        output
+    )  # a sentence, or JAX's end of a process that waits
+    assert "another one has died or stopped" in output or "another task died" in output
+
+    saved = checkpoint.latest_step(run / "checkpoints")
+    (run / "metrics.jsonl").write_bytes(b"")  # to see the first new line
+    hosts = start(endless(digits, run))
+    wait_for_line(run, hosts)
+    hosts[0].send_signal(signal.SIGTERM)
+    codes, outputs = finish(hosts)
+    assert codes == [143, 143], outputs
+    assert f"Resuming at step {saved} of 1000000 on 4 cpu devices" in outputs[0]
+
+
+def test_a_host_that_cannot_start_says_why_and_ends_the_others_soon(tmp_path, digits):
+    since = time.monotonic()
+    nothing = ["--data.path", tmp_path / "nothing.npz"]
+    codes, outputs = finish(start(endless(digits, tmp_path / "run"), last=nothing, JAXGEN_HOST_TIMEOUT="10"))
+    assert codes[1] == 2 and "nothing.npz" in outputs[1].split("error: ")[1].splitlines()[0]
+    assert codes[0] in (2, -signal.SIGABRT), outputs[0]
+    assert "another one has died or stopped" in outputs[0] or "another task died" in outputs[0]
+    assert time.monotonic() - since < 90
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -478,10 +478,11 @@ def test_one_host_needs_no_setting_up(environment):
 
 
 def test_hosts_are_found_by_jax_where_it_can_and_by_three_variables_elsewhere(environment):
-    assert environment(SLURM_NTASKS="4") == [((), {})]
-    assert environment(TPU_WORKER_HOSTNAMES="a,b") == [((), {})]
+    usual = {"heartbeat_timeout_seconds": 60}
+    assert environment(SLURM_NTASKS="4") == [((), usual)]
+    assert environment(TPU_WORKER_HOSTNAMES="a,b", JAXGEN_HOST_TIMEOUT="7") == [((), {"heartbeat_timeout_seconds": 7})]
     calls = environment(COORDINATOR_ADDRESS="a:1234", NUM_PROCESSES="2", PROCESS_ID="0")
-    assert calls == [(("a:1234",), {"num_processes": 2, "process_id": 0})]
+    assert calls == [(("a:1234",), {"num_processes": 2, "process_id": 0} | usual)]
 
 
 def test_half_a_set_of_variables_is_refused(environment):
@@ -489,3 +490,9 @@ def test_half_a_set_of_variables_is_refused(environment):
         environment(COORDINATOR_ADDRESS="a:1234")
     with pytest.raises(ValueError, match=r"whole numbers, not \['two', '0'\]"):
         environment(COORDINATOR_ADDRESS="a:1234", NUM_PROCESSES="two", PROCESS_ID="0")
+
+
+@pytest.mark.parametrize("timeout", ["0", "soon", "-3", ""])
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(environment, timeout):
+    with pytest.raises(ValueError, match=f"JAXGEN_HOST_TIMEOUT is a whole number of seconds.*not '{timeout}'"):
+        environment(JAXGEN_HOST_TIMEOUT=timeout, SLURM_NTASKS="4")
