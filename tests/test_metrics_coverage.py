@@ -16,6 +16,8 @@ from jaxgen.metrics.coverage import (
     stacked_mode_coverage,
 )
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")  # the time of this file is XLA's
+
 KEY = jax.random.key(0)
 
 

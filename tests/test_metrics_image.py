@@ -8,6 +8,8 @@ import scipy.ndimage
 
 from jaxgen.metrics.image import psnr, ssim
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")  # the time of this file is XLA's
+
 
 def pair(shape=(3, 20, 24, 2), seed=0):
     rng = np.random.default_rng(seed)

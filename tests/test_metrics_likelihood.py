@@ -26,7 +26,7 @@ IMAGES = np.where(np.random.default_rng(0).random((12, *SHAPE)) < 0.4, 1.0, -1.0
 
 @functools.cache
 def variables():
-    # A decoder at its initialisation hardly uses its latents: larger weights do. Posteriors much narrower than the prior
+    # A decoder at its initialisation hardly uses its latents: larger weights do. Posteriors much narrower than priors
     # would give importance weights without a variance, and no bound would converge: smaller weights for the encoder.
     state = vae.init(jax.random.key(3), ENCODER, DECODER, optimizer=optax.sgd(0.1), image_shape=SHAPE)
     scale = {"encoder": 0.4, "decoder": 2.0}

@@ -8,6 +8,8 @@ import scipy.stats
 
 from jaxgen.metrics.sliced_wasserstein import sliced_wasserstein_distance
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")  # the time of this file is XLA's
+
 KEY = jax.random.key(0)
 
 
