@@ -367,13 +367,23 @@ def non_saturating_radius(start_radius: ArrayLike, num_steps: ArrayLike, rate: A
     return 1 / np.sqrt(1 / np.asarray(start_radius) ** 2 + np.asarray(rate) * np.asarray(num_steps) / 8)
 
 
-def gradient_penalty_cycle_radius(target: ArrayLike) -> np.ndarray:
-    """4 g0 / pi: the cycle on which WGAN-GP ends on the Dirac-GAN, for a small weight and a small rate.
+def gradient_penalty_cycle_radius(target: ArrayLike, rate_over_weight: ArrayLike = 0.0) -> np.ndarray:
+    """4 g0 / pi / (1 - h / g): the cycle on which WGAN-GP ends on the Dirac-GAN, for a small weight g and rate h.
 
-    g0 is the norm that the penalty aims at. Averaged over a turn, -(|psi| - g0) sign(psi) psi vanishes at
-    r^2 / 2 = g0 2 r / pi. That it does not converge: Mescheder, Geiger, Nowozin 2018, section 3.3.
+    The penalty adds -g (|psi| - g0) sign(psi) to the discriminator's direction, which takes 2 h g (r^2/2 - 2 g0 r / pi)
+    from r^2 in a step averaged over a turn; simultaneous steps add h^2 r^2, alternating ones nothing.
+
+    Args:
+      target: g0, the norm that the penalty aims at.
+      rate_over_weight: h / g for simultaneous steps, below 1 or there is no cycle; 0 for alternating ones or the flow;
+        -h / g for extragradient, which takes as much as simultaneous steps add.
+
+    Returns:
+      The radius. `penalties.gradient_penalty(weight)` has g = 2 weight.
+
+    That WGAN-GP does not converge: Mescheder, Geiger, Nowozin 2018, section 3.3.
     """
-    return 4 * np.asarray(target) / np.pi
+    return 4 * np.asarray(target) / np.pi / (1 - np.asarray(rate_over_weight))
 
 
 # ---------------------------------------------------------------------------------------------------------- clipping

@@ -22,12 +22,15 @@ def radius(trajectory: Players, equilibrium: Players) -> jax.Array:
       [T].
     """
 
-    def squared(x, centre):
-        difference = jnp.asarray(x) - jnp.asarray(centre)
-        return jnp.sum(jnp.square(difference), axis=range(1, difference.ndim))
-
-    leaves = jax.tree.leaves(jax.tree.map(squared, tuple(trajectory), tuple(equilibrium)))
-    return jnp.sqrt(sum(leaves))
+    differences = [
+        jnp.abs(jnp.asarray(x) - jnp.asarray(centre)).reshape(len(x), -1)
+        for x, centre in zip(*map(jax.tree.leaves, (tuple(trajectory), tuple(equilibrium))), strict=True)
+    ]
+    differences = jnp.concatenate(differences, axis=1)
+    # In units of the largest coordinate: the square of a tiny number would be 0, that of a huge one infinite.
+    largest = jnp.max(differences, axis=1)
+    unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    return unit * jnp.linalg.norm(differences / unit[:, None], axis=1)
 
 
 def growth_law(radius: jax.Array, tolerance: float = 1e-3) -> jax.Array:
@@ -41,9 +44,8 @@ def growth_law(radius: jax.Array, tolerance: float = 1e-3) -> jax.Array:
     as slowly as 1 / sqrt(t). A clipped run may look stable by its last value; its law tells.
 
     Args:
-      radius: [..., T] at equal intervals, T at least 32, the start included; a run that turned to NaN or infinity, or
-        grew beyond the square root of the largest number, is `exponential`. For a safe verdict each eighth of the
-        run should hold several turns.
+      radius: [..., T] at equal intervals, T at least 32, the start included; a run that turned to NaN or infinity is
+        `exponential`. For a safe verdict each eighth of the run should hold several turns.
       tolerance: the relative change of E between the first and the last window that still is a cycle.
 
     Returns:
@@ -55,11 +57,11 @@ def growth_law(radius: jax.Array, tolerance: float = 1e-3) -> jax.Array:
     num = radius.shape[-1]
     if num < 32:
         raise ValueError(f"a growth law needs at least 32 values, not {num}")
-    finite = jnp.all(jnp.isfinite(jnp.square(radius)), axis=-1)
-    energy = jnp.where(finite[..., None], jnp.square(radius), 1.0)
+    finite = jnp.all(jnp.isfinite(radius), axis=-1, keepdims=True)
+    radius = jnp.where(finite, radius, 1.0)
     # In units of its largest value: squares of tiny numbers must not be lost before they are compared.
-    largest = jnp.max(energy, axis=-1, keepdims=True)
-    relative = energy / jnp.where(largest > 0, largest, 1.0)
+    largest = jnp.max(radius, axis=-1, keepdims=True)
+    relative = jnp.square(radius / jnp.where(largest > 0, largest, 1.0))
     early, middle, first, second, third = (_smooth_mean(relative, centre, num // 4) for centre in (1, 3, 5, 6, 7))
 
     rounding = jnp.finfo(radius.dtype).eps
@@ -75,11 +77,13 @@ def growth_law(radius: jax.Array, tolerance: float = 1e-3) -> jax.Array:
     curvature = jnp.log(jnp.where(grows, ratio, 1.0)) / jnp.where(grows, change / 2, 1.0)
 
     # What started exponentially and has slowed down is not exponential, however uneven its turns are.
-    law = jnp.where((curvature > 0.5) & (change > 0.5 * early_change), EXPONENTIAL, SQUARE_ROOT)
+    exponential = (curvature > 0.5) & (change > 0.5 * early_change)
+    exponential |= change > jnp.log(100.0)  # no power of time grows like that from 5/8 to 7/8 of a run
+    law = jnp.where(exponential, EXPONENTIAL, SQUARE_ROOT)
     law = jnp.where(change < 0, DECAY, law)
     law = jnp.where((jnp.abs(change) < tolerance) | settled, CYCLE, law)
     law = jnp.where(third < rounding, DECAY, law)  # nothing of the largest value is left
-    return jnp.where(finite, law, EXPONENTIAL).astype(jnp.int32)
+    return jnp.where(finite[..., 0], law, EXPONENTIAL).astype(jnp.int32)
 
 
 def _log_ratio(x, y):

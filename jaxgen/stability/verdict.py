@@ -94,7 +94,7 @@ def field_eigenvalues(field: Field, players: Players) -> np.ndarray:
 
 def step_eigenvalues(rule: updates.Rule, field: Field, players: Players) -> np.ndarray:
     """The eigenvalues of the Jacobian of one update, the rule's state included, dense. Complex [n]."""
-    return np.linalg.eigvals(np.asarray(_step_jacobian(rule, field, players)))
+    return np.linalg.eigvals(np.asarray(jax.jit(lambda: _step_jacobian(rule, field, players))()))
 
 
 def _field_eigenvalues(field, players, rates):
@@ -105,7 +105,7 @@ def _field_eigenvalues(field, players, rates):
         v = field(unravel(w))
         return ravel_pytree(Players(*(jax.tree.map(lambda x, h=h: h * x, x) for x, h in zip(v, rates, strict=True))))[0]
 
-    return np.linalg.eigvals(np.asarray(jax.jacobian(direction)(point)))
+    return np.linalg.eigvals(np.asarray(jax.jit(jax.jacobian(direction))(point)))
 
 
 def _step_jacobian(rule, field, players):
