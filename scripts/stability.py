@@ -150,7 +150,7 @@ def require(condition: bool, message: str) -> None:
 def pairs(values) -> list[list[float]]:
     """Complex numbers as [real, imaginary], the largest modulus first."""
     ordered = sorted(values, key=lambda value: (-abs(value), -value.imag))
-    return [[float(value.real), float(value.imag)] for value in ordered]
+    return [[float(value.real) + 0.0, float(value.imag) + 0.0] for value in ordered]  # + 0.0: no minus before a zero
 
 
 def complex_text(values) -> str:
