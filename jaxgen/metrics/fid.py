@@ -114,10 +114,11 @@ def _merge(mean, scatter, count, block_mean, block_scatter, block_count):
 def frechet_distance(mean_a, cov_a, mean_b, cov_b) -> float:
     """|m_a - m_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)), the squared 2-Wasserstein distance between two Gaussians.
 
-    With C_a = A A' and C_b = B B' from their eigenvalues, the trace of the square root is the sum of the singular
-    values of A' B: the symmetric form Tr (C_a^(1/2) C_b C_a^(1/2))^(1/2), which is never complex. Only symmetric
-    eigenvalues are computed, by LAPACK in float64 on the host, where 2,048 dimensions take seconds; the small ones
-    among them twice, so that twelve digits hold where covariances are singular, too.
+    With C_a = A A' and C_b = B B', by Cholesky or by symmetric eigenvalues, the trace of the square root is the sum of
+    the singular values of A' B: the symmetric form Tr (C_a^(1/2) C_b C_a^(1/2))^(1/2), which is never complex. They
+    are the roots of symmetric eigenvalues, the small ones computed twice, so that twelve digits hold where covariances
+    are singular, too. LAPACK does all of it in float64 on the host. Its threads wait for each other at every step:
+    where other programs keep the cores busy, OPENBLAS_NUM_THREADS=1 in the environment makes it many times faster.
 
     Args:
       mean_a: [D].
@@ -179,7 +180,15 @@ def _factor(mean, covariance, name):
     size = np.max(np.abs(covariance))
     if np.max(np.abs(covariance - covariance.T)) > 1e-5 * size:
         raise ValueError(f"the covariance of set {name} is not symmetric")
-    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    covariance = (covariance + covariance.T) / 2
+    try:  # several times faster than eigenvalues, and as good where nothing is near to singular
+        lower = np.linalg.cholesky(covariance)
+        pivots = np.diag(lower) ** 2
+        if pivots.min() > 1e-10 * pivots.max():
+            return mean, lower, np.trace(covariance)
+    except np.linalg.LinAlgError:
+        pass
+    values, vectors = np.linalg.eigh(covariance)
     if values[0] < -1e-4 * size:
         raise ValueError(f"the covariance of set {name} has a negative eigenvalue, {values[0]:.3g}")
     # Eigenvalues that are 0 come out as some rounding errors, whose square roots would be a million times larger.
