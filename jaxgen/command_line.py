@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 def use_compilation_cache() -> None:
@@ -14,6 +14,13 @@ def use_compilation_cache() -> None:
     """
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(base, "jaxgen", "compiled"))
+
+
+def progress(batches: Iterable, total: int, what: str) -> Iterable:
+    """The same batches, with a progress bar where there is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(batches, what, total, dynamic_ncols=True, disable=None, leave=False)
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -6,7 +6,7 @@ parts for a notebook.
 
 import functools
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -355,6 +355,18 @@ def generate(
     Raises:
       ValueError: for a run that draws nothing (a classifier), or num below 1.
     """
+    return np.concatenate(list(generate_batches(trained, num, key, batch_size=batch_size, mesh=mesh)))
+
+
+def generate_batches(
+    trained: Trained,
+    num: int,
+    key: jax.Array,
+    *,
+    batch_size: int = 500,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Iterator[np.ndarray]:
+    """The images of `generate`, a batch of up to batch_size at a time."""
     if trained.networks.generate is None:
         raise ValueError(f"a {type(trained.config).__name__.lower()} draws no images")
     if num < 1:
@@ -365,5 +377,7 @@ def generate(
     rows = sharding.divisible(size, mesh.size)
     draw = sharding.jit_global(functools.partial(trained.networks.generate, n=rows), mesh, batch_axes=(None, None))
     variables = sharding.as_replicated(mesh, trained.state.ema)
-    drawn = [np.asarray(draw(variables, jax.random.fold_in(key, i)))[:size] for i in range(-(-num // size))]
-    return np.concatenate(drawn)[:num]
+    batches = -(-num // size)
+    return (
+        np.asarray(draw(variables, jax.random.fold_in(key, i)))[: min(size, num - i * size)] for i in range(batches)
+    )

@@ -15,21 +15,22 @@ def evaluate(
     run: tyro.conf.Positional[Path],
     /,
     classifier: Path | None = None,
-    num: int = 10_000,
+    num: int | None = None,
     seed: int = 0,
     step: int | None = None,
     samples: int | None = None,
 ) -> dict:
     """Evaluate a run's newest good checkpoint (its moving average).
 
-    A VAE or classifier is evaluated on the test split of its data. A GAN, or a VAE with --classifier, draws images, and
+    A VAE or classifier is evaluated on the test split of its data. A GAN on Stacked MNIST draws images, whose modes are
+    counted by the classifier of digits in this package. Another GAN, or a VAE, with --classifier draws images, and
     a classifier run tells how many it is sure of and how often it sees each class; the same of its own test
     images stands beside it.
 
     Args:
       run: The run directory that train.py wrote.
       classifier: Run directory of a classifier trained on the same kind of images.
-      num: How many images to draw for the classifier.
+      num: How many images to draw; 10,000 by default, and 26,000 for Stacked MNIST, as is usual.
       seed: Of the latents.
       step: Of the checkpoint; the newest by default.
       samples: For a VAE: k of the importance-weighted bound; as configured by default.
@@ -47,8 +48,20 @@ def evaluate(
     from jaxgen.metrics.confidence import class_confidence
 
     trained = experiment.load(run, step=step)
+    is_stacked = (
+        classifier is None and isinstance(trained.config, presets.GAN) and (trained.config.data.name == "stacked_mnist")
+    )
+    num = (26_000 if is_stacked else 10_000) if num is None else num
     protocol = {"run": str(run), "step": int(trained.state.step), "seed": seed, "jaxgen": __version__}
-    if classifier is None:
+    if is_stacked:
+        from jaxgen import evaluation
+        from jaxgen.metrics import features
+
+        record = evaluation.stacked_mnist(
+            trained, features.shipped("mnist-cnn"), num=num, seed=seed, progress=command_line.progress
+        )
+        metrics, protocol = record["metrics"], protocol | record["protocol"]
+    elif classifier is None:
         if trained.networks.eval_step is None:
             raise ValueError(f"{run} is a GAN: give --classifier the run of a classifier of such images")
         config = dataclasses.replace(trained.config, seed=seed, num_devices=None)
