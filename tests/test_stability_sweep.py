@@ -1,0 +1,316 @@
+"""Sweeps: many settings in one program behave as one after the other."""
+
+import csv
+import itertools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen import gan as gans
+from jaxgen import vae as vaes
+from jaxgen.data import toy
+from jaxgen.losses import adversarial, penalties, variational
+from jaxgen.models import dcgan, mlp
+from jaxgen.stability import games, members, oracles, sweep, updates
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+GENERATOR, DISCRIMINATOR, LATENT_DIM = mlp.Generator(widths=(8,)), mlp.Discriminator(widths=(8,)), 3
+ONE_DEVICE = jax.devices()[:1]
+
+
+def ring_program(**arguments):
+    score = members.mode_score(GENERATOR, LATENT_DIM, toy.ring_modes(), 0.1, num_samples=64)
+    return members.gan(GENERATOR, DISCRIMINATOR, latent_dim=LATENT_DIM, score=score, **arguments)
+
+
+RING = sweep.stream(lambda key: toy.ring(key, 16, std=0.1))
+
+
+def settings_of(num, **more):
+    rates = np.geomspace(1e-3, 1e-2, num)
+    return {"generator_rate": rates, "discriminator_rate": 2 * rates[::-1], "r1": np.linspace(0, 1, num)} | {
+        name: np.asarray(values) for name, values in more.items()
+    }
+
+
+def run(settings, program=None, **arguments):
+    arguments = {"num_steps": 20, "num_records": 4, "devices": ONE_DEVICE} | arguments
+    return sweep.run(program or ring_program(), RING, settings, **arguments)
+
+
+def test_a_sweep_equals_a_loop_over_its_settings():
+    settings = settings_of(4, clip=[0.5, math.inf, 1.0, 0.1], seed=[0, 1, 0, 1])
+    program = ring_program()
+    result = run(settings, program, num_steps=50, num_records=2, block_size=4)
+    for member in range(4):
+        row = {name: jnp.asarray(values[member]) for name, values in settings.items()}
+        key = jax.random.fold_in(jax.random.key(0), int(row["seed"]))
+        state = program.init(row, key)
+        step = jax.jit(lambda state, batch, row=row, key=key: program.step(row, state, batch, key))
+        for index in range(50):
+            state, _ = step(state, RING.batch((), index))
+        for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(result.states), strict=True):
+            np.testing.assert_allclose(other[member], one, atol=1e-5, rtol=1e-5)
+
+
+def test_blocks_and_devices_change_nothing_beyond_rounding():
+    settings = settings_of(5)
+    reference = run(settings, block_size=5)
+    for arguments in ({"block_size": 1}, {"block_size": 2}, {"block_size": 2, "devices": jax.devices()[:2]}):
+        other = run(settings, **arguments)
+        assert list(other.history) == list(reference.history)
+        for name in ("generator/loss", "discriminator/grad_norm", "penalty/r1", "radius"):
+            np.testing.assert_allclose(other.history[name], reference.history[name], rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("block_size", [4, 2])
+def test_a_member_that_blows_up_leaves_all_others_bit_for_bit_as_they_are(block_size):
+    healthy = settings_of(4)
+    poisoned = {name: values.copy() for name, values in healthy.items()}
+    poisoned["generator_rate"][1] = 1e38
+    good = run(healthy, ring_program(optimizer=members.sgd), block_size=block_size)
+    bad = run(poisoned, ring_program(optimizer=members.sgd), block_size=block_size)
+    assert bad.table["finite"].tolist() == [True, False, True, True]
+    first = bad.table["first_bad_step"][1]
+    assert 0 <= first < 5 and bad.table["first_bad_step"][0] == -1
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(bad.states))  # frozen where it last was finite
+    assert np.isnan(bad.history["generator/loss"][1, 1:]).all() and np.isnan(bad.table["final_score"][1])
+    others = [0, 2, 3]
+    for one, other in zip(jax.tree.leaves(good.states), jax.tree.leaves(bad.states), strict=True):
+        np.testing.assert_array_equal(one[others], other[others])
+    for name in good.history:
+        np.testing.assert_array_equal(good.history[name][others], bad.history[name][others])
+
+
+def test_killed_and_resumed_is_the_same_as_uninterrupted(tmp_path):
+    settings = settings_of(3)
+    whole = run(settings)
+
+    def kill(step, record):
+        if step == 10:
+            raise KeyboardInterrupt
+
+    arguments = {"directory": tmp_path, "checkpoint_every": 1}
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, on_record=kill, **arguments)
+    seen = []
+    resumed = run(settings, on_record=lambda step, record: seen.append(step), **arguments)
+    assert seen == [15, 20]
+    for one, other in zip(jax.tree.leaves(whole.states), jax.tree.leaves(resumed.states), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for name in whole.table:
+        np.testing.assert_array_equal(whole.table[name], resumed.table[name])
+    for name in whole.history:
+        np.testing.assert_array_equal(whole.history[name], resumed.history[name])
+    again = run(settings, on_record=lambda step, record: seen.append(step), **arguments)
+    assert seen == [15, 20] and again.table["final_score"].tolist() == whole.table["final_score"].tolist()
+    with pytest.raises(ValueError, match="holds another sweep .*settings"):
+        run(settings | {"r1": np.ones(3)}, **arguments)
+
+
+def test_members_of_one_seed_start_alike_and_see_the_same_data():
+    settings = settings_of(4, seed=[0, 1, 0, 1]) | {"r1": np.zeros(4)}
+    settings |= {"generator_rate": np.full(4, 1e-3), "discriminator_rate": np.full(4, 1e-3)}
+    result = run(settings, block_size=4)
+    for leaf in jax.tree.leaves(result.states):
+        np.testing.assert_array_equal(leaf[0], leaf[2])
+        np.testing.assert_array_equal(leaf[1], leaf[3])
+    kernel = result.states.generator.params["Dense_0"]["kernel"]
+    assert not np.array_equal(kernel[0], kernel[1])
+
+
+def test_losses_are_mixed_by_weights_and_one_weight_is_one_loss():
+    losses = {"hinge": adversarial.hinge, "wasserstein": adversarial.wasserstein}
+    settings = settings_of(3) | {"loss/hinge": np.array([2.0, 0.0, 1.0]), "loss/wasserstein": np.array([0.0, 1.0, 1.0])}
+    mixed = run(settings, ring_program(losses=losses)).history["discriminator/loss"]
+    plain = {name: value for name, value in settings.items() if not name.startswith("loss/")}
+    for member, loss in enumerate(losses.values()):
+        alone = run(plain, ring_program(losses=loss)).history["discriminator/loss"]
+        np.testing.assert_allclose(mixed[member], alone[member], rtol=1e-4, atol=1e-5)
+        assert not np.allclose(mixed[2], alone[2], rtol=1e-3)
+
+
+def test_clip_shares_count_and_an_infinite_norm_is_no_clip():
+    settings = settings_of(3, generator_clip=[1e-6, math.inf, 1e6], discriminator_clip=[math.inf, 1e-6, math.inf])
+    table = run(settings).table
+    assert table["generator_clip_share"].tolist() == [1, 0, 0]
+    assert table["discriminator_clip_share"].tolist() == [0, 1, 0]
+
+
+def test_every_update_rule_of_gans_can_be_swept():
+    ends = [
+        run(settings_of(2), ring_program(update_rule=rule)).history["radius"][:, -1]
+        for rule in (gans.alternating, gans.simultaneous, gans.extragradient)
+    ]
+    assert all(np.isfinite(end).all() for end in ends)
+    assert all(not np.array_equal(one, other) for one, other in itertools.combinations(ends, 2))
+
+
+def test_a_game_follows_its_closed_form(double_precision):
+    def field(settings):
+        return games.field(games.dirac(adversarial.wasserstein, [penalties.r1(settings["r1"])]))
+
+    def rule(settings):
+        return updates.simultaneous(games.Players(settings["generator_rate"], settings["discriminator_rate"]))
+
+    program = members.game(rule, field, games.Players(1.0, 0.5), games.Players(0.0, 0.0))
+    settings = sweep.product({"r1": [0.0, 0.5]}, {"generator_rate": [0.1], "discriminator_rate": [0.2]})
+    result = sweep.run(program, sweep.NO_DATA, settings, num_steps=640, num_records=64, devices=ONE_DEVICE)
+    growth = oracles.simultaneous_growth(0.1, 0.2)
+    slope = np.polyfit(result.steps, np.log(result.history["radius"][0]), 1)[0]
+    np.testing.assert_allclose(slope, np.log(growth), rtol=1e-2)
+    assert result.table["growth_law"].tolist() == ["exponential", "decay"]
+
+
+def test_image_gans_are_members_like_any_other():
+    generator, discriminator = dcgan.Generator(image_size=28, channels=1, features=1), dcgan.Discriminator(features=1)
+    real = jax.random.uniform(jax.random.key(0), (8, 28, 28, 1), minval=-1)
+    score = members.sliced_wasserstein_score(generator, 3, real, num_projections=8)
+    program = members.gan(generator, discriminator, latent_dim=3, score=score)
+    data = sweep.stream(lambda key: jax.random.uniform(key, (4, 28, 28, 1), minval=-1))
+    settings = {"generator_rate": [1e-3, 2e-3], "discriminator_rate": [1e-3, 1e-3], "r1": [0.0, 1.0]}
+    result = sweep.run(program, data, settings, num_steps=2, num_records=2, block_size=1, devices=ONE_DEVICE)
+    assert result.table["finite"].all() and (result.table["final_sliced_wasserstein"] > 0).all()
+    assert result.states.generator.params is not None
+
+
+def test_vaes_are_members_and_beta_is_a_setting():
+    encoder, decoder = mlp.Encoder(2, widths=(8,)), mlp.BernoulliDecoder((4, 4, 1), widths=(8,))
+    image = jnp.sign(jax.random.normal(jax.random.key(0), (8, 4, 4, 1)))
+    program = members.vae(
+        encoder, decoder, image_shape=(4, 4, 1), score=members.elbo_score(encoder, decoder, {"image": image})
+    )
+    data = sweep.Data((), lambda first, number: np.arange(first, first + number), lambda _, step: {"image": image})
+    result = sweep.run(
+        program, data, {"rate": [0.01, 0.01], "beta": [0.1, 10.0]}, num_steps=40, num_records=4, devices=ONE_DEVICE
+    )
+    assert result.table["final_rate"][0] > result.table["final_rate"][1]
+    assert vaes.VAEState is type(result.states)
+    with pytest.raises(ValueError, match="a sweep of VAEs cannot use discriminator_rate; its settings are rate, clip"):
+        sweep.run(program, data, {"rate": [1.0], "discriminator_rate": [1.0]}, num_steps=1, num_records=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "no members"),
+        ({"generator_rate": []}, "settings are empty"),
+        ({"generator_rate": [1.0], "r1": [1.0, 2.0]}, "generator_rate 1, r1 2"),
+        ({"generator_rate": [[1.0]]}, r"one for each member, but generator_rate is float64 \[1, 1\]"),
+        (
+            {"generator_rate": [0.1, 0.0], "discriminator_rate": [1, 1]},
+            "generator_rate must be above 0 .* is 0 for memb",
+        ),
+        ({"generator_rate": [-1.0]}, "generator_rate must be above 0"),
+        ({"generator_rate": [math.nan]}, "generator_rate must be above 0"),
+        ({"generator_rate": [1.0], "discriminator_rate": [1.0], "clip": [-1.0]}, "clip is a norm to clip at and must"),
+        ({"generator_rate": [1.0], "discriminator_rate": [1.0], "r1": [-1.0]}, "r1 must be at least 0"),
+        (
+            {"generator_rate": [1.0], "discriminator_rate": [1.0], "momentum": [1.0]},
+            "momentum must be between -1 and 1",
+        ),
+        ({"generator_rate": [1.0], "discriminator_rate": [1.0], "seed": [0.5]}, "seed must be a whole number"),
+        ({"generator_rate": [1.0]}, "a sweep of GANs needs the setting discriminator_rate"),
+        ({"generator_rate": [1.0], "discriminator_rate": [1.0], "beta": [1.0]}, "a sweep of GANs cannot use beta"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(settings, message):
+    with pytest.raises(ValueError, match=message):
+        run(settings)
+
+
+def test_other_mistakes_are_explained():
+    with pytest.raises(ValueError, match="an axis of the grid is empty: r1"):
+        sweep.product({"r1": []})
+    with pytest.raises(ValueError, match="must have one length, but a has 1, b has 2"):
+        sweep.product({"a": [1], "b": [1, 2]})
+    with pytest.raises(ValueError, match="in two axes of the grid: a"):
+        sweep.product({"a": [1]}, {"a": [1]})
+    with pytest.raises(ValueError, match="the grid is empty"):
+        sweep.product()
+    with pytest.raises(ValueError, match="20 steps are asked for in 3 records"):
+        run(settings_of(2), num_records=3)
+    with pytest.raises(ValueError, match="block_size must be at least 1, not 0"):
+        run(settings_of(2), block_size=0)
+    with pytest.raises(TypeError, match="a GAN cannot use this update"):
+        ring_program(update_rule=updates.simultaneous(0.1))
+    with pytest.raises(TypeError, match="a GAN cannot use this update"):
+        ring_program(update_rule=updates.consensus)
+
+
+def test_a_sweep_too_large_for_memory_says_what_would_fit():
+    with pytest.raises(MemoryError, match=r"the states of 64 members need .* are free: up to \d+ members fit"):
+        run(settings_of(64), memory=20_000)
+    with pytest.raises(MemoryError, match=r"64 members in blocks of 64 need .* use block_size=\d+"):
+        run(settings_of(64), block_size=64, memory=300_000)
+
+
+def test_the_budget_curve_is_the_mean_of_the_best_over_all_subsets():
+    scores = np.array([0.3, -1.0, 2.0, 2.0, 0.7])
+    exact = [np.mean([max(subset) for subset in itertools.combinations(scores, k)]) for k in range(1, 6)]
+    np.testing.assert_allclose(sweep.budget_curve(scores), exact, rtol=1e-12)
+    np.testing.assert_allclose(sweep.budget_curve([1.0, math.nan], failure_score=0.0), [0.5, 1.0])
+    big = np.random.default_rng(0).normal(size=400)
+    curve = sweep.budget_curve(big)
+    assert (
+        np.all(np.diff(curve) >= -1e-12)
+        and curve[-1] == pytest.approx(big.max())
+        and curve[0] == pytest.approx(big.mean())
+    )
+    with pytest.raises(ValueError, match="1 scores are not finite"):
+        sweep.budget_curve([1.0, math.nan])
+    with pytest.raises(ValueError, match="at least one"):
+        sweep.budget_curve([])
+
+
+def test_the_tail_index_of_a_pareto_sample_is_its_exponent():
+    sample = np.random.default_rng(0).pareto(1.5, 200_000) + 1
+    largest = np.sort(sample)[::-1][:5001]
+    assert sweep.hill_tail_index(largest) == pytest.approx(1.5, rel=0.05)
+    assert math.isnan(sweep.hill_tail_index([1.0, 0.0, 0.0])) or sweep.hill_tail_index([1.0, 0.0, 0.0]) == 0
+
+
+def test_over_seeds_counts_failures_and_quantiles():
+    table = {
+        "r1": np.array([0.0, 0.0, 0.0, 1.0]),
+        "seed": np.array([0, 1, 2, 0]),
+        "finite": np.array([True, True, False, True]),
+        "final_score": np.array([0.2, 0.8, np.nan, 0.5]),
+    }
+    first, second = sweep.over_seeds(table, ["r1", "seed"], failed_below=0.3)
+    assert first["r1"] == 0 and first["seeds"] == 3 and first["failures"] == 2
+    assert first["median"] == pytest.approx(0.5) and first["highest"] == 0.8
+    assert 0 < first["failure_low"] < 2 / 3 < first["failure_high"] < 1
+    assert second["failure_probability"] == 0 and second["failure_low"] == 0
+
+
+def test_results_are_one_tidy_table_and_json(tmp_path):
+    settings = settings_of(3) | {"clip": np.array([1.0, math.inf, 1.0]), "generator_rate": np.array([1e-3, 1e38, 1e-3])}
+    result = run(settings, ring_program(optimizer=members.sgd))
+    table, record = sweep.write(result, tmp_path / "made")
+    rows = list(csv.DictReader(table.open()))
+    assert len(rows) == 3 and float(rows[1]["clip"]) == math.inf and rows[1]["finite"] == "False"
+    assert rows[1]["final_score"] == "" and float(rows[0]["r1"]) == 0
+    found = json.loads(record.read_text())
+    assert found["members"] == 3 and len(found["budget_curve"]) == 3
+    assert found["table"]["clip"][1] is None and len(found["history"]["radius"][0]) == 4
+
+
+def test_the_step_is_traced_once_however_many_records():
+    traces = []
+    program = ring_program()
+
+    def step(*arguments):
+        traces.append(1)
+        return program.step(*arguments)
+
+    counts = []
+    for num_records in (2, 4):
+        traces.clear()
+        run(settings_of(3), program._replace(step=step), num_steps=8, num_records=num_records)
+        counts.append(len(traces))
+    assert counts[0] == counts[1]
