@@ -258,6 +258,7 @@ PRESETS: dict[str, Preset] = {
         "digits by a Wasserstein GAN with gradient penalty and two learning rates instead of five critic steps",
         GAN(
             num_steps=10_000,
+            features=32,
             discriminator_batch_norm=False,
             loss="wasserstein",
             gradient_penalty=10.0,
@@ -269,7 +270,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "stacked-mnist-dcgan": Preset(
         "three digits as colour channels, 1,000 modes to cover",
-        GAN(data=Data("stacked_mnist"), num_steps=10_000, ema_half_life=10_000),
+        GAN(data=Data("stacked_mnist"), num_steps=8000, ema_half_life=10_000),
         "Srivastava et al. 2017 (the data), Radford, Metz, Chintala 2016",
     ),
     "emoji-article": Preset(
@@ -277,9 +278,9 @@ PRESETS: dict[str, Preset] = {
         GAN(
             data=Data("emoji", image_size=56),
             model="article",
-            num_steps=4000,
+            num_steps=2000,
             log_every=50,
-            sample_every=500,
+            sample_every=250,
             checkpoint_every=500,
             ema_half_life=10_000,
         ),

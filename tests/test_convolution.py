@@ -6,7 +6,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from jaxgen.models import winograd
+from jaxgen.models import im2col, winograd
 from jaxgen.models.convolution import Conv, ConvTranspose, Geometry, convolve, kernel_gradient, max_pool, transposed
 
 GEOMETRIES = [
@@ -24,7 +24,7 @@ GEOMETRIES = [
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
-def draw(geometry, channels=3, features=4, batch=2):
+def draw(geometry, channels=24, features=4, batch=2):
     x, w, y = (jax.random.fold_in(jax.random.key(0), i) for i in range(3))
     return (
         jax.random.normal(x, (batch, *geometry.image_size, channels)),
@@ -61,6 +61,13 @@ def close(a, b):
     """Equal to 13 digits of the largest entry: the order of a sum may differ, and so the last digits of a small one."""
     scale = max(1.0, *(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(b)))
     chex.assert_trees_all_close(a, b, rtol=1e-12, atol=1e-13 * scale)
+
+
+def test_the_geometries_reach_every_form_that_a_cpu_uses():
+    forms = [
+        "im2col" if im2col.fits(g, 24) else "winograd" if winograd.fits(g, jnp.float64) else "plain" for g in GEOMETRIES
+    ]
+    assert set(forms) == {"im2col", "winograd", "plain"}, forms
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)

@@ -10,8 +10,9 @@ closed under differentiation:
 XLA derives the same three programs by itself, but on CPU it runs some of them 25 to 100 times too slowly: the kernel
 gradient of a transposed convolution, the second derivative through a convolution (any gradient penalty), and inside
 `lax.scan` the kernel gradient of *every* convolution. Written this way each is one plain convolution, to every order
-of reverse-mode differentiation; where the kernel is two strides wide, as in DCGAN, each is Winograd's form of it
-(`winograd.py`), which needs nine multiplications for sixteen. On accelerators all three are left to XLA.
+of reverse-mode differentiation. Where the kernel is two strides wide, as in DCGAN, each is Winograd's form of it
+(`winograd.py`), which needs nine multiplications for sixteen; with few channels or few outputs it is a single matrix
+product (`im2col.py`). On accelerators all three are left to XLA.
 
 Forward-mode differentiation (`jax.jvp`) is not defined for a `custom_vjp`; `jax.linearize` needs it too. A
 vector-Jacobian product of a vector-Jacobian product gives the same number.
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from jaxgen.models import winograd
+from jaxgen.models import im2col, winograd
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -63,8 +64,16 @@ def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
       [N, *geometry.output_size, O].
     """
     plain = functools.partial(_convolve_plain, geometry=geometry)
-    fast = functools.partial(winograd.convolve, geometry=geometry) if winograd.fits(geometry, x.dtype) else plain
+    form = _form_on_cpu(geometry, x)
+    fast = functools.partial(form.convolve, geometry=geometry) if form else plain
     return lax.platform_dependent(x, w, cpu=fast, default=plain)
+
+
+def _form_on_cpu(geometry, x):
+    """The module with a faster form of the three operations for images like x, or None."""
+    if im2col.fits(geometry, x.shape[-1]):
+        return im2col
+    return winograd if winograd.fits(geometry, x.dtype) else None
 
 
 def _convolve_plain(x, w, geometry):
@@ -85,7 +94,8 @@ def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
       [N, H, W, C] with (H, W) = geometry.image_size.
     """
     plain = functools.partial(_transposed_plain, geometry=geometry)
-    fast = functools.partial(winograd.transposed, geometry=geometry) if winograd.fits(geometry, y.dtype) else plain
+    form = _form_on_cpu(geometry, jax.ShapeDtypeStruct((len(y), *geometry.image_size, w.shape[2]), y.dtype))
+    fast = functools.partial(form.transposed, geometry=geometry) if form else plain
     return lax.platform_dependent(y, w, cpu=fast, default=plain)
 
 
@@ -121,7 +131,8 @@ def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array
       [kh, kw, C, O].
     """
     plain = functools.partial(_kernel_gradient_plain, geometry=geometry)
-    fast = functools.partial(winograd.kernel_gradient, geometry=geometry) if winograd.fits(geometry, x.dtype) else plain
+    form = _form_on_cpu(geometry, x)
+    fast = functools.partial(form.kernel_gradient, geometry=geometry) if form else plain
     on_accelerators = functools.partial(_kernel_gradient_xla, geometry=geometry)
     return lax.platform_dependent(x, y, cpu=fast, default=on_accelerators)
 

@@ -1,0 +1,99 @@
+"""Convolution as one matrix product: what `convolution` runs on CPU for few channels or few outputs.
+
+Each output's patch of the image becomes a row, and the convolution is patches x kernel. Patches are put together from
+blocks of `strides` pixels, so the kernel must be whole strides wide. With kernel size k they are (k / stride)^2 times
+as large as the image, which pays where the image is thin (the first and last layers of a GAN) or the map so small that
+XLA's convolution is slow and Winograd's tiles would be half empty.
+
+Chellapilla, Puri, Simard 2006, "High Performance Convolutional Neural Networks for Document Processing".
+"""
+
+import itertools
+
+import jax.numpy as jnp
+from jax import lax
+
+
+def fits(geometry, num_channels: int) -> bool:
+    """Whether the kernel is whole strides, and patches are short or few."""
+    (kh, kw), (sh, sw) = geometry.kernel_size, geometry.strides
+    return kh % sh == 0 and kw % sw == 0 and (kh * kw * num_channels <= 64 or max(geometry.output_size) <= 3)
+
+
+def convolve(x, w, geometry):
+    """As `convolution.convolve`."""
+    return (_patches(x, geometry) @ _matrix(w, geometry)).reshape(len(x), *geometry.output_size, -1)
+
+
+def transposed(y, w, geometry):
+    """As `convolution.transposed`."""
+    return _from_patches(_rows(y) @ _matrix(w, geometry).T, geometry, len(y))
+
+
+def kernel_gradient(x, y, geometry):
+    """As `convolution.kernel_gradient`."""
+    return _from_matrix(_patches(x, geometry).T @ _rows(y), geometry)
+
+
+def _rows(y):
+    return y.reshape(-1, y.shape[-1])
+
+
+def _num_blocks(geometry):
+    """How many blocks a patch has along each axis."""
+    return tuple(k // s for k, s in zip(geometry.kernel_size, geometry.strides, strict=True))
+
+
+def _pad_to_blocks(geometry):
+    """Padding (before, after) that leaves the blocks which patches touch. It may be negative."""
+    return [
+        (before, (m + blocks - 1) * s - n - before)
+        for n, s, (before, _), m, blocks in zip(
+            geometry.image_size,
+            geometry.strides,
+            geometry.padding,
+            geometry.output_size,
+            _num_blocks(geometry),
+            strict=True,
+        )
+    ]
+
+
+def _pad(x, padding):
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)))
+
+
+def _patches(x, geometry):
+    """[N, H, W, C] -> [outputs, blocks pixels C]."""
+    (oh, ow), (sh, sw), (mh, mw) = geometry.output_size, geometry.strides, _num_blocks(geometry)
+    x = _pad(x, _pad_to_blocks(geometry))
+    x = x.reshape(len(x), oh + mh - 1, sh, ow + mw - 1, sw * x.shape[-1]).swapaxes(2, 3)
+    x = x.reshape(*x.shape[:3], -1)
+    patches = [x[:, i : i + oh, j : j + ow] for i, j in itertools.product(range(mh), range(mw))]
+    return _rows(jnp.concatenate(patches, axis=-1))
+
+
+def _from_patches(patches, geometry, num_images):
+    """The transpose of `_patches`: blocks in which patches overlap are summed."""
+    (oh, ow), (sh, sw), (mh, mw) = geometry.output_size, geometry.strides, _num_blocks(geometry)
+    patches = patches.reshape(num_images, oh, ow, mh, mw, -1)
+    x = sum(
+        jnp.pad(patches[:, :, :, i, j], ((0, 0), (i, mh - 1 - i), (j, mw - 1 - j), (0, 0)))
+        for i, j in itertools.product(range(mh), range(mw))
+    )
+    rows, columns = oh + mh - 1, ow + mw - 1
+    x = x.reshape(num_images, rows, columns, sh, -1).swapaxes(2, 3).reshape(num_images, rows * sh, columns * sw, -1)
+    return _pad(x, [(-before, -after) for before, after in _pad_to_blocks(geometry)])
+
+
+def _matrix(w, geometry):
+    """[kh, kw, C, O] -> [blocks pixels C, O], in the order of a patch."""
+    (sh, sw), (mh, mw), (*_, c, o) = geometry.strides, _num_blocks(geometry), w.shape
+    return w.reshape(mh, sh, mw, sw * c, o).swapaxes(1, 2).reshape(-1, o)
+
+
+def _from_matrix(matrix, geometry):
+    """The transpose of `_matrix`."""
+    (sh, _), (mh, mw), o = geometry.strides, _num_blocks(geometry), matrix.shape[-1]
+    w = matrix.reshape(mh, mw, sh, -1, o).swapaxes(1, 2)
+    return w.reshape(*geometry.kernel_size, -1, o)
