@@ -4,6 +4,7 @@
 import json
 import math
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -141,6 +142,198 @@ def dirac(
     print(f"growth law                 {found.growth_law}")
 
 
+def spectrum(
+    run: tyro.conf.Positional[Path],
+    /,
+    step: int | None = None,
+    from_step: int | None = None,
+    iterations: int = 40,
+    train_step: bool = True,
+    layers: bool = True,
+    probes: int = 16,
+    latents: int = 8,
+    batch_size: int | None = None,
+    seed: int = 0,
+    top: int = 8,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Spectra of a GAN's checkpoint, and the learning rates that they predict.
+
+    Prints the outermost eigenvalues (Ritz values) of the game's Jacobian on the images of the next train step, with
+    error bounds; how much of it is attraction and how much rotation; the largest stable rate of each update rule, which
+    is the discriminator's with the run's ratio of both rates kept; the eigenvalues of the train step itself, optimiser
+    state included; singular values of the layers; and how well the generator's input is conditioned.
+
+    A rate of 0 means that some direction grows at every rate: the network is still learning, or rotates. The rate of
+    the damped directions is where those begin to diverge, too, which is how a rate is too large.
+
+    Args:
+      run: The run directory that train.py wrote, of a GAN.
+      step: Of the checkpoint; the newest by default.
+      from_step: Of an earlier checkpoint: also path-angle and path-norm on the line from there to the other.
+      iterations: Of Arnoldi's method; each takes a vector as long as all parameters.
+      train_step: Also linearise the train step.
+      layers: Also the singular values of each layer.
+      probes: Random probes for the shares of attraction and rotation.
+      latents: Latents at which the generator is differentiated; 0 for none.
+      batch_size: Images; as the run by default.
+      seed: Of random starts, probes and latents.
+      top: How many eigenvalues to show.
+      as_json: One JSON object instead of sentences, with all eigenvalues.
+    """
+    for option, value, least in (
+        ("--iterations", iterations, 2),
+        ("--probes", probes, 2),
+        ("--latents", latents, 0),
+        ("--top", top, 1),
+    ):
+        require(value >= least, f"{option} must be at least {least}, not {value}")
+
+    import jax
+    import numpy as np
+
+    from jaxgen.stability import runs, spectrum
+
+    found = runs.load_gan(run, step=step, batch_size=batch_size)
+    earlier = None
+    if from_step is not None:
+        require(
+            from_step != int(found.state.step), f"--from-step {from_step} is the checkpoint itself; give another one"
+        )
+        earlier = runs.load_gan(run, step=from_step, batch_size=batch_size)
+    key = jax.random.key(seed)
+    peak = runs.Players(found.config.generator.learning_rate, found.config.discriminator.learning_rate)
+    ratio = runs.Players(peak.generator / peak.discriminator, 1.0)  # of both at the top of their schedules
+    own = runs.own_rule(found)
+
+    plain = spectrum.ritz_values(found.field, found.players, num_iterations=iterations, key=key)
+    scaled = spectrum.ritz_values(found.field, found.players, rates=ratio, num_iterations=iterations, key=key)
+    shares = spectrum.shares(found.field, found.players, num_probes=probes, key=key)
+    limits = spectrum.rate_table(scaled)
+    if own is not None:
+        name, rates, factor = own
+        preconditioned = spectrum.ritz_values(
+            found.field, found.players, rates=rates, num_iterations=iterations, key=key
+        )
+        limits[f"the run's: {name}"] = spectrum.rate_table(preconditioned, {"own": factor})["own"]
+    record = {
+        "run": str(run),
+        "step": int(found.state.step),
+        "batch_size": found.config.batch_size,
+        "learning_rates": peak._asdict(),
+        "learning_rates_at_this_step": runs.learning_rates(found)._asdict(),
+        "eigenvalues": complex_list(plain.values),
+        "residuals": plain.residuals.tolist(),
+        "errors": plain.errors.tolist(),
+        "symmetric_share": shares.symmetric,
+        "antisymmetric_share": shares.antisymmetric,
+        "share_error": shares.standard_error,
+        "largest_stable_rate": limits,
+    }
+    if train_step:
+        step_map, point = spectrum.train_step_map(found.train_step, found.state, found.batch, found.key)
+        steps = spectrum.ritz_values(step_map, point, num_iterations=iterations, key=key)
+        record |= {
+            "step_eigenvalues": complex_list(steps.values),
+            "step_residuals": steps.residuals.tolist(),
+            "spectral_radius": float(np.abs(steps.values).max()),
+        }
+    if layers:
+        record["layers"] = {
+            f"{player}/{name}": {
+                "operator": layer.operator.tolist(),
+                "errors": layer.errors.tolist(),
+                "matrix": layer.matrix[: len(layer.operator)].tolist(),
+            }
+            for player, module, variables, x in (
+                ("generator", found.generator, found.state.generator.variables, found.z),
+                ("discriminator", found.discriminator, found.state.discriminator.variables, found.batch["image"]),
+            )
+            for name, layer in spectrum.layer_singular_values(module, variables, x, key=key).items()
+        }
+    if latents:
+        z = jax.random.normal(key, (latents, found.config.latent_dim))
+        singular = spectrum.input_singular_values(found.generator, found.state.ema, z)
+        conditions = spectrum.condition_numbers(singular)
+        record["conditioning"] = {
+            "mean_log_condition": float(np.log(conditions).mean()),
+            "largest_singular_value": float(singular.max()),
+            "smallest_singular_value": float(singular.min()),
+        }
+    if earlier is not None:
+        line = spectrum.path(found.field, earlier.players, found.players)
+        record["path"] = {
+            "from_step": from_step,
+            "positions": line.positions.tolist(),
+            "angles": line.angles.tolist(),
+            "norms": line.norms.tolist(),
+        }
+    if as_json:
+        print(json.dumps(without_infinities(record), allow_nan=False))
+    else:
+        print("\n".join(spectrum_text(record, top)))
+
+
+def spectrum_text(record: dict, top: int) -> list[str]:
+    """The record of `spectrum` as lines for people."""
+
+    def values(title, eigenvalues, bounds):
+        yield f"{title:40s}{'modulus':>12s}{'residual':>12s}"
+        for (real, imaginary), bound in list(zip(eigenvalues, bounds, strict=True))[:top]:
+            yield f"  {f'{real:.5g}{imaginary:+.5g}i':38s}{math.hypot(real, imaginary):12.5g}{bound:12.2g}"
+
+    rates = record["learning_rates"]
+    lines = [f"{record['run']}, step {record['step']}, {record['batch_size']} images"]
+    lines += ["", *values("eigenvalues of the game", record["eigenvalues"], record["residuals"])]
+    lines += [
+        "",
+        f"attraction and stiffness (symmetric share)  {record['symmetric_share']:.1%} +- {record['share_error']:.1%}",
+        f"rotation (antisymmetric share)              {record['antisymmetric_share']:.1%}",
+        "",
+        f"largest stable discriminator rate, generator's {rates['generator'] / rates['discriminator']:g} of it",
+        f"  {'players at once':38s}{'all':>12s}{'damped only':>14s}",
+    ]
+    for name, limit in record["largest_stable_rate"].items():
+        everything, damped = limit["all"], limit["damped"]
+        lines.append(f"  {name:38s}{everything:12.4g}{damped:14.4g}")
+    lines.append(f"  {'the run has':38s}{rates['discriminator']:12.4g}")
+    now = record["learning_rates_at_this_step"]["discriminator"]
+    if now != rates["discriminator"]:
+        lines.append(f"  {'  and at this step of its schedule':38s}{now:12.4g}")
+    if "step_eigenvalues" in record:
+        lines += ["", *values("eigenvalues of the train step", record["step_eigenvalues"], record["step_residuals"])]
+        radius = record["spectral_radius"]
+        lines.append(f"  {'spectral radius on this batch':38s}{radius:12.6g}")
+    if "layers" in record:
+        lines += ["", f"{'largest singular value':40s}{'operator':>12s}{'matrix':>12s}"]
+        lines += [
+            f"  {name:38s}{layer['operator'][0]:12.4g}{layer['matrix'][0]:12.4g}"
+            for name, layer in record["layers"].items()
+        ]
+    if "conditioning" in record:
+        found = record["conditioning"]
+        lines += [
+            "",
+            "generator's input Jacobian",
+            f"  {'mean log condition number of J^T J':38s}{found['mean_log_condition']:12.4g}",
+            f"  {'singular values from, to':38s}"
+            f"{found['smallest_singular_value']:12.4g}{found['largest_singular_value']:12.4g}",
+        ]
+    if "path" in record:
+        path = record["path"]
+        lines += ["", f"line from step {path['from_step']} (0) to {record['step']} (1): angle and norm of the field"]
+        lines += [
+            f"  {position:8.3f}{angle:12.4f}{norm:12.4g}"
+            for position, angle, norm in zip(path["positions"], path["angles"], path["norms"], strict=True)
+        ]
+    return lines
+
+
+def complex_list(values) -> list[list[float]]:
+    """Complex numbers as [real, imaginary], in their order."""
+    return [[float(value.real) + 0.0, float(value.imag) + 0.0] for value in values]
+
+
 def require(condition: bool, message: str) -> None:
     """Raises ValueError with the message unless the condition holds."""
     if not condition:
@@ -167,7 +360,7 @@ def without_infinities(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-COMMANDS = {"dirac": dirac}
+COMMANDS = {"dirac": dirac, "spectrum": spectrum}
 
 
 def main(arguments: list[str] | None = None) -> int:

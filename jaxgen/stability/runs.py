@@ -117,6 +117,20 @@ def _parts(config, image_shape):
     return generator, discriminator, [make(weight) for weight, make in weighted if weight > 0]
 
 
+def learning_rates(run: GANRun) -> Players:
+    """Where both schedules stand at the run's step, skipped updates not counted."""
+    config, step = run.config, int(run.state.step)
+
+    def rate(optimizer, num_steps, count):
+        schedule = presets.SCHEDULES[optimizer.schedule](optimizer.learning_rate, num_steps)
+        return float(schedule(count))
+
+    k = config.num_discriminator_steps
+    return Players(
+        rate(config.generator, config.num_steps, step), rate(config.discriminator, config.num_steps * k, step * k)
+    )
+
+
 def own_rule(run: GANRun) -> tuple[str, Any, Any] | None:
     """The run's optimisers as a rule of `oracles`, if they are one: plain descent, momentum, or Adam.
 

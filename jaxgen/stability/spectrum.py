@@ -446,6 +446,27 @@ def stable_rates(
     return {name: oracles.largest_stable_rate(mu, rule) if mu.size else math.inf for name, rule in rules.items()}
 
 
+def rate_table(
+    ritz: Ritz, rules: Mapping[str, Callable[[np.ndarray], np.ndarray]] = RULES, *, tolerance: float = 0.05
+) -> dict[str, dict[str, float]]:
+    """`stable_rates` of the Ritz values that have converged: rule -> {"all": rate, "damped": rate}.
+
+    Args:
+      ritz: of `ritz_values`.
+      rules: z -> |factor|.
+      tolerance: converged is a residual of at most this part of the value's modulus. It also leaves out what rounding
+        cannot tell from 0.
+
+    Raises:
+      ValueError: if none has converged.
+    """
+    converged = ritz.values[ritz.residuals <= tolerance * np.abs(ritz.values)]
+    if not converged.size:
+        raise ValueError("no Ritz value has converged; take more iterations")
+    everything, damped = (stable_rates(converged, rules, damped_only=only) for only in (False, True))
+    return {name: {"all": everything[name], "damped": damped[name]} for name in rules}
+
+
 def largest_stable_scale(
     make_rule: Callable[[Players], updates.Rule],
     rates: Players,
