@@ -30,9 +30,17 @@ pytestmark = pytest.mark.usefixtures("fast_compilation")
 # The network ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def optimised():
+    """The program that users run, and not the one that compiles quickly."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(TORCH_PYTHON is None, reason="needs PyTorch; JAXGEN_TORCH_PYTHON may name a Python that has it")
-def test_every_layer_equals_pytorch_with_the_same_random_weights_from_both_of_its_file_formats(tmp_path):
+def test_every_layer_equals_pytorch_with_the_same_random_weights_from_both_of_its_file_formats(tmp_path, optimised):
     rng = np.random.default_rng(0)
     images = {
         "small": rng.uniform(-1, 1, (2, 75, 75, 3)).astype(np.float32),
@@ -417,6 +425,15 @@ def weights():
     return result
 
 
+@pytest.fixture
+def few(weights, monkeypatch):
+    """A network of a few layers, so that no test writes a hundred megabytes only to look at the reading."""
+    names = [name for name in weights if name.startswith(("Conv2d_1a", "Conv2d_2a", "Mixed_6a.branch3x3.bn", "fc."))]
+    few = {name: weights[name] for name in names} | {"fc.weight": np.zeros((1008, 2048), np.float32)}
+    monkeypatch.setattr(weights_of, "expected_shapes", lambda: {name: value.shape for name, value in few.items()})
+    return few
+
+
 def write_weights(write, path, weights):
     table, storages = {}, {}
     for i, (name, value) in enumerate(weights.items()):
@@ -427,18 +444,20 @@ def write_weights(write, path, weights):
 
 
 @WRITERS
-def test_the_digest_is_that_of_the_content_in_either_format_and_in_the_npz(tmp_path, weights, write, capsys):
+def test_the_digest_is_that_of_the_content_in_either_format_and_in_the_npz(tmp_path, few, write, capsys):
     counters = {"Conv2d_1a_3x3.bn.num_batches_tracked": np.array([0], np.int64)}
-    source = write_weights(write, tmp_path / "inception.pth", weights | counters)
+    source = write_weights(write, tmp_path / "inception.pth", few | counters)
     assert weights_of.main([str(source), str(tmp_path / "inception.npz")]) == 0
-    digest = weights_of.digest(weights)
-    assert f"472 arrays, digest {digest}" in capsys.readouterr().out
+    digest = weights_of.digest(few)
+    assert f"{len(few)} arrays, digest {digest}" in capsys.readouterr().out
     found = weights_of.read_weights(tmp_path / "inception.npz")
     assert weights_of.digest(found) == digest
-    for name, value in weights.items():
+    for name, value in few.items():
         np.testing.assert_array_equal(found[name], value)
-    changed = weights | {"fc.bias": np.nextafter(weights["fc.bias"], np.float32(1))}
+    changed = few | {"fc.bias": np.nextafter(few["fc.bias"], np.float32(1))}
     assert weights_of.digest(changed) != digest
+    renamed = few | {"Conv2d_1a_3x3.bn.weight": few["Conv2d_1a_3x3.bn.bias"]}
+    assert weights_of.digest(renamed) != digest
 
 
 def test_weights_find_their_places_in_the_network(weights):
@@ -453,27 +472,28 @@ def test_weights_find_their_places_in_the_network(weights):
     np.testing.assert_array_equal(statistics["var"], weights["Mixed_7a.branch3x3_1.bn.running_var"])
 
 
-def test_weights_of_another_network_are_refused_with_the_first_that_does_not_fit(tmp_path, weights):
+def test_weights_of_another_network_are_refused_with_the_first_that_does_not_fit(tmp_path, few):
     path = tmp_path / "weights.npz"
-    np.savez(path, **weights | {"fc.weight": np.zeros((1000, 2048), np.float32)})
+    np.savez_compressed(path, **few | {"fc.weight": np.zeros((1000, 2048), np.float32)})
     with pytest.raises(BackboneError, match=r"torchvision's classifier.*fc.weight, \[1000, 2048\] in the file and"):
         weights_of.read_weights(path)
-    np.savez(path, **{name: value for name, value in weights.items() if name != "Mixed_5b.branch1x1.bn.bias"})
-    with pytest.raises(BackboneError, match=r"1 entries do not fit .* Mixed_5b.branch1x1.bn.bias, absent in the file"):
+    np.savez_compressed(path, **{name: value for name, value in few.items() if name != "Conv2d_2a_3x3.bn.bias"})
+    with pytest.raises(BackboneError, match=r"1 entries do not fit .* Conv2d_2a_3x3.bn.bias, absent in the file"):
         weights_of.read_weights(path)
     small = write_zip(tmp_path / "small.pth", {"conv1.weight": Tensor("7", 12, 0, (3, 4), (4, 1))}, {"7": NUMBERS})
-    with pytest.raises(BackboneError, match=r"another network: 473 entries"):
+    with pytest.raises(BackboneError, match=f"another network: {len(few) + 1} entries"):
         weights_of.read_weights(small)
 
 
-def test_damaged_weights_are_refused(tmp_path, weights, capsys):
+def test_damaged_weights_are_refused(tmp_path, few, capsys):
     path = tmp_path / "weights.npz"
     for name, value in (("Mixed_6a.branch3x3.bn.running_var", -1.0), ("fc.weight", np.nan)):
-        broken = weights[name].copy()
+        broken = few[name].copy()
         broken.flat[0] = value
-        np.savez(path, **weights | {name: broken})
+        np.savez_compressed(path, **few | {name: broken})
         with pytest.raises(BackboneError, match=f"{name} holds NaN, infinity or a negative variance"):
             weights_of.read_weights(path)
+    np.savez_compressed(path, **few)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BackboneError, match="damaged or incomplete"):
@@ -521,10 +541,11 @@ def test_a_backbone_says_what_it_is_and_gives_features_of_each_image_alone(tmp_p
     path = tmp_path / "inception.npz"
     np.savez(path, **weights)
     backbone = weights_of.backbone(path)
+    clean = weights_of.backbone(path, rule=inception.antialiased_bicubic, quantise=False, dtype=jnp.bfloat16)
+    path.unlink()  # 96 MB, which pytest would keep
     assert (backbone.name, backbone.digest) == ("inception-v3-fid", weights_of.digest(weights))
     assert backbone.resize == "8 bits, 0..255, TF-1 bilinear without antialiasing to 299x299, (x - 128) / 128"
-    clean = weights_of.backbone(path, rule=inception.antialiased_bicubic, quantise=False, dtype=jnp.bfloat16)
-    assert clean.name == "inception-v3-fid, bfloat16"
+    assert (clean.name, clean.digest) == ("inception-v3-fid, bfloat16", backbone.digest)
     assert clean.resize == "0..255, antialiased bicubic (Pillow's) to 299x299, (x - 128) / 128"
 
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 1)), jnp.float32)
@@ -536,3 +557,18 @@ def test_a_backbone_says_what_it_is_and_gives_features_of_each_image_alone(tmp_p
     swapped, _ = backbone.apply(images[::-1])
     np.testing.assert_allclose(swapped[::-1], features, rtol=1e-4, atol=1e-5)
     assert not np.allclose(features[0], features[1], rtol=1e-2)
+
+
+def test_bfloat16_changes_features_by_less_than_one_in_fifty_and_the_bias_only_logits(weights):
+    variables = weights_of.to_variables(weights)
+    x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 75, 75, 3)), jnp.float32)
+    outputs = {}
+    for name, options in {"plain": {}, "half": {"dtype": jnp.bfloat16}, "bias": {"logits_bias": True}}.items():
+        network = inception.InceptionV3(**options)
+        outputs[name] = [np.asarray(y) for y in jax.jit(network.apply)(variables, x)]
+        assert all(y.dtype == np.float32 for y in outputs[name])
+    plain, half = outputs["plain"][0], outputs["half"][0]
+    error = np.linalg.norm(half - plain) / np.linalg.norm(plain)
+    assert 1e-4 < error < 0.02  # it does compute in bfloat16, and rightly
+    np.testing.assert_array_equal(outputs["bias"][0], plain)
+    np.testing.assert_allclose(outputs["bias"][1] - outputs["plain"][1], [weights["fc.bias"]] * 2, atol=1e-4)

@@ -322,24 +322,21 @@ def read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
         tensors does not need. Nothing has been executed then, either.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
+    with open(path, "rb") as file:
+        try:
             is_zip = zipfile.is_zipfile(file)
             file.seek(0)
             return _read_zip(file) if is_zip else _read_legacy(file)
-    except _Refused as error:
-        raise BackboneError(
-            f"{path}: refused: {error}. Nothing in the file was executed. It is not a plain table of tensors: get "
-            f"{FILE} from the releases of pytorch-fid"
-        ) from error
-    except (
-        # What the parsers of zip and pickle, and a stack or memo without the wanted entry, raise for damaged files
-        ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, RuntimeError, zipfile.BadZipFile,
-    ) as error:  # fmt: skip
-        raise BackboneError(
-            f"{path}: cannot be read as a file of PyTorch's, it is damaged or incomplete ({type(error).__name__}: "
-            f"{error}); get it anew"
-        ) from error
+        except _Refused as error:
+            raise BackboneError(
+                f"{path}: refused: {error}. Nothing in the file was executed. It is not a plain table of tensors: get "
+                f"{FILE} from the releases of pytorch-fid"
+            ) from error
+        except Exception as error:  # the parsers of zip and pickle raise a dozen types for damaged files
+            raise BackboneError(
+                f"{path}: cannot be read as a file of PyTorch's, it is damaged or incomplete ({type(error).__name__}: "
+                f"{error}); get it anew"
+            ) from error
 
 
 def _read_zip(file):
