@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxgen import data, experiment, gan, presets, run_directory
 from jaxgen.losses import penalties
 from jaxgen.models import article, dcgan
-from jaxgen.stability import spectrum
+from jaxgen.stability import oracles, spectrum
 from jaxgen.stability.games import Field, Players
 
 
@@ -145,7 +145,7 @@ def own_rule(run: GANRun) -> tuple[str, Any, Any] | None:
         return None
     if ours.name == "sgd":
         name = f"gradient descent, momentum {ours.b1:g}"
-        return name, Players(ratio, 1.0), lambda z: spectrum.oracles.heavy_ball_factor(z, ours.b1)
+        return name, Players(ratio, 1.0), lambda z: oracles.heavy_ball_factor(z, ours.b1)
     if ours.name in ("adam", "adamw"):
         rates = Players(
             spectrum.adam_rates(run.state.generator.opt_state, b2=theirs.b2, eps=theirs.eps, learning_rate=ratio),

@@ -1,0 +1,138 @@
+"""`stability.py spectrum` on runs of the train script: numbers of a DCGAN, and refusals."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxgen import command_line, loop
+from jaxgen.stability import runs, spectrum
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def call(name, *arguments) -> int:
+    with pytest.raises(SystemExit) as end:
+        command_line.run(lambda: script(name).main([str(argument) for argument in arguments]))
+    return end.value.code or 0
+
+
+@pytest.fixture(autouse=True, scope="module")
+def surroundings(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setattr(loop.report, "write", lambda directory: None)
+        patch.setattr(warnings, "formatwarning", warnings.formatwarning)
+        yield
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory, surroundings):
+    """Tiny runs: a GAN with Adam and a penalty that draws random numbers, and a classifier."""
+    path = tmp_path_factory.mktemp("runs")
+    image = np.random.RandomState(0).randint(0, 256, (22, 28, 28, 1)).astype(np.uint8)
+    np.savez(path / "digits.npz", image=image, label=np.arange(22) % 3)
+    common = ["--data.name", "arrays", "--data.path", path / "digits.npz", "--batch-size", 4, "--num-devices", 1]
+    common += ["--num-steps", 3, "--sample-every", 0, "--log-every", 1, "--checkpoint-every", 1]
+    gan = ["--features", 2, "--latent-dim", 3, "--gradient-penalty", 0.5, "--generator.schedule", "constant"]
+    gan += ["--generator.learning-rate", 0.002, "--r1", 0]
+    assert call("train", "mnist-dcgan", "--directory", path / "gan", *common, *gan) == 0
+    assert call("train", "mnist-cnn", "--directory", path / "cnn", "--widths", 2, *common) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def record(directory):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        options = ["--iterations", 12, "--probes", 4, "--latents", 2, "--step", 2, "--from-step", 1]
+        assert call("stability", "spectrum", directory / "gan", "--json", *options) == 0
+    assert output.getvalue().count("\n") == 1
+    return json.loads(output.getvalue())
+
+
+def test_the_record_holds_eigenvalues_with_residuals_and_rates(record):
+    assert record["step"] == 2 and record["batch_size"] == 4
+    assert record["learning_rates"] == {"generator": 0.002, "discriminator": 0.001}
+    # The discriminator's schedule is a cosine over three steps.
+    now = record["learning_rates_at_this_step"]
+    assert now["generator"] == pytest.approx(0.002) and now["discriminator"] == pytest.approx(0.00025)
+    moduli = np.hypot(*np.transpose(record["eigenvalues"]))
+    assert len(moduli) == 12 == len(record["residuals"]) == len(record["errors"])
+    assert (np.diff(moduli) <= 1e-9).all() and record["residuals"][0] < 1e-2 * moduli[0]
+    assert record["symmetric_share"] + record["antisymmetric_share"] == pytest.approx(1)
+    limits = record["largest_stable_rate"]
+    assert set(limits) == {*spectrum.RULES, "the run's: Adam, b1 = 0, moments held"}
+    assert all(limit["damped"] is None or limit["damped"] >= limit["all"] for limit in limits.values())
+    modulus = np.hypot(*np.transpose(record["step_eigenvalues"]))
+    assert record["spectral_radius"] == pytest.approx(modulus.max()) and modulus.max() > 0.98
+
+
+def test_the_record_holds_layers_conditioning_and_the_line_between_two_checkpoints(record):
+    layers = record["layers"]
+    assert "generator/ConvTranspose_0" in layers and "discriminator/Conv_0" in layers
+    for layer in layers.values():
+        assert layer["operator"] == sorted(layer["operator"], reverse=True)
+        assert layer["errors"][0] < 1e-2 * layer["operator"][0]
+    assert 0 < record["conditioning"]["smallest_singular_value"] < record["conditioning"]["largest_singular_value"]
+    path = record["path"]
+    assert path["from_step"] == 1 and np.abs(path["angles"]).max() <= 1.0001 and min(path["norms"]) > 0
+
+
+def test_people_get_sentences(record):
+    text = "\n".join(script("stability").spectrum_text(record, 3))
+    real, imaginary = record["eigenvalues"][0]
+    assert f"{real:.5g}{imaginary:+.5g}i" in text
+    for part in ("step 2, 4 images", "generator's 2 of it", "at this step of its schedule", "spectral radius"):
+        assert part in text
+    assert text.index("eigenvalues of the game") < text.index("rotation") < text.index("line from step 1 (0) to 2 (1)")
+
+
+def test_the_field_of_a_run_is_what_its_own_train_step_sees(directory):
+    run = runs.load_gan(directory / "gan", step=2)
+    after, metrics = jax.jit(run.train_step)(run.state, run.batch, run.key)
+    field = jax.jit(run.field)
+    assert metrics["discriminator/grad_norm"] == pytest.approx(
+        float(optax.tree.norm(field(run.players).discriminator)), rel=1e-4
+    )
+    moved = run.players._replace(discriminator=after.discriminator.params)  # who moves before the generator
+    assert metrics["generator/grad_norm"] == pytest.approx(float(optax.tree.norm(field(moved).generator)), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "run, arguments, message",
+    [
+        ("cnn", [], "cnn is a Classifier, which has one player and no game; give the run of a GAN"),
+        ("nothing", [], "does not exist"),
+        ("gan/checkpoints", [], "did you mean the run"),
+        ("gan", ["--step", "7"], "no checkpoint of step 7"),
+        ("gan", ["--from-step", "3"], "--from-step 3 is the checkpoint itself; give another one"),
+        ("gan", ["--batch-size", "0"], "the batch size must be at least 1, not 0"),
+        ("gan", ["--iterations", "1"], "--iterations must be at least 2, not 1"),
+        ("gan", ["--probes", "1"], "--probes must be at least 2, not 1"),
+        ("gan", ["--latents", "-1"], "--latents must be at least 0, not -1"),
+        ("gan", ["--top", "0"], "--top must be at least 1, not 0"),
+    ],
+)
+def test_what_has_no_spectrum_is_one_sentence_and_code_2(directory, capsys, run, arguments, message):
+    capsys.readouterr()
+    assert call("stability", "spectrum", directory / run, *arguments) == 2
+    captured = capsys.readouterr()
+    errors = captured.err.splitlines()
+    assert captured.out == "" and errors[0].startswith("error: ") and message in errors[0] and len(errors) == 2
