@@ -201,6 +201,10 @@ def spectrum(
             from_step != int(found.state.step), f"--from-step {from_step} is the checkpoint itself; give another one"
         )
         earlier = runs.load_gan(run, step=from_step, batch_size=batch_size)
+    spectrum.check_memory(found.players, iterations)
+    if train_step:
+        step_map, point = spectrum.train_step_map(found.train_step, found.state, found.batch, found.key)
+        spectrum.check_memory(point, iterations)
     key = jax.random.key(seed)
     peak = runs.Players(found.config.generator.learning_rate, found.config.discriminator.learning_rate)
     ratio = runs.Players(peak.generator / peak.discriminator, 1.0)  # of both at the top of their schedules
@@ -231,7 +235,6 @@ def spectrum(
         "largest_stable_rate": limits,
     }
     if train_step:
-        step_map, point = spectrum.train_step_map(found.train_step, found.state, found.batch, found.key)
         steps = spectrum.ritz_values(step_map, point, num_iterations=iterations, key=key)
         record |= {
             "step_eigenvalues": complex_list(steps.values),

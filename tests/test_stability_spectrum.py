@@ -170,6 +170,14 @@ def test_what_has_no_spectrum_is_refused():
         spectrum.shares(lambda w: 0 * w, jnp.ones(2))
 
 
+def test_what_does_not_fit_into_memory_is_refused_with_what_would():
+    point = {"a": jnp.ones((1000, 8)), "b": jnp.ones(192)}  # 64 KiB in double precision
+    spectrum.check_memory(point, 40)
+    spectrum.check_memory(point, 7, free=2**20)
+    with pytest.raises(ValueError, match="8 iterations with 8,192 numbers need .* GiB are free: 7 iterations would"):
+        spectrum.check_memory(point, 8, free=2**20)
+
+
 # Products ------------------------------------------------------------------------------------------------------------
 
 

@@ -159,7 +159,7 @@ def ritz_values(
       key: of the random start.
 
     Raises:
-      ValueError: if a derivative is not finite, or rates are not above 0.
+      ValueError: if a derivative is not finite, rates are not above 0, or the memory does not hold the vectors.
     """
     if num_iterations < 1:
         raise ValueError(f"num_iterations must be at least 1, not {num_iterations}")
@@ -170,8 +170,44 @@ def ritz_values(
     rates = _like(rates, point)
     size = sum(leaf.size for leaf in jax.tree.leaves(point))
     key = jax.random.key(0) if key is None else key
+    check_memory(point, num_iterations)
     hessenberg = _factorise(function, point, rates, key, min(num_iterations, size))
     return ritz_of(hessenberg, float(jnp.finfo(hessenberg.dtype).eps))
+
+
+def check_memory(point: Any, num_iterations: int, free: int | None = None) -> None:
+    """Whether Arnoldi's vectors fit: one as long as all leaves of the point for each iteration, and as many to spare.
+
+    Args:
+      point: of `ritz_values`.
+      num_iterations: of the same.
+      free: bytes; what the first device has by default, where that is known.
+
+    Raises:
+      ValueError: if they do not; says how many would.
+    """
+    flat = jax.eval_shape(lambda tree: ravel_pytree(tree)[0], point)
+    vectors, one = min(num_iterations, flat.size) + 1, flat.size * flat.dtype.itemsize
+    free = _free_memory() if free is None else free
+    # XLA may copy the basis once where it writes a row.
+    if free is not None and 2 * vectors * one > free:
+        raise ValueError(
+            f"{num_iterations} iterations with {flat.size:,} numbers need {2 * vectors * one / 2**30:.2g} GiB, and "
+            f"{free / 2**30:.2g} GiB are free: {max(0, free // (2 * one) - 1)} iterations would fit"
+        )
+
+
+def _free_memory():
+    """Bytes of the first device, None where nobody knows."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0) if "bytes_limit" in stats else None
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
