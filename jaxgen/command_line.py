@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 
 def use_compilation_cache() -> None:
@@ -12,8 +13,12 @@ def use_compilation_cache() -> None:
 
     Call it before JAX is imported. A directory that cannot be written costs the cache, not the run.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(base, "jaxgen", "compiled"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "compiled"))
+
+
+def cache_directory() -> Path:
+    """Where this package keeps what can be made again, for this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "jaxgen"
 
 
 def progress(batches: Iterable, total: int, what: str) -> Iterable:

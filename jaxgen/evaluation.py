@@ -1,22 +1,322 @@
-"""Evaluation of runs and of images: what scripts/evaluate.py prints, with the protocol of every number."""
+"""Evaluation of runs, and of anybody's images: what scripts/evaluate.py prints, with the protocol of every number."""
 
-from collections.abc import Callable, Iterable
+import base64
+import dataclasses
+import functools
+import html
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import data, experiment
-from jaxgen.metrics import coverage, features
+from jaxgen import __version__, data, experiment, images, presets, run_directory
+from jaxgen.data import decode
+from jaxgen.metrics import comparison, coverage, features
 
 Progress = Callable[[Iterable, int, str], Iterable]
 """(batches, number of batches, what they are) -> batches, such as a progress bar."""
 
 BATCH = 500
+BUILT_IN = ("mnist", "stacked_mnist", "emoji")
+SPLITS = ("train", "test")
 
 
 def _no_progress(batches, total, what):
     return batches
+
+
+# What can be evaluated, and against what ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """One side of a comparison.
+
+    Attributes:
+      dataset: the images.
+      name: what to call them.
+      split: of a built-in set; "" otherwise.
+      resize: how its images came to their size, in words.
+      run: the run that drew them.
+    """
+
+    dataset: data.Dataset
+    name: str
+    split: str = ""
+    resize: str = "none"
+    run: experiment.Trained | None = None
+
+
+def open_images(
+    what: str,
+    *,
+    num: int | None = None,
+    seed: int = 0,
+    step: int | None = None,
+    shape: tuple[int, int, int] | None = None,
+    image_size: int | None = None,
+    value_range: tuple[float, float] | None = None,
+    progress: Progress = _no_progress,
+) -> Images:
+    """Opens one side of a comparison.
+
+    Args:
+      what: a run directory, whose newest good checkpoint draws images; a folder of images; a .npz or .npy file; or a
+        built-in set with its split, such as `mnist:test`, `emoji:train`, `stacked_mnist` (test by default).
+      num: how many images: drawn by a run (10,000 by default), or the first of a set (all by default).
+      seed: of a run's latents.
+      step: of a run's checkpoint; the newest by default.
+      shape: (H, W, C) of the other side, which a built-in set then takes if it can.
+      image_size: side in pixels that images of a folder are brought to, by area averages of the largest square in the
+        middle. None: they must all have one size already, and are taken as they are.
+      value_range: black and white of a file of numbers, if they do not say it themselves.
+      progress: shows the drawing.
+
+    Raises:
+      ValueError, FileNotFoundError and others: for what cannot be opened, with what to do.
+    """
+    name, _, split = what.partition(":")
+    path = Path(what).expanduser()
+    if name in BUILT_IN:
+        return first(_open_built_in(name, split or "test", shape, image_size), num)
+    if (path / run_directory.CONFIG).exists():
+        return draw(experiment.load(path, step=step), what, num=num or 10_000, seed=seed, progress=progress)
+    if path.is_dir():
+        return first(_open_folder(path, image_size, shape), num)
+    if path.suffix.lower() in (".npz", ".npy"):
+        dataset = data.array_file(path, value_range=value_range)
+        return first(Images(dataset, what), num)
+    if path.exists():
+        raise ValueError(f"{what} is a file, but neither .npz nor .npy; images belong into a folder")
+    raise FileNotFoundError(
+        f"{what} does not exist: give a run directory, a folder of images, a .npz or .npy file, or one of "
+        f"{', '.join(f'{name}:{split}' for name in BUILT_IN for split in SPLITS)}"
+    )
+
+
+def _open_built_in(name, split, shape, image_size) -> Images:
+    if split not in SPLITS:
+        raise ValueError(f"{name} has the splits train and test, not {split!r}: write {name}:train or {name}:test")
+    own = 64 if name == "emoji" else 28
+    size = image_size or (shape[0] if shape is not None and shape[0] == shape[1] else own)
+    dataset = presets.DATASETS[name](presets.Data(name, image_size=size), split)
+    rule = {"emoji": f"area average of 64x64 to {size}x{size}"}.get(name, f"zero padding of 28x28 to {size}x{size}")
+    return Images(dataset, name, split, "none" if size == own else rule)
+
+
+def _open_folder(path, image_size, shape) -> Images:
+    sizes, modes = Counter(), Counter()
+    for file in sorted(path.rglob("*")):
+        if file.suffix.lower() in data.folder.EXTENSIONS and not file.name.startswith("."):
+            if (found := _header(file)) is not None:
+                sizes[found[0]] += 1
+                modes[found[1]] += 1
+    if not sizes:
+        raise ValueError(f"{path}: an empty folder: no image found ({', '.join(data.folder.EXTENSIONS)}), nor a run")
+    rule = "none"
+    if image_size is None:
+        if len(sizes) > 1:
+            listed = ", ".join(f"{w}x{h} ({count})" for (w, h), count in sizes.most_common(3))
+            raise ValueError(
+                f"{path}: images of {len(sizes)} different sizes: {listed}; --image-size says which square size to "
+                "bring them to, and the protocol will say so"
+            )
+        (width, height), _ = sizes.most_common(1)[0]
+        size = (height, width)
+    else:
+        size = (image_size, image_size)
+        rule = "none" if set(sizes) == {size} else f"centre crop, area average to {image_size}x{image_size}"
+    grey = set(modes) <= {"1", "L", "I;16", "I"}
+    channels = 1 if grey and (shape is None or shape[2] == 1) else 3
+    dataset = data.image_folder(path, image_size=size, channels=channels, crop=decode.centre_crop, labelled=False)
+    return Images(dataset, str(path), resize=rule)
+
+
+def _header(file):
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            return picture.size, picture.mode
+    except OSError:
+        return None  # counted and reported by image_folder
+
+
+def first(side: Images, num: int | None) -> Images:
+    """The first num images of a set, or all of them."""
+    if num is None or num >= side.dataset.num_examples:
+        return side
+    if num < 1:
+        raise ValueError(f"the number of images must be at least 1, not {num}")
+    first = dataclasses.replace(side.dataset, num_examples=num)
+    return dataclasses.replace(side, dataset=first)
+
+
+def draw(
+    trained: experiment.Trained, name: str, *, num: int = 10_000, seed: int = 0, progress: Progress = _no_progress
+) -> Images:
+    """Images of a run as one side, stored in 256 levels: exported pictures have the same numbers."""
+    batches = experiment.generate_batches(trained, num, jax.random.key(seed), batch_size=BATCH)
+    batches = progress(batches, -(-num // BATCH), f"drawing {num:,} images")
+    drawn = []
+    for batch in batches:
+        if np.isnan(batch).any():
+            raise ValueError(f"{name} draws images with NaN: its weights are not finite; evaluate an earlier --step")
+        drawn.append(images.to_uint8(batch))
+    return Images(data.from_arrays(f"samples of {name}", np.concatenate(drawn)), name, run=trained)
+
+
+def open_backbone(name: str | None, image_shape: tuple[int, int, int], *, rule: str = "tf1_bilinear"):
+    """The feature network of a comparison.
+
+    Args:
+      name: one of the package's own (`features.SHIPPED`), a file of weights (.npz of `features.save_cnn`; the FID's
+        Inception v3 as .pth or converted .npz), or a run of a classifier. None: the package's own for such images.
+      image_shape: (H, W, C) of the images.
+      rule: the resize rule of Inception v3.
+
+    Raises:
+      ValueError: where the package has no network for such images; for a run that is no classifier.
+      features.BackboneError, FileNotFoundError: for weights that are damaged, of another network, or not there.
+    """
+    if name is None:
+        try:
+            return features.shipped_for(image_shape)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; name one with --backbone: weights of the FID's Inception v3 (.pth or .npz), which takes any "
+                "size, or the run of a classifier of such images"
+            ) from None
+    if name in features.SHIPPED:
+        return features.shipped(name)
+    path = Path(name).expanduser()
+    if (path / run_directory.CONFIG).exists():
+        judge = experiment.load(path)
+        if judge.networks.features is None:
+            raise ValueError(f"{name} is no classifier but a {type(judge.config).__name__}")
+        shape = run_directory.load_config(path)["images"]["image_shape"]
+        return features.of_cnn(judge.networks.features, judge.state.ema, shape, name=f"{name} at {judge.state.step}")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no feature network {name!r}: no file, no run, and not one of {', '.join(features.SHIPPED)}"
+        )
+    if features.is_cnn_file(path):
+        return features.load_cnn(path)
+    from jaxgen.metrics import inception
+    from jaxgen.models import inception as network
+
+    return inception.backbone(path, rule=getattr(network, rule))
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+
+def compare(
+    fake: Images,
+    reference: Images,
+    backbone: features.Backbone,
+    metrics: Sequence[str],
+    *,
+    train: data.Dataset | None = None,
+    seed: int = 0,
+    cache: str | os.PathLike | None = None,
+    progress: Progress = _no_progress,
+) -> dict[str, Any]:
+    """Metrics of one set of images against another, with everything that they depend on.
+
+    Args:
+      fake: what is evaluated.
+      reference: what it is compared with.
+      backbone: the feature network.
+      metrics: names in `presets.METRICS`.
+      train: the images that `fake` may have copied; adds `nearest_ratio` and `nearer_share`, with the reference as the
+        held-out images.
+      seed: of subsets and divisions, and of the run's latents in the protocol.
+      cache: a directory for what the network sees in `reference` and `train`.
+      progress: shows it.
+
+    Returns:
+      `subject`, `metrics`, `protocol` and `settings` as in `jaxgen.metrics.protocol`.
+
+    Raises:
+      ValueError: for images that do not fit each other or the network, too few of them, NaN, unknown metrics.
+    """
+    table = {name: presets.lookup(presets.METRICS, name, "metric") for name in metrics}
+    if fake.dataset.image_shape != reference.dataset.image_shape:
+        raise ValueError(
+            f"{fake.name} has images of {features.shape_in_words(fake.dataset.image_shape)}, but {reference.name} has "
+            f"{features.shape_in_words(reference.dataset.image_shape)}: numbers of unlike images mean nothing. Bring "
+            "them to one size (--image-size for folders), and say how"
+        )
+    # The FID's Inception v3 takes any size and needs a gigabyte for 50 images of 299 x 299.
+    see = functools.partial(
+        comparison.see, backbone, progress=progress, batch_size=50 if backbone.image_shape is None else 250
+    )
+    fake_digest, real_digest = (comparison.content_digest(side.dataset) for side in (fake, reference))
+    seen_real = see(reference.dataset, cache=cache, digest=real_digest)
+    seen_fake = see(fake.dataset)
+    key = jax.random.key(seed)
+    values, settings = comparison.compare(backbone, seen_real, seen_fake, table, key)
+    if train is not None:
+        seen_train = see(train, cache=cache)
+        measured = comparison.memorisation(seen_train.features, seen_real.features, seen_fake.features)
+        values |= measured.values
+        settings |= dict.fromkeys(measured.values, measured.settings | {"train": train.name})
+    protocol = {
+        "fake": fake.name,
+        "fake_sha256": fake_digest,
+        "reference": reference.name,
+        "reference_split": reference.split or "all of it",
+        "reference_sha256": real_digest,
+        "n_real": reference.dataset.num_examples,
+        "n_fake": fake.dataset.num_examples,
+        "image_shape": list(fake.dataset.image_shape),
+        "preprocessing": f"real: {reference.resize}, fake: {fake.resize}; {comparison.PREPROCESSING}",
+        "backbone": backbone.name,
+        "backbone_sha256": backbone.digest,
+        "resize": backbone.resize,
+        "seed": seed,
+        **code_version(),
+    }
+    if fake.run is not None:
+        protocol |= {"run": fake.name, "step": int(fake.run.state.step)}
+    return {"subject": fake.name, "metrics": values, "protocol": protocol, "settings": settings}
+
+
+def code_version() -> dict[str, Any]:
+    """The version of this package, and the commit where it is known."""
+    return {"jaxgen": __version__, "commit": run_directory.environment()["commit"]}
+
+
+def discriminator_gap(
+    trained: experiment.Trained, train: data.Dataset, held_out: data.Dataset, *, num: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """`comparison.discriminator_gap` of a run, on the first num images of each set and num drawn ones.
+
+    Raises:
+      ValueError: for a run without a discriminator.
+    """
+    if trained.networks.discriminate is None:
+        raise ValueError(f"a {type(trained.config).__name__} has no discriminator")
+    run = jax.jit(trained.networks.discriminate)
+
+    def real(dataset):
+        rows = np.arange(min(num, dataset.num_examples))
+        for part in np.array_split(rows, -(-len(rows) // BATCH)):
+            yield dataset.prepare(dataset.fetch(part), jax.random.key(seed))["image"]
+
+    fakes = experiment.generate_batches(trained, num, jax.random.key(seed), batch_size=BATCH)
+    logits = [
+        np.concatenate([run(trained.state.discriminator.variables, jnp.asarray(batch)) for batch in batches])
+        for batches in (real(train), real(held_out), fakes)
+    ]
+    return comparison.discriminator_gap(*logits)
 
 
 def stacked_mnist(
@@ -52,7 +352,7 @@ def stacked_mnist(
         return {name: value.item() for name, value in coverage.stacked_mode_coverage(logits).items()}
 
     drawn = experiment.generate_batches(trained, num, jax.random.key(seed), batch_size=BATCH)
-    metrics = report((quantised(batch) for batch in drawn), "drawing and classifying")
+    metrics = report((images.to_uint8(batch) for batch in drawn), "drawing and classifying")
     real = data.stacked_mnist("test", num_examples=num)
     rows = (real.fetch(np.arange(start, min(start + BATCH, num)))["image"] for start in range(0, num, BATCH))
     of_real = report(rows, "classifying test images")
@@ -66,17 +366,150 @@ def stacked_mnist(
             "backbone": backbone.name,
             "backbone_sha256": backbone.digest,
             "resize": backbone.resize,
-            "preprocessing": PREPROCESSING,
+            "preprocessing": comparison.PREPROCESSING,
             "reference": "1,000 equally frequent modes",
+            **code_version(),
         },
     }
 
 
-PREPROCESSING = "clipped to [-1, 1], rounded to 256 levels"
+# Pictures -------------------------------------------------------------------------------------------------------------
 
 
-def quantised(images) -> np.ndarray:
-    """Images as they would be stored, uint8: a run and its exported pictures then have the same numbers."""
-    from jaxgen import images as pictures
+def pictures(
+    fake: Images,
+    backbone: features.Backbone,
+    train: data.Dataset,
+    *,
+    cache: str | os.PathLike | None = None,
+    num: int = 24,
+    progress: Progress = _no_progress,
+) -> list[tuple[str, str, np.ndarray]]:
+    """What to look at: samples; samples beside what they may be copies of; and, of a run, its latents.
 
-    return pictures.to_uint8(images)
+    Args:
+      fake: what is evaluated.
+      backbone: in whose features images are near to each other.
+      train: the images that may have been copied.
+      cache: as in `compare`.
+      num: samples whose neighbours are shown.
+      progress: shows it.
+
+    Returns:
+      (title, caption, uint8 picture [H, W, 3]) each.
+    """
+    shown = first(fake, 64).dataset
+    samples = _floats(shown.fetch(np.arange(shown.num_examples))["image"])
+    found = [("Samples", f"The first {len(samples)}.", images.grid(samples, upscale=None))]
+    few = first(fake, num).dataset
+    of_train = comparison.see(backbone, train, cache=cache, progress=progress)
+    of_fake = comparison.see(backbone, few)
+    columns = [samples[: few.num_examples]]
+    barred = np.zeros((few.num_examples, 0), np.int64)
+    rest = of_train.features
+    for _ in range(min(3, train.num_examples)):
+        index = _nearest_but(of_fake.features, rest, barred)
+        barred = np.concatenate([barred, index[:, None]], axis=1)
+        columns.append(_floats(train.fetch(index)["image"]))
+    pairs = np.stack(columns, axis=1)
+    found.append(
+        (
+            "Nearest training images",
+            f"Each sample, and right of it the {len(columns) - 1} training images of {train.name} that are nearest to "
+            f"it in the features of {backbone.name}. A sample that equals its neighbour is a copy.",
+            images.grid(pairs.reshape(-1, *pairs.shape[2:]), columns=2 * len(columns), upscale=None),
+        )
+    )
+    return found + (_latents(fake.run) if fake.run is not None and fake.run.networks.decode is not None else [])
+
+
+def _nearest_but(queries, points, barred):
+    """The nearest of the points to each query, those of its row of `barred` left out."""
+    distances = ((queries**2).sum(1)[:, None] - 2 * queries @ points.T) + (points**2).sum(1)
+    np.put_along_axis(distances, barred, np.inf, axis=1)
+    return distances.argmin(axis=1)
+
+
+def _latents(trained: experiment.Trained) -> list[tuple[str, str, np.ndarray]]:
+    """Reconstructions of a VAE, interpolations and traversals."""
+    config, variables = trained.config, trained.state.ema
+    run = jax.jit(trained.networks.decode)
+    ends = np.asarray(jax.random.normal(jax.random.key(0), (2, 8, config.latent_dim)))
+    paths = np.stack([slerp(ends[0], ends[1], t) for t in np.linspace(0, 1, 10)], axis=1)
+    between = np.asarray(run(variables, paths.reshape(-1, config.latent_dim)))
+    found = [
+        (
+            "Interpolations",
+            "Each row goes from one latent to another on the great circle between them.",
+            images.grid(between, columns=10, upscale=None),
+        )
+    ]
+    # The units that change an image most, measured and not guessed.
+    origin, steps = ends[0, :1], np.linspace(-2.5, 2.5, 10)
+    moved = np.repeat(origin, 2 * config.latent_dim, axis=0).reshape(2, config.latent_dim, -1)
+    units = np.arange(config.latent_dim)
+    moved[0, units, units], moved[1, units, units] = -2.0, 2.0
+    low, high = np.asarray(run(variables, moved.reshape(-1, config.latent_dim))).reshape(2, config.latent_dim, -1)
+    effect = np.mean((high - low) ** 2, axis=1)
+    chosen = np.argsort(-effect)[:8]
+    walk = np.repeat(origin, len(chosen) * 10, axis=0).reshape(len(chosen), 10, -1)
+    for row, unit in enumerate(chosen):
+        walk[row, :, unit] = steps
+    walked = np.asarray(run(variables, walk.reshape(-1, config.latent_dim)))
+    caption = f"One latent, in which one unit goes from -2.5 to 2.5 in each row: units {', '.join(map(str, chosen))}, "
+    found.append(("Traversals", caption + "which change it most.", images.grid(walked, columns=10, upscale=None)))
+    return found
+
+
+def reconstructions(trained: experiment.Trained, held_out: data.Dataset) -> list[tuple[str, str, np.ndarray]]:
+    """Images that a VAE was not trained on, each beside its reconstruction; nothing for other families."""
+    if not isinstance(trained.config, presets.VAE):
+        return []
+    rows = np.arange(min(32, held_out.num_examples))
+    real = held_out.prepare(held_out.fetch(rows), jax.random.key(0))["image"]
+    pairs = trained.networks.show(trained.state.ema, real)["reconstructions"]
+    picture = images.grid(np.asarray(pairs), columns=8, upscale=None)
+    return [("Reconstructions", f"Images of {held_out.name}, each with its reconstruction right of it.", picture)]
+
+
+def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
+    """From a (t = 0) to b (t = 1) along the great circle, as far from the origin as Gaussian latents are. [..., D]."""
+    cosine = np.sum(a * b, axis=-1, keepdims=True) / (
+        np.linalg.norm(a, axis=-1, keepdims=True) * np.linalg.norm(b, axis=-1, keepdims=True)
+    )
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    straight = np.sin(angle) < 1e-6
+    safe = np.where(straight, 1.0, np.sin(angle))
+    return np.where(straight, (1 - t) * a + t * b, (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / safe)
+
+
+def _floats(image) -> np.ndarray:
+    return np.asarray(data.prepare_default({"image": np.asarray(image)})["image"])
+
+
+def write_page(path: Path, record: Mapping[str, Any], found: Sequence[tuple[str, str, np.ndarray]]) -> Path:
+    """One HTML file with the pictures, the numbers and their protocol; nothing is loaded from elsewhere."""
+    sections = []
+    for title, caption, picture in found:
+        file = images.save_png(path.with_name(f"{path.stem}_{re.sub(r'[^a-z]+', '_', title.lower())}.png"), picture)
+        source = base64.b64encode(file.read_bytes()).decode()
+        sections.append(
+            f'<h2>{html.escape(title)}</h2><p>{html.escape(caption)}</p><img alt="{html.escape(title)}" '
+            f'src="data:image/png;base64,{source}">'
+        )
+    tables = []
+    for title in ("metrics", "protocol"):
+        rows = "".join(
+            f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(_in_words(value))}</td></tr>"
+            for name, value in record[title].items()
+        )
+        tables.append(f"<h2>{title.capitalize()}</h2><table>{rows}</table>")
+    style = "body{font:15px sans-serif;max-width:920px;margin:2em auto}td{padding:2px 12px 2px 0}img{max-width:100%}"
+    name = html.escape(str(record["subject"]))
+    text = f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{style}</style><h1>{name}</h1>"
+    run_directory.write_atomically(path, (text + tables[0] + "".join(sections) + tables[1] + "\n").encode())
+    return path
+
+
+def _in_words(value) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

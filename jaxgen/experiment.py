@@ -4,8 +4,10 @@ The scripts are these functions with a command line: `train`, `load`, `generate`
 parts for a notebook.
 """
 
+import dataclasses
 import functools
 import typing
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +19,7 @@ import optax
 
 from jaxgen import checkpoint, classifier, data, gan, loop, network, optim, presets, run_directory, sharding, vae
 from jaxgen.losses import penalties
+from jaxgen.metrics import comparison, features, fid
 from jaxgen.models import article, cnn, conv_vae, dcgan, mlp
 from jaxgen.presets import GAN, VAE, Classifier, Config, Data, Optimizer, lookup
 
@@ -31,10 +34,14 @@ class Networks(NamedTuple):
     images_per_step: int  # that a batch holds
     show: Callable | None = None  # (variables, real images) -> {name: images}, always of the same latents
     generate: Callable | None = None  # (variables, key, n) -> new images [n, H, W, C]
+    decode: Callable | None = None  # (variables, z [N, latent_dim]) -> images
+    discriminate: Callable | None = None  # (the discriminator's variables, images) -> logits [N]
     classify: Callable | None = None  # (variables, images) -> logits
+    features: Any = None  # the module of `classify`, whose penultimate layer is for the metrics
     eval_step: Callable | None = None  # (variables, batch, key) -> numbers for each image
     summarize: Callable | None = None  # of these to the numbers of a data set
-    best_metric: str | None = None  # larger is better
+    best_metric: str | None = None  # by which the best checkpoint is kept
+    best_mode: Literal["max", "min"] = "max"
 
 
 class Experiment(NamedTuple):
@@ -71,7 +78,75 @@ def build(config: Config) -> Experiment:
         evaluate = loop.make_evaluate(
             networks.eval_step, networks.summarize, test, key=jax.random.fold_in(key, 2), mesh=mesh
         )
+    elif isinstance(config, GAN) and config.eval_metric != "none":
+        if not has_test_split(config.data):
+            raise ValueError(f"eval_metric {config.eval_metric} needs a test split, and these data have none")
+        held_out = load_data(config.data, "test")
+        evaluate = make_gan_evaluate(
+            networks,
+            dataset,
+            held_out,
+            features.shipped_for(dataset.image_shape),
+            {config.eval_metric: presets.METRICS[config.eval_metric]},
+            num=config.eval_images,
+            key=jax.random.fold_in(key, 2),
+            mesh=mesh,
+        )
     return Experiment(networks, dataset, sample, evaluate)
+
+
+def make_gan_evaluate(
+    networks: Networks,
+    dataset: data.Dataset,
+    held_out: data.Dataset,
+    backbone: features.Backbone,
+    metrics: dict[str, comparison.Metric],
+    *,
+    num: int,
+    key: jax.Array,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Callable[[Any], dict[str, float]]:
+    """Builds `evaluate(state) -> numbers` of a GAN: metrics against held-out images, and the discriminator's gap.
+
+    Args:
+      networks: from `build_networks`, for a GAN.
+      dataset: what it is trained on.
+      held_out: what it is compared with; the first num images count.
+      backbone: sees both.
+      metrics: name -> metric, as in `presets.METRICS`.
+      num: images to draw, always of the same latents.
+      key: of these.
+      mesh: whose devices share the drawing; all devices by default.
+    """
+    if num < 2:
+        raise ValueError(f"eval_images must be at least 2, not {num}")
+    mesh = sharding.make_mesh() if mesh is None else mesh
+    size = sharding.divisible(min(num, 250), mesh.size)
+    draw = sharding.jit_global(functools.partial(networks.generate, n=size), mesh, batch_axes=(None, None))
+    discriminate = jax.jit(lambda discriminator, images: networks.discriminate(discriminator, images))
+
+    @functools.cache
+    def real():
+        first = dataclasses.replace(held_out, num_examples=min(num, held_out.num_examples))
+        shown = [d.prepare(d.fetch(np.arange(min(size, d.num_examples))), key)["image"] for d in (dataset, held_out)]
+        return comparison.see(backbone, first), [np.asarray(image) for image in shown]
+
+    def evaluate(state) -> dict[str, float]:
+        seen_real, (train_images, held_out_images) = real()
+        variables = sharding.as_replicated(mesh, state.ema)
+        drawn = [np.asarray(draw(variables, jax.random.fold_in(key, i))) for i in range(-(-num // size))]
+        generated = np.concatenate(drawn)[:num]
+        if not np.isfinite(generated).all():
+            return dict.fromkeys([*metrics, "discriminator_overfitting"], float("nan"))
+        with warnings.catch_warnings():  # at every evaluation it would be noise
+            warnings.simplefilter("ignore", fid.RankDeficientWarning)
+            seen_fake = comparison.see(backbone, data.from_arrays("samples", generated))
+            values, _ = comparison.compare(backbone, seen_real, seen_fake, metrics, key)
+        local = jax.device_get(state.discriminator.variables)
+        logits = [discriminate(local, image) for image in (train_images, held_out_images, generated[:size])]
+        return values | comparison.discriminator_gap(*map(np.asarray, logits))
+
+    return evaluate
 
 
 def build_networks(config: Config, image_shape: tuple[int, int, int], num_classes: int) -> Networks:
@@ -176,6 +251,10 @@ def _build_gan(config: GAN, image_shape: tuple[int, int, int], num_classes: int)
         generate=lambda variables, key, n: gan.sample(
             generator, variables, sharding.draw(jax.random.normal, key, (n, config.latent_dim))
         ),
+        decode=functools.partial(gan.sample, generator),
+        discriminate=lambda variables, images: discriminator.apply(variables, images, train=False),
+        best_metric=None if config.eval_metric == "none" else f"eval/{config.eval_metric}",
+        best_mode="min",
     )
 
 
@@ -231,6 +310,7 @@ def _build_vae(config: VAE, image_shape: tuple[int, int, int], num_classes: int)
         generate=lambda variables, key, n: vae.sample(
             decoder, variables, sharding.draw(jax.random.normal, key, (n, config.latent_dim)), likelihood=likelihood
         ),
+        decode=lambda variables, z: vae.sample(decoder, variables, z, likelihood=likelihood),
         eval_step=vae.make_eval_step(encoder, decoder, likelihood=likelihood, num_samples=config.eval_samples),
         summarize=vae.summarize,
         best_metric="eval/elbo",
@@ -254,6 +334,7 @@ def _build_classifier(config: Classifier, image_shape: tuple[int, int, int], num
         train_step=train_step,
         images_per_step=config.batch_size,
         classify=lambda variables, images: model.apply(variables, images, train=False),
+        features=model,
         eval_step=classifier.make_eval_step(model),
         summarize=classifier.summarize,
         best_metric="eval/accuracy",
@@ -291,6 +372,7 @@ def train(config: Config, directory: str, *, preset: str = "", progress: bool = 
             sample=sample,
             evaluate=evaluate,
             best_metric=networks.best_metric if evaluate else None,
+            best_mode=networks.best_mode,
             max_rollbacks=config.max_rollbacks,
             progress=progress,
         )

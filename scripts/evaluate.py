@@ -1,52 +1,187 @@
 #!/usr/bin/env python
-"""Evaluate a run: `evaluate.py RUN`. Prints numbers with how they were made, and keeps them in RUN/evaluation/."""
+"""Evaluate a run, or anybody's images against others: `evaluate.py RUN`, `evaluate.py RUN_OR_IMAGES REFERENCE`.
 
-import dataclasses
-import json
-import warnings
-from pathlib import Path
+Prints numbers with how they were made, and keeps them as JSON. `evaluate.py --table A B ...` shows stored numbers side
+by side, and refuses to if they were made in different ways.
+"""
 
-import tyro
+import os
 
-from jaxgen import __version__, command_line
+# LAPACK's threads spin while they wait for each other: where other programs keep the cores busy, one thread is many
+# times faster, and elsewhere little slower. OpenBLAS reads this when NumPy is imported, so it must come first; a user's
+# own setting stands.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import dataclasses  # noqa: E402
+import json  # noqa: E402
+import re  # noqa: E402
+import sys  # noqa: E402
+import warnings  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Annotated  # noqa: E402
+
+import tyro  # noqa: E402
+
+from jaxgen import __version__, command_line  # noqa: E402
 
 
 def evaluate(
-    run: tyro.conf.Positional[Path],
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_IMAGES")],
+    reference: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="REFERENCE")] = None,
     /,
+    metrics: tuple[str, ...] = (),
+    backbone: str | None = None,
     classifier: Path | None = None,
     num: int | None = None,
+    num_real: int | None = None,
+    train: str | None = None,
+    image_size: int | None = None,
+    value_range: tuple[float, float] | None = None,
+    resize_rule: str = "tf1_bilinear",
     seed: int = 0,
     step: int | None = None,
     samples: int | None = None,
+    pictures: bool = True,
+    output: Path | None = None,
 ) -> dict:
-    """Evaluate a run's newest good checkpoint (its moving average).
+    """Evaluate a run's newest good checkpoint (its moving average), or images, against a reference.
 
-    A VAE or classifier is evaluated on the test split of its data. A GAN on Stacked MNIST draws images, whose modes are
-    counted by the classifier of digits in this package. Another GAN, or a VAE, with --classifier draws images, and
-    a classifier run tells how many it is sure of and how often it sees each class; the same of its own test
+    RUN_OR_IMAGES and REFERENCE: a run directory, which draws images; a folder of images; a .npz or .npy file; or a set
+    of this package: mnist:test, emoji:train, ... With a REFERENCE, or with --metrics (then against the test split of
+    the run's own data), FID, KID and others are computed in the features of --backbone, and a page of pictures is
+    written.
+
+    Without both, a VAE or classifier is evaluated on the test split of its data. A GAN on Stacked MNIST draws images,
+    whose modes are counted by the classifier of digits in this package. Another GAN, or a VAE, with --classifier draws
+    images, and a classifier run tells how many it is sure of and how often it sees each class; the same of its own test
     images stands beside it.
 
     Args:
-      run: The run directory that train.py wrote.
+      what: What to evaluate.
+      reference: What to compare it with.
+      metrics: Some of fid, kid, prdc, inception_score, confidence, swd; the first three by default.
+      backbone: Feature network: one of the package's own (mnist-cnn), weights of the FID's Inception v3 (.pth or .npz),
+        or the run of a classifier. By default the package's own for such images.
       classifier: Run directory of a classifier trained on the same kind of images.
-      num: How many images to draw; 10,000 by default, and 26,000 for Stacked MNIST, as is usual.
-      seed: Of the latents.
+      num: How many images a run draws; 10,000 by default, and 26,000 for Stacked MNIST, as is usual. Of a set: how
+        many of its images, the first; all by default.
+      num_real: How many of the reference's images, the first; all by default.
+      train: Images that may have been copied: for the page, and for nearest_ratio and nearer_share. By default those
+        that the run was trained on, or the training split of a built-in reference.
+      image_size: Side in pixels for folders of images of several sizes.
+      value_range: Black and white of files of numbers, such as 0 1.
+      resize_rule: For Inception v3: tf1_bilinear, or antialiased_bicubic.
+      seed: Of the latents and of subsets.
       step: Of the checkpoint; the newest by default.
       samples: For a VAE: k of the importance-weighted bound; as configured by default.
+      pictures: Write the page of pictures.
+      output: Directory for JSON and pictures: by default RUN/evaluation, or evaluation where no run is evaluated.
 
     Returns:
       The record: `metrics`, and under `protocol` everything that they depend on.
 
     Raises:
-      ValueError: for a GAN without a classifier, or one for images of another shape.
+      ValueError: for a GAN without a classifier or reference; for images that do not fit each other or the network.
     """
+    if reference is not None or metrics:
+        return compare(
+            what,
+            reference,
+            metrics=metrics or ("fid", "kid", "prdc"),
+            backbone=backbone,
+            num=num,
+            num_real=num_real,
+            train=train,
+            image_size=image_size,
+            value_range=value_range,
+            resize_rule=resize_rule,
+            seed=seed,
+            step=step,
+            pictures=pictures,
+            output=output,
+        )
+    return evaluate_run(what, classifier=classifier, num=num, seed=seed, step=step, samples=samples, output=output)
+
+
+def compare(what, reference, *, metrics, backbone, num, num_real, train, image_size, value_range, output, **options):
+    """One set of images against another; see `evaluate`."""
+    from jaxgen import evaluation, experiment
+
+    seed, progress = options["seed"], command_line.progress
+    shared = {"image_size": image_size, "value_range": value_range, "progress": progress}
+    fake = evaluation.open_images(what, num=num, seed=seed, step=options["step"], **shared)
+    shape, trained = fake.dataset.image_shape, fake.run
+    own = trained.config.data if trained is not None else None
+    if reference is not None:
+        real = evaluation.open_images(reference, num=num_real, seed=seed + 1, shape=shape, **shared)
+    elif own is None or not experiment.has_test_split(own):
+        raise ValueError(f"{what} has no test split of its own to be compared with; give a REFERENCE")
+    else:
+        test = experiment.load_data(own, "test")
+        real = evaluation.first(evaluation.Images(test, own.name, "test"), num_real)
+    network = evaluation.open_backbone(backbone, shape, rule=options["resize_rule"])
+    if train is not None:
+        train = evaluation.open_images(train, shape=shape, **shared).dataset
+    elif own is not None:
+        train = experiment.load_data(own, "train")
+    elif real.split:
+        train = evaluation.open_images(f"{real.name}:train", shape=shape, **shared).dataset
+    cache = command_line.cache_directory() / "features"
+    new = train is not None and train.fingerprint != real.dataset.fingerprint
+    record = evaluation.compare(
+        fake, real, network, metrics, train=train if new else None, seed=seed, cache=cache, progress=progress
+    )
+    if trained is not None and trained.networks.discriminate is not None and new and real.split == "test":
+        gap = evaluation.discriminator_gap(trained, train, real.dataset, seed=seed)
+        record["metrics"] |= gap
+        record["settings"] |= dict.fromkeys(gap, {"images_of_each_kind": 1000})
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", f"{real.name}-{real.split}".strip("-"))
+    if trained is not None:
+        directory, name = Path(what) / "evaluation", f"{int(trained.state.step):08d}_against_{slug}"
+    else:
+        directory = Path("evaluation")
+        name = f"{re.sub(r'[^A-Za-z0-9]+', '-', what).strip('-')}_against_{slug}"
+    if seed:
+        name += f"_seed{seed}"
+    path = (output or directory) / f"{name}.json"
+    keep(path, record)
+    if options["pictures"]:
+        copied_from = real.dataset if train is None else train
+        found = evaluation.pictures(fake, network, copied_from, cache=cache, progress=progress)
+        if trained is not None and real.split:
+            found += evaluation.reconstructions(trained, real.dataset)
+        try:
+            print(f"pictures: {evaluation.write_page(path.with_suffix('.html'), record, found)}", file=sys.stderr)
+        except OSError as error:
+            warnings.warn(f"the pictures could not be kept: {error}", stacklevel=2)
+    return record
+
+
+def keep(path: Path, record: dict) -> None:
+    """Writes a record; a disk that takes none costs the file, not the numbers."""
+    from jaxgen import run_directory
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        run_directory.write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+    except OSError as error:  # somebody else's run, for example: the numbers are still printed
+        warnings.warn(f"the numbers could not be kept: {error}", stacklevel=2)
+
+
+def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
+    """A run by itself; see `evaluate`."""
     import jax
     import numpy as np
 
-    from jaxgen import checkpoint, data, experiment, presets, run_directory
+    from jaxgen import checkpoint, data, evaluation, experiment, presets, run_directory
+    from jaxgen.metrics import features
     from jaxgen.metrics.confidence import class_confidence
 
+    run = Path(what)
+    if not (run / run_directory.CONFIG).exists() and (
+        run.suffix in (".npz", ".npy") or not run.is_dir() and what.partition(":")[0] in evaluation.BUILT_IN
+    ):
+        raise ValueError(f"{what} is no run; give a REFERENCE to compare these images with")
     trained = experiment.load(run, step=step)
     is_stacked = (
         classifier is None and isinstance(trained.config, presets.GAN) and (trained.config.data.name == "stacked_mnist")
@@ -54,16 +189,15 @@ def evaluate(
     num = (26_000 if is_stacked else 10_000) if num is None else num
     protocol = {"run": str(run), "step": int(trained.state.step), "seed": seed, "jaxgen": __version__}
     if is_stacked:
-        from jaxgen import evaluation
-        from jaxgen.metrics import features
-
         record = evaluation.stacked_mnist(
             trained, features.shipped("mnist-cnn"), num=num, seed=seed, progress=command_line.progress
         )
         metrics, protocol = record["metrics"], protocol | record["protocol"]
     elif classifier is None:
         if trained.networks.eval_step is None:
-            raise ValueError(f"{run} is a GAN: give --classifier the run of a classifier of such images")
+            raise ValueError(
+                f"{run} is a GAN: give --classifier the run of a classifier of such images, or a REFERENCE"
+            )
         config = dataclasses.replace(trained.config, seed=seed, num_devices=None)
         if samples is not None:
             if not isinstance(config, presets.VAE) or samples < 1:
@@ -103,19 +237,38 @@ def evaluate(
         digest = checkpoint.read_record(classifier / "checkpoints", judge.record["step"])["crc32"]
         protocol |= {"num": num, "classifier": str(classifier), "classifier_digest": digest, "threshold": 0.9}
     record = {"metrics": metrics, "protocol": protocol}
-    path = run / "evaluation" / f"{protocol['step']:08d}{'' if classifier is None else '_confidence'}.json"
-    try:
-        path.parent.mkdir(exist_ok=True)
-        run_directory.write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
-    except OSError as error:  # somebody else's run, for example: the numbers are still printed
-        warnings.warn(f"the numbers could not be kept: {error}", stacklevel=2)
+    suffix = "" if classifier is None else "_confidence"
+    keep((output or run / "evaluation") / f"{protocol['step']:08d}{suffix}.json", record)
     return record
 
 
+def table(paths: tyro.conf.Positional[tuple[Path, ...]], /, mix: bool = False, metrics: tuple[str, ...] = ()) -> str:
+    """Show stored evaluations side by side, if they were made in the same way.
+
+    Args:
+      paths: JSON files that evaluate.py wrote, or run directories.
+      mix: Show numbers of unlike protocols, too, and how they differ.
+      metrics: Only these.
+    """
+    from jaxgen.metrics import protocol
+
+    found = [record for path in paths for record in protocol.read(path)]
+    if metrics:
+        if missing := set(metrics) - {record.metric for record in found}:
+            there = ", ".join(dict.fromkeys(record.metric for record in found))
+            raise ValueError(f"no evaluation has {', '.join(sorted(missing))}; there is: {there}")
+        found = [record for record in found if record.metric in metrics]
+    return protocol.table(found, mix=mix)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Evaluates, and prints the record."""
+    """Evaluates, and prints the record; with --table first, prints a table."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     command_line.use_compilation_cache()
-    print(json.dumps(tyro.cli(evaluate, args=arguments, prog="evaluate.py"), indent=2))
+    if arguments[:1] == ["--table"]:
+        print(tyro.cli(table, args=arguments[1:], prog="evaluate.py --table"))
+    else:
+        print(json.dumps(tyro.cli(evaluate, args=arguments, prog="evaluate.py"), indent=2))
     return 0
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgen import data
-from jaxgen.metrics import features
+from jaxgen.metrics import comparison, features
 from jaxgen.models import cnn
 
 SHAPE = (8, 8, 1)
@@ -40,7 +40,7 @@ def test_the_shipped_weights_are_those_of_their_digest_and_read_digits():
     test = data.mnist("test")
     rows = np.arange(1000)
     some = data.from_arrays("thousand", test.fetch(rows)["image"])
-    logits = np.concatenate([logits for _, logits in features.features_and_logits(backbone, some)])
+    logits = comparison.see(backbone, some).logits
     assert np.mean(logits.argmax(axis=1) == test.fetch(rows)["label"]) >= 0.985  # 99.55 % of all of them
     channels = data.stacked_mnist("test", num_examples=200).fetch(np.arange(200))
     digits = features.per_channel_logits(backbone, [channels["image"]]).argmax(axis=2) @ [100, 10, 1]
@@ -102,9 +102,7 @@ def test_the_digest_is_checked_when_shipped_weights_are_loaded(tmp_path, monkeyp
 
 def test_features_do_not_depend_on_the_batch_size(saved):
     backbone, images = features.load_cnn(saved), some_images()
-    runs = [list(features.features_and_logits(backbone, images, batch_size=size)) for size in (2, 7, 100)]
-    assert [len(run) for run in runs] == [4, 1, 1]
-    first, *others = [np.concatenate([f for f, _ in run]) for run in runs]
+    first, *others = [comparison.see(backbone, images, batch_size=size).features for size in (2, 7, 100)]
     assert first.shape == (7, 5)
     for other in others:
         np.testing.assert_allclose(other, first, rtol=1e-5, atol=1e-6)
@@ -116,11 +114,16 @@ def test_images_of_another_size_or_number_of_channels_are_refused_with_both_size
         with pytest.raises(
             ValueError, match=f"some has images of {words}, but the network small takes 8x8 pixels and 1"
         ):
-            next(features.features_and_logits(backbone, some_images(shape=shape)))
+            comparison.see(backbone, some_images(shape=shape))
 
 
-def test_the_image_with_features_that_are_not_finite_is_named(saved):
+def test_images_and_features_that_are_not_finite_are_refused(saved):
     images = np.zeros((5, *SHAPE), np.float32)
     images[3, 0, 0, 0] = np.nan
-    with pytest.raises(ValueError, match="the features of image 3 are NaN or infinite"):
-        list(features.features_and_logits(features.load_cnn(saved), data.from_arrays("some", images), batch_size=2))
+    with pytest.raises(ValueError, match="some: batch 1 holds NaN"):
+        comparison.see(features.load_cnn(saved), data.from_arrays("some", images), batch_size=2)
+    backbone = features.Backbone("broken", "0" * 64, "none", lambda x: (np.where(x > 0.9, np.nan, x)[:, 0, :, 0],) * 2)
+    images = np.zeros((5, *SHAPE), np.uint8)
+    images[3] = 255
+    with pytest.raises(ValueError, match="some: features of image 3 by broken are NaN or infinite"):
+        comparison.see(backbone, data.from_arrays("some", images), batch_size=2)

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,21 @@ def shipped(name: str) -> Backbone:
         return load_cnn(path, name=name, digest=SHIPPED[name])
 
 
+def shipped_for(image_shape: tuple[int, int, int]) -> Backbone:
+    """The package's own network for images [H, W, C].
+
+    Raises:
+      ValueError: if there is none, with what there is.
+    """
+    for name in SHIPPED:
+        backbone = shipped(name)
+        if backbone.image_shape == tuple(image_shape):
+            return backbone
+    raise ValueError(
+        f"the package has no feature network for images of {shape_in_words(image_shape)} (it has: {', '.join(SHIPPED)})"
+    )
+
+
 def load_cnn(path: str | os.PathLike, *, name: str | None = None, digest: str | None = None) -> Backbone:
     """A `models.cnn.CNN` from a file that `save_cnn` wrote.
 
@@ -87,7 +102,7 @@ def load_cnn(path: str | os.PathLike, *, name: str | None = None, digest: str | 
     if digest is not None and found != digest:
         raise BackboneError(
             f"{path}: the weights have sha256 {found[:16]}..., but should have {digest[:16]}...: the file is damaged "
-            "or another one; numbers made with it would not be comparable. Install the package again, or get the file anew"
+            "or another one; numbers made with it would not compare. Install the package again, or get the file anew"
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -151,6 +166,15 @@ def save_cnn(
     return digest
 
 
+def is_cnn_file(path: str | os.PathLike) -> bool:
+    """Whether a file may be one of `save_cnn`: a .npz that says which network it is for."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return ARCHITECTURE in archive.files
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
+        return False
+
+
 def _file_of(model, variables, image_shape, *, half=False) -> tuple[bytes, str]:
     architecture = {
         "num_classes": model.num_classes,
@@ -178,10 +202,10 @@ def _unflatten(path, model, image_shape, arrays):
     shapes = {name: tuple(value.shape) for name, value in _flatten_shapes(expected).items()}
     given = {name: value.shape for name, value in arrays.items()}
     if wrong := sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name)):
-        first = wrong[0]
+        first, absent = wrong[0], "absent"
         raise BackboneError(
             f"{path}: these are the weights of another network: {len(wrong)} of {len(shapes)} arrays do not fit, "
-            f"the first is {first}, {given.get(first, 'absent')} in the file and {shapes.get(first, 'absent')} in the net"
+            f"the first is {first}, {given.get(first, absent)} in the file and {shapes.get(first, absent)} in the net"
         )
     for name, value in arrays.items():
         if not np.isfinite(value.astype(np.float32)).all():
@@ -195,55 +219,21 @@ def _flatten_shapes(tree) -> dict[str, Any]:
     return {"/".join(str(key.key) for key in path): value for path, value in leaves}
 
 
-# Images -> features ---------------------------------------------------------------------------------------------------
-
-
-def features_and_logits(
-    backbone: Backbone,
-    dataset: data.Dataset,
-    *,
-    batch_size: int = 250,
-    progress: Callable[[Iterable, int], Iterable] | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Features [B, D] and logits [B, K] of every image of a data set, once, in order.
-
-    Args:
-      backbone: the network.
-      dataset: its `prepare` gets no key: random preparation, such as dynamic binarisation, has no place here.
-      batch_size: images at once; changes nothing but the time.
-      progress: `(batches, number of batches) -> batches`, such as a progress bar.
-
-    Raises:
-      ValueError: for images of another shape than the network takes; for images or features that are not finite.
-    """
-    check_shape(backbone, dataset.image_shape, dataset.name)
-    size = min(batch_size, dataset.num_examples)
-    batches = data.sequential_batches(dataset, size)
-    if progress is not None:
-        batches = progress(batches, -(-dataset.num_examples // size))
-    for i, (raw, num_valid) in enumerate(batches):
-        image = jnp.asarray(data.prepare_default({"image": np.asarray(raw["image"])})["image"])
-        features, logits = (np.asarray(x, np.float32)[:num_valid] for x in backbone.apply(image))
-        if not np.isfinite(features).all():
-            row = i * size + int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
-            raise ValueError(
-                f"{dataset.name}: the features of image {row} are NaN or infinite: is the image? "
-                f"(network {backbone.name})"
-            )
-        yield features, logits
+# Images -> network ----------------------------------------------------------------------------------------------------
 
 
 def check_shape(backbone: Backbone, image_shape: tuple[int, int, int], name: str) -> None:
     """Raises a ValueError unless the network takes such images."""
     if backbone.image_shape is not None and tuple(image_shape) != backbone.image_shape:
         raise ValueError(
-            f"{name} has images of {_shown(image_shape)}, but the network {backbone.name} takes "
-            f"{_shown(backbone.image_shape)}; no image is resized in silence: choose another network (--backbone), or "
-            "bring the images to that size"
+            f"{name} has images of {shape_in_words(image_shape)}, but the network {backbone.name} takes "
+            f"{shape_in_words(backbone.image_shape)}; "
+            "no image is resized in silence: choose another network (--backbone), or bring the images to that size"
         )
 
 
-def _shown(shape: tuple[int, ...]) -> str:
+def shape_in_words(shape: tuple[int, ...]) -> str:
+    """(28, 28, 1) -> "28x28 pixels and 1 channel"."""
     height, width, channels = shape
     return f"{height}x{width} pixels and {channels} channel{'s' * (channels != 1)}"
 

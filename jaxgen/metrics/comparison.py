@@ -1,0 +1,317 @@
+"""Two sets of images as a feature network sees them: which metric is computed how, and what belongs to its record."""
+
+import hashlib
+import io
+import json
+import os
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen import data, images, run_directory
+from jaxgen.metrics import confidence, fid, inception_score, kid, prdc, sliced_wasserstein
+from jaxgen.metrics.double_precision import check_features, check_same_width
+from jaxgen.metrics.features import Backbone, check_shape
+
+PREPROCESSING = "clipped to [-1, 1], rounded to 256 levels"
+CACHE_FORMAT = 1  # part of the key: raise it when features of the same images by the same network change
+BLOCK_ELEMENTS = 2**23
+
+
+class Seen(NamedTuple):
+    """What a network sees in a set of images.
+
+    features: float32 [N, D].
+    logits: float32 [N, K].
+    """
+
+    features: np.ndarray
+    logits: np.ndarray
+
+
+class Measured(NamedTuple):
+    """values: name -> number. settings: what they depend on, beyond the sets and the network."""
+
+    values: dict[str, Any]
+    settings: dict[str, Any]
+
+
+Metric = Callable[[Seen, Seen, jax.Array], Measured]
+"""(real, fake, key) -> Measured."""
+
+
+# Metrics --------------------------------------------------------------------------------------------------------------
+
+
+def frechet(real: Seen, fake: Seen, key: jax.Array) -> Measured:
+    """`fid`, and `fid_floor`: the distance between two random halves of the real images."""
+    deficient = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", fid.RankDeficientWarning)
+        a, b = (fid.feature_statistics([seen.features]) for seen in (real, fake))
+        value = fid.frechet_distance(*a[:2], *b[:2])
+        deficient = [name for name, statistics in (("real", a), ("fake", b)) if statistics.is_rank_deficient]
+        floor = fid.distance_between_halves(real.features, key) if len(real.features) >= 4 else float("nan")
+    for name in deficient:
+        n, width = len((real if name == "real" else fake).features), len(a.mean)
+        warnings.warn(
+            f"only {n} {name} images for {width} features: their covariance has not the full rank, and the FID tells "
+            f"more of the number of images than of them. Take more than {width} images, or the KID",
+            fid.RankDeficientWarning,
+            stacklevel=2,
+        )
+    if not deficient and any(issubclass(c.category, fid.RankDeficientWarning) for c in caught):
+        deficient = ["constant features"]  # dead units of the network, harmless: said, but no reason to warn
+    settings = {"rank_deficient": ", ".join(deficient) or "no"}
+    return Measured({"fid": value, "fid_floor": floor}, settings)
+
+
+def kernel(real: Seen, fake: Seen, key: jax.Array) -> Measured:
+    """`kid` by 100 subsets of 1,000, or of all images at once where there are fewer."""
+    smaller = min(len(real.features), len(fake.features))
+    subsets = {"subset_size": 1000, "num_subsets": 100} if smaller >= 1000 else {}
+    found = kid.kernel_distance(real.features, fake.features, **subsets, key=key if subsets else None)
+    values = {"kid": found.mean} | ({"kid_standard_deviation": found.standard_deviation} if subsets else {})
+    return Measured(values, subsets or {"subset_size": "all", "num_subsets": 1})
+
+
+def neighbours(real: Seen, fake: Seen, key: jax.Array) -> Measured:
+    """`precision`, `recall`, `density`, `coverage` with 5 neighbours."""
+    return Measured(prdc.precision_recall_density_coverage(real.features, fake.features, 5), {"num_neighbours": 5})
+
+
+def inception(real: Seen, fake: Seen, key: jax.Array) -> Measured:
+    """`inception_score` with 10 splits (of the network's own classes), and that of the real images."""
+    splits = min(10, len(fake.logits), len(real.logits))
+    found, of_real = (inception_score.inception_score(seen.logits, splits) for seen in (fake, real))
+    values = {
+        "inception_score": found.mean,
+        "inception_score_standard_deviation": found.standard_deviation,
+        "inception_score_of_real": of_real.mean,
+    }
+    return Measured(values, {"num_splits": splits, "num_classes": fake.logits.shape[1]})
+
+
+def confident(real: Seen, fake: Seen, key: jax.Array) -> Measured:
+    """`confident_share` and `class_shares` of the classifier, and the first for real images."""
+    of_real = confidence.class_confidence(real.logits)["confident_share"]
+    return Measured(confidence.class_confidence(fake.logits) | {"confident_share_of_real": of_real}, {"threshold": 0.9})
+
+
+def sliced(real: Seen, fake: Seen, key: jax.Array) -> Measured:
+    """`swd`, the sliced Wasserstein distance of the features along 1,000 directions."""
+    distance = sliced_wasserstein.sliced_wasserstein_distance(real.features, fake.features, key, num_projections=1000)
+    return Measured({"swd": float(distance)}, {"num_projections": 1000, "order": 2})
+
+
+# Copies ---------------------------------------------------------------------------------------------------------------
+
+
+def nearest_neighbours(queries, points) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the points is nearest to each query, and how far it is.
+
+    Args:
+      queries: features [N, D].
+      points: features [M, D].
+
+    Returns:
+      (rows of `points` [N], Euclidean distances float64 [N]). The search is in float32, in blocks; the distance to
+      what it finds is exact, so that a copy has the distance 0.
+
+    Raises:
+      ValueError: for unequal D, empty sets, or values that are not finite.
+    """
+    queries, points = check_features(queries, "queries"), check_features(points, "points")
+    check_same_width(points, queries)
+    middle = points.mean(axis=0, dtype=np.float64)
+    shifted = jnp.asarray(points - middle, jnp.float32)
+    rows = max(1, BLOCK_ELEMENTS // len(points))
+    found = [
+        np.asarray(_nearest(jnp.asarray(queries[i : i + rows] - middle, jnp.float32), shifted))
+        for i in range(0, len(queries), rows)
+    ]
+    index = np.concatenate(found)
+    return index, np.linalg.norm(queries.astype(np.float64) - points[index].astype(np.float64), axis=1)
+
+
+@jax.jit
+def _nearest(queries, points):
+    return jnp.argmin(jnp.sum(points**2, axis=1) - 2 * queries @ points.T, axis=1)
+
+
+def memorisation(train, held_out, fake) -> Measured:
+    """Whether generated images are nearer to the training images than held-out images are.
+
+    The nearest training image of each held-out image gives the distances of new images of the same kind.
+
+    Args:
+      train: features [M, D] of training images.
+      held_out: features [L, D] of images that were not trained on.
+      fake: features [N, D].
+
+    Returns:
+      `nearest_ratio`, the median distance of fakes over that of held-out images: about 1 for a perfect generator, 0 for
+      copies; and `nearer_share`, the share of fakes nearer to their training image than 1 % of the held-out images are:
+      about 0.01 for a perfect generator, 1 for copies. Blurred or unlike images are far from both: a large ratio is no
+      merit, and a network that ignores details sees copies where there are none.
+    """
+    _, of_held_out = nearest_neighbours(held_out, train)
+    _, of_fake = nearest_neighbours(fake, train)
+    typical, limit = np.median(of_held_out), np.quantile(of_held_out, 0.01)
+    values = {
+        "nearest_ratio": float(np.median(of_fake) / typical) if typical else float("nan"),
+        "nearer_share": float(np.mean(of_fake < limit)),
+    }
+    return Measured(values, {"n_train": len(train), "n_held_out": len(held_out)})
+
+
+def discriminator_gap(train_logits, held_out_logits, fake_logits) -> dict[str, float]:
+    """Whether a discriminator tells the training images from held-out ones.
+
+        discriminator_overfitting = (E D(train) - E D(held out)) / (E D(train) - E D(fake))
+
+    Args:
+      train_logits, held_out_logits, fake_logits: [N] each, of one discriminator.
+
+    Returns:
+      The means `logit_of_train`, `logit_of_held_out`, `logit_of_fake`, and `discriminator_overfitting`: 0 where
+      held-out images look as real as those of the training, 1 where they look as fake as generated ones. NaN where the
+      discriminator tells nothing apart.
+
+    Source: Karras et al. 2020, "Training generative adversarial networks with limited data", eq. 1.
+    """
+    of_train, of_held_out, of_fake = (
+        float(np.mean(np.asarray(logits), dtype=np.float64)) for logits in (train_logits, held_out_logits, fake_logits)
+    )
+    gap = of_train - of_fake
+    return {
+        "logit_of_train": of_train,
+        "logit_of_held_out": of_held_out,
+        "logit_of_fake": of_fake,
+        "discriminator_overfitting": (of_train - of_held_out) / gap if gap else float("nan"),
+    }
+
+
+# Images -> what is seen in them ---------------------------------------------------------------------------------------
+
+
+def stored_images(dataset: data.Dataset, batch_size: int) -> Iterable[np.ndarray]:
+    """A set's images as uint8 batches, each image once; floats as they would be stored.
+
+    Raises:
+      ValueError: for NaN.
+    """
+    for i, (raw, num_valid) in enumerate(data.sequential_batches(dataset, min(batch_size, dataset.num_examples))):
+        image = np.asarray(raw["image"])[:num_valid]
+        if image.dtype != np.uint8:
+            if np.isnan(image).any():
+                raise ValueError(f"{dataset.name}: batch {i} holds NaN; no metric has a meaning for such images")
+            image = images.to_uint8(image)
+        yield image
+
+
+def content_digest(dataset: data.Dataset) -> str:
+    """sha256 of the pixels of all images in order, as they are stored (uint8), and of their shape."""
+    digest = hashlib.sha256(repr((dataset.num_examples, *dataset.image_shape)).encode())
+    for batch in stored_images(dataset, 500):
+        digest.update(np.ascontiguousarray(batch))
+    return digest.hexdigest()
+
+
+def see(
+    backbone: Backbone,
+    dataset: data.Dataset,
+    *,
+    batch_size: int = 250,
+    cache: str | os.PathLike | None = None,
+    digest: str | None = None,
+    progress: Callable[[Iterable, int, str], Iterable] = lambda batches, total, what: batches,
+) -> Seen:
+    """Runs a network over every image of a set.
+
+    Args:
+      backbone: the network.
+      dataset: the images.
+      batch_size: images at once; changes nothing but the time.
+      cache: a directory that keeps what is seen, by the digest of the pixels and that of the network, never by name.
+      digest: of the pixels, from `content_digest`, if it is known already.
+      progress: `(batches, number of batches, what) -> batches`, such as a progress bar.
+
+    Raises:
+      ValueError: for images of another shape than the network takes, for NaN in images or features.
+    """
+    check_shape(backbone, dataset.image_shape, dataset.name)
+    file = None
+    if cache is not None:
+        content = content_digest(dataset) if digest is None else digest
+        names = json.dumps([CACHE_FORMAT, content, backbone.digest, backbone.resize])
+        file = Path(cache) / f"{hashlib.sha256(names.encode()).hexdigest()}.npz"
+        if (seen := _cached(file, dataset.num_examples)) is not None:
+            return seen
+    size = min(batch_size, dataset.num_examples)
+    batches = progress(stored_images(dataset, size), -(-dataset.num_examples // size), dataset.name)
+    features, logits = [], []
+    for i, batch in enumerate(batches):
+        padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])  # one compilation
+        found = backbone.apply(data.to_unit_range(jnp.asarray(padded)))
+        found = [np.asarray(x, np.float32)[: len(batch)] for x in found]
+        if not np.isfinite(found[0]).all():
+            row = i * size + int(np.flatnonzero(~np.isfinite(found[0]).all(axis=1))[0])
+            raise ValueError(f"{dataset.name}: features of image {row} by {backbone.name} are NaN or infinite")
+        features.append(found[0])
+        logits.append(found[1])
+    seen = Seen(np.concatenate(features), np.concatenate(logits))
+    if file is not None:
+        _keep(file, seen)
+    return seen
+
+
+def _cached(file: Path, num_examples: int) -> Seen | None:
+    if not file.exists():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as archive:  # every entry of a zip file has a checksum
+            seen = Seen(archive["features"], archive["logits"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        warnings.warn(f"{file} is damaged, and made anew: {error}", stacklevel=3)
+        return None
+    return seen if len(seen.features) == num_examples else None
+
+
+def _keep(file: Path, seen: Seen) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **seen._asdict())
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        run_directory.write_atomically(file, buffer.getvalue())
+    except OSError as error:
+        warnings.warn(f"what was seen could not be kept: {error}", stacklevel=3)
+
+
+def compare(
+    backbone: Backbone, real: Seen, fake: Seen, metrics: dict[str, Metric], key: jax.Array
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Computes metrics by name.
+
+    Returns:
+      (values, settings), both by the names of the values.
+    """
+    values, settings = {}, {}
+    for name, metric in metrics.items():
+        try:
+            measured = metric(real, fake, key)
+        except ValueError as error:
+            error.add_note(
+                f"This happened in {name} of {len(real.features)} real and {len(fake.features)} fake images."
+            )
+            raise
+        values |= measured.values
+        settings |= {value: measured.settings for value in measured.values if measured.settings}
+    return values, settings

@@ -1,0 +1,189 @@
+"""Numbers with what they depend on, and tables that hold only numbers of one kind.
+
+An evaluation is stored as one JSON object:
+
+    {"subject": "runs/mnist-dcgan", "metrics": {"fid": 3.2, ...}, "protocol": {"n_fake": 10000, ...},
+     "settings": {"precision": {"num_neighbours": 5}, ...}}
+
+`protocol` holds for all metrics of the evaluation, and `settings` has what one metric depends on beyond it.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+REPLICATES = ("seed", "step", "run", "commit", "date", "fake", "fake_sha256")
+"""Entries of a protocol in which numbers of one table may differ: what was evaluated and which draw of it, not how."""
+
+
+class UnlikeProtocols(ValueError):
+    """Numbers that were made in different ways; the message says how they differ."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One number with everything that it depends on.
+
+    Attributes:
+      subject: what was evaluated.
+      metric: its name.
+      value: the number.
+      protocol: names to numbers and strings: backbone and its sha256, resize rule, n_real, n_fake, reference with its
+        split and sha256, preprocessing, seed, version, and the settings of the metric.
+    """
+
+    subject: str
+    metric: str
+    value: float
+    protocol: Mapping[str, Any]
+
+
+def read(path: str | os.PathLike) -> list[Record]:
+    """The records of a stored evaluation; of a run directory, those of all evaluations in it.
+
+    Raises:
+      FileNotFoundError: if there is nothing.
+      ValueError: for a file that is no evaluation.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted((path / "evaluation").glob("*.json")) or sorted(path.glob("*.json"))
+        files = [file for file in files if file.name not in ("config.json", "environment.json", "status.json")]
+        if not files:
+            raise FileNotFoundError(f"{path} holds no evaluation; scripts/evaluate.py writes them")
+        return [record for file in files for record in read(file)]
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such evaluation")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return records(stored, subject=path.stem)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: {error}") from error
+
+
+def records(stored: Mapping[str, Any], *, subject: str = "") -> list[Record]:
+    """An evaluation as one record for each metric that is a number. NaN is a number: it was measured, and is told."""
+    settings = stored.get("settings", {})
+    name = stored.get("subject") or stored["protocol"].get("run") or subject
+    return [
+        Record(str(name), metric, float(value), {**stored["protocol"], **settings.get(metric, {})})
+        for metric, value in stored["metrics"].items()
+        if isinstance(value, int | float)
+    ]
+
+
+def differences(records: Sequence[Record], *, ignoring: Sequence[str] = REPLICATES) -> dict[str, list[Any]]:
+    """In which entries the protocols differ, with each entry's values in the order of the records; None: not stated."""
+    names = dict.fromkeys(name for record in records for name in record.protocol if name not in ignoring)
+    values = {name: [record.protocol.get(name) for record in records] for name in names}
+    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
+
+
+def require_alike(records: Sequence[Record]) -> None:
+    """Raises UnlikeProtocols, naming what differs and where, unless all numbers were made in the same way."""
+    for metric, group in _by_metric(records).items():
+        if unlike := differences(group):
+            raise UnlikeProtocols(
+                f"these values of {metric} cannot stand in one table, because they were not made in the same way:\n"
+                + "\n".join(_told(name, values, group) for name, values in unlike.items())
+                + "\nEvaluate them again under one protocol, or ask for a mixed table (--mix), which says all this."
+            )
+
+
+def _told(name, values, group) -> str:
+    subjects: dict[str, list[str]] = {}
+    for record, value in zip(group, values, strict=True):
+        text = "not stated" if value is None else _short(value)
+        subjects.setdefault(text, [])
+        if record.subject not in subjects[text]:
+            subjects[text].append(record.subject)
+    return f"  {name}: " + "; ".join(f"{text} ({', '.join(who)})" for text, who in subjects.items())
+
+
+def _short(value) -> str:
+    text = str(value)
+    is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
+    return f"{text[:12]}..." if is_digest else text
+
+
+def _by_metric(records: Sequence[Record]) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.metric, []).append(record)
+    return groups
+
+
+def table(records: Sequence[Record], *, mix: bool = False) -> str:
+    """A Markdown table, a row for each subject and a column for each metric, with the common protocol below it.
+
+    Values of one subject and metric that differ in their seed alone become mean and standard deviation (of the sample,
+    n - 1), with the number of seeds.
+
+    Args:
+      records: from `read`.
+      mix: print values of unlike protocols, too; each that is not like the first of its column is marked, and what
+        differs is told below the table.
+
+    Raises:
+      UnlikeProtocols: for values in one column that were not made in the same way, unless `mix`.
+      ValueError: for no records.
+    """
+    if not records:
+        raise ValueError("there are no numbers to show")
+    if not mix:
+        require_alike(records)
+    columns = _by_metric(records)
+    notes: list[str] = []
+    rows = {}
+    for subject in dict.fromkeys(record.subject for record in records):
+        rows[subject] = [
+            _cells([r for r in group if r.subject == subject], group[0], notes) for group in columns.values()
+        ]
+    lines = [["", *columns], ["---", *["---"] * len(columns)], *([subject, *cells] for subject, cells in rows.items())]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([text, "", "Protocol: " + _common(records), *(f"[{i}] {note}" for i, note in enumerate(notes, 1))])
+
+
+def _cells(found: Sequence[Record], first: Record, notes: list[str]) -> str:
+    """The values of one subject and metric: one text for each way in which they were made."""
+    groups: list[list[Record]] = []
+    for record in found:
+        for group in groups:
+            if not differences([group[0], record]):
+                group.append(record)
+                break
+        else:
+            groups.append([record])
+    texts = []
+    for group in groups:
+        text = _mean(group)
+        if unlike := differences([first, group[0]]):
+            why = "; ".join(f"{name} {_short(b)} instead of {_short(a)}" for name, (a, b) in unlike.items())
+            if why not in notes:
+                notes.append(why)
+            text += f" [{notes.index(why) + 1}]"
+        texts.append(text)
+    return "; ".join(texts)
+
+
+def _mean(group: Sequence[Record]) -> str:
+    # The same draw, evaluated twice, is one value and not two.
+    draws = {(r.protocol.get("seed"), r.protocol.get("step"), r.protocol.get("run")): r.value for r in group}
+    values = list(draws.values())
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
+    return f"{statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g} (n = {len(values)})"
+
+
+def _common(records: Sequence[Record]) -> str:
+    unlike = differences(records)
+    common = {
+        name: value
+        for name, value in records[0].protocol.items()
+        if name not in unlike and name not in REPLICATES and all(name in r.protocol for r in records)
+    }
+    return ", ".join(f"{name} {_short(value)}" for name, value in common.items()) or "nothing in common"
