@@ -13,7 +13,7 @@ import pytest
 from jaxgen import gan as gans
 from jaxgen import vae as vaes
 from jaxgen.data import toy
-from jaxgen.losses import adversarial, penalties, variational
+from jaxgen.losses import adversarial, penalties
 from jaxgen.models import dcgan, mlp
 from jaxgen.stability import games, members, oracles, sweep, updates
 

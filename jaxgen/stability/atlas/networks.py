@@ -1,0 +1,523 @@
+"""Plates A5, A6, A7 and A9: what happens to real, if small, networks."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxgen.data import toy
+from jaxgen.losses import adversarial, penalties
+from jaxgen.metrics.coverage import mode_coverage
+from jaxgen.models import mlp
+from jaxgen.stability import members, oracles, spectrum, sweep, updates
+from jaxgen.stability.atlas.record import INK, LINES, SOFT, Claim, Record, new_figure
+from jaxgen.stability.games import Players
+
+RING_STD, LATENT_DIM = 0.05, 8
+OPTIMIZERS = {"SGD": (members.sgd, 0.1), "Adam": (members.adam, 2e-3)}
+
+
+def _ring_program(width, optimizer, name, *, num_samples):
+    activation = functools.partial(nn.leaky_relu, negative_slope=0.2)
+    generator = mlp.Generator(widths=(width, width), activation=activation)
+    discriminator = mlp.Discriminator(widths=(width, width), activation=activation)
+    score = members.mode_score(generator, LATENT_DIM, toy.ring_modes(), RING_STD, num_samples)
+    return members.gan(
+        generator, discriminator, latent_dim=LATENT_DIM, optimizer=optimizer, score=score, name=f"ring, {name}, {width}"
+    )
+
+
+def _ring_data(batch_size):
+    return sweep.stream(lambda key: toy.ring(key, batch_size, std=RING_STD))
+
+
+def _label(value):
+    return "none" if math.isinf(value) else f"{value:g}"
+
+
+# ------------------------------------------------------------------------------------------------------------------ A5
+
+
+def ring(
+    *,
+    ratios: Sequence[float] = (0.1, 0.3, 1.0, 3.0, 10.0),
+    clips: Sequence[float] = (math.inf, 1.0, 0.1),
+    gammas: Sequence[float] = (0.0, 0.1, 1.0),
+    num_seeds: int = 3,
+    num_steps: int = 6000,
+    width: int = 32,
+    batch_size: int = 64,
+    num_samples: int = 2500,
+    num_records: int = 20,
+    progress: bool = False,
+    run: Mapping | None = None,
+) -> Record:
+    """A5: TTUR ratio against clip norm against R1 on the ring of eight, for SGD and for Adam."""
+    figure, axes = new_figure(14, 6.4, 2, len(gammas), sharex=True, sharey=True)
+    scores, failed, claims, seconds = {}, {}, [], {}
+    for row, (name, (optimizer, rate)) in zip(axes, OPTIMIZERS.items(), strict=True):
+        settings = sweep.product({"r1": gammas}, {"clip": clips}, {"ratio": ratios}, {"seed": range(num_seeds)})
+        ratio = settings.pop("ratio")
+        settings |= {"generator_rate": rate / np.sqrt(ratio), "discriminator_rate": rate * np.sqrt(ratio)}
+        result = sweep.run(
+            _ring_program(width, optimizer, name, num_samples=num_samples),
+            _ring_data(batch_size),
+            settings,
+            num_steps=num_steps,
+            num_records=num_records,
+            progress=progress,
+            **(run or {}),
+        )
+        seconds[name] = result.seconds
+        shape = len(gammas), len(clips), len(ratios), num_seeds
+        score = np.nan_to_num(result.table["final_score"]).reshape(shape)
+        modes = np.nan_to_num(result.table["final_modes"]).reshape(shape)
+        scores[name], failed[name] = score, modes < 8
+        for axis, block, found, gamma in zip(row, np.median(score, axis=-1), modes, gammas, strict=True):
+            mesh = axis.imshow(block, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower")
+            for (i, j), value in np.ndenumerate(np.median(found, axis=-1)):
+                axis.text(
+                    j,
+                    i,
+                    f"{value:g}",
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color="white" if block[i, j] < 0.6 else INK,
+                )
+            axis.set_title(f"{name}, R1 gamma = {gamma:g}")
+            axis.set_xticks(range(len(ratios)), [f"{x:g}" for x in ratios])
+            axis.set_yticks(range(len(clips)), [_label(x) for x in clips])
+        row[0].set_ylabel("clip norm, per player")
+    for axis in axes[-1]:
+        axis.set_xlabel("discriminator's rate : generator's rate")
+    figure.colorbar(mesh, ax=axes, label="modes found x high-quality share (median over seeds)", shrink=0.7)
+
+    sgd, none = failed["SGD"], scores["SGD"]
+    unclipped = [i for i, clip in enumerate(clips) if math.isinf(clip)]
+    clipped = [i for i, clip in enumerate(clips) if not math.isinf(clip)]
+    if unclipped and clipped:
+        for g, gamma in enumerate(gammas):
+            before, after = sgd[g, unclipped].mean(), sgd[g, clipped].mean()
+            claims.append(
+                Claim(
+                    f"SGD, gamma = {gamma:g}: {before:.0%} of the runs without a clip miss a mode, {after:.0%} of those "
+                    "with one"
+                )
+            )
+        effect = {
+            name: float(np.mean(np.abs(score[:, clipped].mean(axis=(1, 3)) - score[:, unclipped].mean(axis=(1, 3)))))
+            for name, score in scores.items()
+        }
+        claims.append(
+            Claim(
+                f"a clip moves the score by {effect['SGD']:.2f} on average under SGD and by {effect['Adam']:.2f} under "
+                "Adam, whose update does not depend on the gradient's scale",
+                effect["Adam"] < effect["SGD"],
+            )
+        )
+    best = np.unravel_index(np.argmax(np.median(none, axis=-1)), none.shape[:3])
+    claims.append(
+        Claim(
+            f"the best setting under SGD is gamma = {gammas[best[0]]:g}, clip {_label(clips[best[1]])}, ratio "
+            f"{ratios[best[2]]:g}, with a median score of {np.median(none, axis=-1)[best]:.2f} (a perfect sampler: "
+            f"{oracles.perfect_high_quality_share():.2f})"
+        )
+    )
+    checked = [claim.agrees for claim in claims if claim.agrees is not None]
+    return Record(
+        "A5",
+        "The ring: two rates, clipping and a penalty",
+        "Does clipping replace a penalty, and for which optimiser?",
+        [
+            f"{len(gammas) * len(clips) * len(ratios) * num_seeds} GANs for each optimiser in one program: two layers of "
+            f"{width}, batch {batch_size}, {num_steps:,} steps, {num_seeds} seeds; rates of geometric mean "
+            f"{OPTIMIZERS['SGD'][1]:g} (SGD) and {OPTIMIZERS['Adam'][1]:g} (Adam). Colour: modes found as a share of 8 "
+            "times the share of high-quality samples. Numbers: modes found, the median over seeds.",
+            "From A1 and A2 one expects three ways to fail: rotation without a penalty, stiffness where discriminator's "
+            "rate times penalty is large, and blindness of Adam to a clip.",
+        ],
+        claims,
+        cells=len(checked),
+        disagreeing=checked.count(False),
+        numbers={"scores": scores, "missed_a_mode": failed, "seconds": seconds},
+        figure=figure,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------------ A6
+
+LOSSES = {
+    "non-saturating": adversarial.non_saturating,
+    "minimax": adversarial.minimax,
+    "hinge": adversarial.hinge,
+    "Wasserstein": adversarial.wasserstein,
+    "least squares": adversarial.least_squares,
+    "relativistic": adversarial.relativistic,
+}
+PENALTIES = {
+    "none": {},
+    "R1": {"r1": 0.1},
+    "R1 + R2": {"r1": 0.1, "r2": 0.1},
+    "gradient penalty": {"gradient_penalty": 1.0},
+}
+
+
+def grid(
+    *,
+    losses: Sequence[str] = tuple(LOSSES),
+    kinds: Sequence[str] = tuple(PENALTIES),
+    num_seeds: int = 3,
+    num_steps: int = 8000,
+    width: int = 64,
+    batch_size: int = 128,
+    num_samples: int = 2500,
+    num_records: int = 20,
+    rate: float = 1e-3,
+    progress: bool = False,
+    run: Mapping | None = None,
+) -> Record:
+    """A6: six losses against four penalties on the grid of 25."""
+    generator, discriminator = mlp.Generator(widths=(width, width)), mlp.Discriminator(widths=(width, width))
+    chosen = {name: LOSSES[name] for name in losses}
+    score = members.mode_score(generator, 16, toy.grid_modes(), 0.05, num_samples)
+    data = sweep.stream(lambda key: toy.grid(key, batch_size, std=0.05))
+    modes, quality, failures = (np.zeros((len(kinds), len(losses), num_seeds)) for _ in range(3))
+    for k, kind in enumerate(kinds):
+        program = members.gan(
+            generator, discriminator, latent_dim=16, losses=chosen, score=score, name=f"grid, {kind}, {width}"
+        )
+        weights = {f"loss/{name}": [float(name == other) for other in losses] for name in losses}
+        settings = sweep.product(
+            weights,
+            {"seed": range(num_seeds)},
+            {"generator_rate": [rate], "discriminator_rate": [2 * rate]} | {n: [w] for n, w in PENALTIES[kind].items()},
+        )
+        result = sweep.run(
+            program, data, settings, num_steps=num_steps, num_records=num_records, progress=progress, **(run or {})
+        )
+        modes[k] = np.nan_to_num(result.table["final_modes"]).reshape(len(losses), num_seeds)
+        quality[k] = np.nan_to_num(result.table["final_high_quality"]).reshape(len(losses), num_seeds)
+        failures[k] = ~result.table["finite"].reshape(len(losses), num_seeds)
+    figure, axes = new_figure(12, 3.8, 1, 2, sharey=True)
+    for axis, values, title, form, top in (
+        (axes[0, 0], modes, "modes found, of 25", "{:g}", 25),
+        (axes[0, 1], quality, "share of high quality", "{:.0%}", 1),
+    ):
+        median = np.median(values, axis=-1)
+        axis.imshow(median, vmin=0, vmax=top, cmap="viridis", aspect="auto")
+        for (i, j), value in np.ndenumerate(median):
+            axis.text(
+                j,
+                i,
+                form.format(value),
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if value < 0.6 * top else INK,
+            )
+        axis.set_title(f"{title} (median over {num_seeds} seeds)")
+        axis.set_xticks(range(len(losses)), losses, rotation=20, ha="right")
+        axis.set_yticks(range(len(kinds)), kinds)
+    total = modes * quality / 25
+    over_penalties = np.median(total, axis=-1)
+    best = np.unravel_index(np.argmax(over_penalties), over_penalties.shape)
+    claims = [
+        Claim(
+            f"the best pair is {losses[best[1]]} with {kinds[best[0]]}: a median of {np.median(modes, axis=-1)[best]:g} "
+            f"modes and {np.median(quality, axis=-1)[best]:.0%} of high quality"
+        ),
+        Claim(
+            f"choosing the penalty moves the score (modes x quality) by {np.ptp(over_penalties, axis=0).mean():.2f} on "
+            f"average over losses, choosing the loss by {np.ptp(over_penalties, axis=1).mean():.2f} over penalties"
+        ),
+        Claim(f"{int(failures.sum())} of {failures.size} runs ended with numbers that are not finite"),
+    ]
+    if "none" in kinds and "Wasserstein" in losses and len(kinds) > 1:
+        index = losses.index("Wasserstein")
+        bare, rest = (
+            total[list(kinds).index("none"), index].mean(),
+            np.delete(total, list(kinds).index("none"), 0)[:, index],
+        )
+        claims.append(
+            Claim(
+                f"Wasserstein needs a constraint on its discriminator: a score of {bare:.2f} without a penalty, "
+                f"{rest.mean():.2f} with one",
+                bool(bare < rest.mean()),
+            )
+        )
+    checked = [claim.agrees for claim in claims if claim.agrees is not None]
+    return Record(
+        "A6",
+        "The grid: losses and penalties",
+        "Does the loss matter more, or the penalty?",
+        [
+            f"25 Gaussians on a square grid; two layers of {width}, batch {batch_size}, Adam with rates {rate:g} and "
+            f"{2 * rate:g}, {num_steps:,} steps. Losses are mixed by weights, so that all of one penalty are one program.",
+        ],
+        claims,
+        cells=len(checked),
+        disagreeing=checked.count(False),
+        numbers={"modes": modes, "high_quality": quality, "not_finite": failures},
+        figure=figure,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------------ A7
+
+
+def budget(
+    *,
+    num_members: int = 48,
+    num_steps: int = 4000,
+    width: int = 32,
+    batch_size: int = 64,
+    num_samples: int = 2500,
+    num_records: int = 10,
+    progress: bool = False,
+    run: Mapping | None = None,
+) -> Record:
+    """A7: how many random settings one must try, with and without a clip and a penalty."""
+    rng = np.random.default_rng(0)
+    uniform = rng.uniform(size=(4, num_members))
+    rates = np.exp(np.log(0.01) + np.log(100) * uniform[:2])  # 0.01 to 1, the same draws for all
+    clip, gamma = np.exp(np.log(0.05) + np.log(100) * uniform[2]), np.exp(np.log(0.01) + np.log(100) * uniform[3])
+    base = {"generator_rate": rates[0], "discriminator_rate": rates[1], "seed": np.arange(num_members)}
+    searches = {
+        "rates only": {"clip": np.full(num_members, np.inf), "r1": np.zeros(num_members)},
+        "and a clip norm": {"clip": clip, "r1": np.zeros(num_members)},
+        "and R1": {"clip": np.full(num_members, np.inf), "r1": gamma},
+        "and both": {"clip": clip, "r1": gamma},
+    }
+    settings = {
+        name: np.concatenate([np.asarray((base | extra)[name], np.float64) for extra in searches.values()])
+        for name in (*base, "clip", "r1")
+    }
+    result = sweep.run(
+        _ring_program(width, members.sgd, "SGD", num_samples=num_samples),
+        _ring_data(batch_size),
+        settings,
+        num_steps=num_steps,
+        num_records=num_records,
+        progress=progress,
+        **(run or {}),
+    )
+    scores = np.nan_to_num(result.table["final_score"]).reshape(len(searches), num_members)
+    curves = {name: sweep.budget_curve(row) for name, row in zip(searches, scores, strict=True)}
+    figure, axes = new_figure(11, 4, 1, 2)
+    for (name, curve), row, colour in zip(curves.items(), scores, LINES, strict=False):
+        axes[0, 0].plot(np.arange(1, num_members + 1), curve, color=colour, label=name)
+        axes[0, 1].plot(np.sort(row), (np.arange(num_members) + 0.5) / num_members, color=colour)
+    axes[0, 0].set(
+        xscale="log", xlabel="settings tried, k", ylabel="E[best score of k]", title="budget curves", ylim=(0, 1)
+    )
+    axes[0, 0].axhline(oracles.perfect_high_quality_share(), color=SOFT, linewidth=0.8, linestyle=":")
+    axes[0, 1].set(xlabel="score of one run", ylabel="share of runs below", title="all runs")
+    axes[0, 0].legend(fontsize=8, frameon=False)
+    target = 0.9 * max(curve[-1] for curve in curves.values())
+    claims = []
+    for name, curve in curves.items():
+        needed = int(np.argmax(curve >= target)) + 1 if curve[-1] >= target else None
+        tries = f"{needed} tries on average reach" if needed else f"{num_members} tries do not reach"
+        claims.append(
+            Claim(f"{name}: one try scores {curve[0]:.2f} on average; {tries} {target:.2f}, 90 % of the best")
+        )
+    gains = {name: curve[0] - curves["rates only"][0] for name, curve in curves.items() if name != "rates only"}
+    best = max(gains, key=gains.get)
+    claims.append(
+        Claim(
+            f"for a single try, adding a random choice helps most for “{best}”: by {gains[best]:+.2f}, the others by "
+            + ", ".join(f"{gain:+.2f} ({name})" for name, gain in gains.items() if name != best)
+        )
+    )
+    monotone = all(np.all(np.diff(curve) >= -1e-9) for curve in curves.values())
+    exact = all(np.isclose(curve[-1], row.max()) for curve, row in zip(curves.values(), scores, strict=True))
+    claims.append(Claim("every curve rises and ends at the best score found, as it must", monotone and exact))
+    return Record(
+        "A7",
+        "Budget curves",
+        "How many settings must one try, and what does a clip or a penalty save?",
+        [
+            f"The ring with SGD. {num_members} settings drawn at random for each search: both rates from 0.01 to 1, the "
+            "clip norm from 0.05 to 5, gamma from 0.01 to 1, log-uniformly; the searches share their draws. The curve is "
+            "the unbiased estimate of E[best of k] = sum_i x_(i) C(n-i, k-1) / C(n, k). Dotted: a perfect sampler.",
+        ],
+        claims,
+        cells=1,
+        disagreeing=int(not (monotone and exact)),
+        numbers={"curves": curves, "scores": scores},
+        figure=figure,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------------ A9
+
+NETWORK_RULES = {
+    "simultaneous": (updates.simultaneous, oracles.simultaneous_factor),
+    "extragradient": (updates.extragradient, oracles.extragradient_factor),
+    "optimistic": (updates.optimistic, oracles.optimistic_factor),
+    "heavy ball, b = -0.5": (
+        functools.partial(updates.heavy_ball, momentum=-0.5),
+        functools.partial(oracles.heavy_ball_factor, momentum=-0.5),
+    ),
+}
+
+
+def trained_ring(
+    *,
+    width: int = 12,
+    num_points: int = 64,
+    num_steps: int = 30_000,
+    rate: float = 0.1,
+    gamma: float = 0.3,
+    decay: float = 1e-3,
+    test_steps: int = 400,
+    num_rates: int = 41,
+    num_iterations: int = 60,
+) -> Record:
+    """A9: the spectrum of a trained ring GAN, the rate at which it should diverge, and the rate at which it does."""
+    generator = mlp.Generator(widths=(width, width), activation=nn.tanh)
+    discriminator = mlp.Discriminator(widths=(width, width), activation=nn.tanh)
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0), 5)
+        real = jnp.asarray(toy.ring(keys[0], num_points, std=RING_STD), jnp.float64)
+        z = jax.random.normal(keys[1], (num_points, LATENT_DIM), jnp.float64)
+        plain = spectrum.gan_field(generator, discriminator, real=real, z=z, penalties=[penalties.r1(gamma)])
+
+        def field(players):  # a little weight decay, so that no direction is neutral
+            return jax.tree.map(lambda v, w: v - decay * w, plain(players), players)
+
+        start = Players(
+            generator.init(keys[2], z, train=True)["params"], discriminator.init(keys[3], real, train=True)["params"]
+        )
+        start = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), start)
+
+        def steps(rule, players, number):
+            def one(carry, _):
+                carry = rule.update(field, *carry)
+                return carry, _norm(field(carry[0]))
+
+            return jax.lax.scan(one, (players, rule.init(field, players)), length=number)
+
+        (trained, _), speed = jax.jit(lambda players: steps(updates.simultaneous(rate), players, num_steps))(start)
+        points = generator.apply({"params": trained.generator}, z, train=True)
+        coverage = mode_coverage(points, toy.ring_modes(), RING_STD)
+        ritz = spectrum.ritz_values(field, trained, num_iterations=num_iterations, key=keys[4])
+        mu = ritz.values
+        # Only what the Krylov space has found for certain, and what is damped: see the text.
+        sure = ritz.errors < 1e-2 * np.abs(mu).max()
+        damped = mu[sure & (mu.real < 0)]
+        growing = mu[sure & (mu.real >= 0)]
+        noise = jax.tree.map(lambda x: 1e-5 * jax.random.normal(jax.random.key(7), x.shape, x.dtype), trained)
+        moved = jax.tree.map(jnp.add, trained, noise)
+
+        def separation(make, h):
+            """How far two runs of one rate are apart in the end, in units of the beginning: the path cancels."""
+            first, _ = steps(make(h), trained, test_steps)
+            second, _ = steps(make(h), moved, test_steps)
+            apart = jax.tree.map(jnp.subtract, first[0], second[0])
+            return _norm(apart) / _norm(noise)
+
+        predicted, observed, growths, scale = {}, {}, {}, np.linspace(0.6, 1.6, num_rates)
+        for name, (make, factor) in NETWORK_RULES.items():
+            limit = oracles.largest_stable_rate(damped, factor)
+            if not 0 < limit < np.inf:
+                continue
+            run = jax.jit(lambda h, make=make: jax.lax.map(lambda h: separation(make, h), h))
+            apart = np.asarray(run(jnp.asarray(limit * scale)))
+            growths[name] = apart
+            diverged = ~(apart < 10.0)
+            predicted[name] = limit
+            observed[name] = float(limit * scale[np.argmax(diverged)]) if diverged.any() else np.inf
+    figure, axes = new_figure(15, 4.2, 1, 3)
+    axes[0, 0].scatter(mu.real, mu.imag, s=14, c=[LINES[0] if good else SOFT for good in sure])
+    limit = predicted.get("simultaneous")
+    if limit:
+        angle = np.linspace(0, 2 * np.pi, 300)
+        axes[0, 0].plot((np.cos(angle) - 1) / limit, np.sin(angle) / limit, color=INK, linewidth=1)
+    axes[0, 0].axvline(0, color=SOFT, linewidth=0.6)
+    axes[0, 0].set(title="Ritz values, and the disc of the predicted rate", xlabel="real part", ylabel="imaginary part")
+    axes[0, 1].semilogy(np.asarray(speed)[:: max(1, num_steps // 1000)], color=LINES[0], linewidth=0.8)
+    axes[0, 1].set(title="length of the field in training", xlabel="step / 1000" if num_steps >= 2000 else "step")
+    for (name, apart), colour in zip(growths.items(), LINES, strict=False):
+        shown = np.where(np.isfinite(apart), np.minimum(apart, 1e12), 1e12)
+        axes[0, 2].semilogy(scale, shown, ".-", color=colour, label=name, linewidth=1, ms=4)
+    axes[0, 2].axvline(1.0, color=INK, linewidth=1)
+    axes[0, 2].axhline(10.0, color=SOFT, linewidth=0.8, linestyle=":")
+    axes[0, 2].set(
+        title=f"separation of two runs after {test_steps} steps", xlabel="rate / predicted rate", ylabel="growth"
+    )
+    if growths:
+        axes[0, 2].legend(fontsize=7, frameon=False)
+    claims = [
+        Claim(
+            f"the trained GAN finds {int(coverage['modes'])} of 8 modes, {float(coverage['high_quality_share']):.0%} of "
+            f"its points are of high quality; the length of the field fell from {float(speed[0]):.3g} to "
+            f"{float(speed[-1]):.3g}"
+        ),
+        Claim(
+            f"of {len(mu)} Ritz values {int(sure.sum())} are certain; {len(growing)} of these grow in continuous time; the "
+            f"stiffest is {mu[0].real:.4g} {mu[0].imag:+.4g}i"
+        ),
+    ]
+    bad = 0
+    for name, limit in predicted.items():
+        off = observed[name] / limit - 1
+        bad += not abs(off) < 0.1
+        claims.append(
+            Claim(
+                f"{name}: predicted largest rate {limit:.4g}, observed {observed[name]:.4g}, {off:+.1%}",
+                bool(abs(off) < 0.1),
+            )
+        )
+    claims.append(_clip_claim(field, trained, predicted))
+    return Record(
+        "A9",
+        "The rate at which a trained GAN diverges",
+        "What is the largest learning rate of this network, and can its spectrum tell?",
+        [
+            f"A ring GAN with two layers of {width}, trained by {num_steps:,} simultaneous steps of {rate:g} on one batch "
+            f"of {num_points} points with R1 = {gamma:g} and weight decay {decay:g}. Arnoldi's method then finds the "
+            "outermost eigenvalues of its field; the table from eigenvalues to rates predicts when the damped ones begin "
+            "to diverge. (Directions that grow in continuous time are the learning that is still going on.)",
+            "Observed: two runs from the trained weights, the second displaced by 1e-5. Below the largest rate they stay "
+            "together; the observed rate is the first at which they are ten times as far apart in the end.",
+        ],
+        claims,
+        cells=len(predicted),
+        disagreeing=bad,
+        numbers={
+            "ritz": mu,
+            "errors": ritz.errors,
+            "predicted": predicted,
+            "observed": observed,
+            "separation": growths,
+        },
+        figure=figure,
+    )
+
+
+def _norm(tree):
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
+
+
+def _clip_claim(field, trained, predicted):
+    """Does a clip change the largest rate? Its spectrum at the trained point is the same where it is not active."""
+    with jax.enable_x64(True):
+        length = float(_norm(tuple(field(trained))))
+        norm = max(10 * length, 1e-6)
+        ritz = spectrum.ritz_values(
+            updates.clip_jointly(field, norm), trained, num_iterations=60, key=jax.random.key(5)
+        )
+        damped = ritz.values[(ritz.errors < 1e-2 * np.abs(ritz.values).max()) & (ritz.values.real < 0)]
+        limit = oracles.largest_stable_rate(damped, oracles.simultaneous_factor)
+    before = predicted.get("simultaneous", 0.0)
+    return Claim(
+        f"a joint clip at {norm:.3g}, ten times the field's length here, leaves the predicted rate as it is: {limit:.4g} "
+        f"with, {before:.4g} without",
+        bool(np.isclose(limit, before, rtol=1e-2)),
+    )

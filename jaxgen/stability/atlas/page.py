@@ -1,0 +1,222 @@
+"""Pictures and one page of the atlas."""
+
+import base64
+import dataclasses
+import enum
+import html
+import io
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxgen import run_directory
+from jaxgen.stability import sweep
+from jaxgen.stability.atlas import closed_forms, linear_vae, networks
+from jaxgen.stability.atlas.record import Record
+
+
+class Size(enum.Enum):
+    """How much is computed."""
+
+    FULL = "full"
+    QUICK = "quick"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plate:
+    """A function of the atlas, and what it is called with for a quick look. The full size is its defaults."""
+
+    make: Callable[..., Record]
+    quick: dict[str, Any]
+    is_sweep: bool = False
+
+
+PLATES = {
+    "A1": Plate(closed_forms.ttur_and_r1, {"num_ratios": 41, "num_gammas": 40, "num_steps": 1024}),
+    "A2": Plate(closed_forms.clipping, {"num_rates": 16, "num_norms": 17, "num_steps": 1024}),
+    "A3": Plate(closed_forms.limit_cycles, {"num_rates": 4, "num_turns": 200}),
+    "A4": Plate(closed_forms.shift_gan, {"dimension": 4, "gammas": (0.0, 1.0)}),
+    "A5": Plate(
+        networks.ring, {"ratios": (0.1, 1.0, 10.0), "gammas": (0.0, 0.1), "num_seeds": 2, "num_steps": 2000}, True
+    ),
+    "A6": Plate(
+        networks.grid,
+        {"losses": ("non-saturating", "Wasserstein", "relativistic"), "kinds": ("none", "R1"), "num_seeds": 2}
+        | {"num_steps": 2000},
+        True,
+    ),
+    "A7": Plate(networks.budget, {"num_members": 16, "num_steps": 1500}, True),
+    "A8": Plate(linear_vae.collapse, {"num_betas": 10, "num_steps": 3000}, True),
+    "A9": Plate(networks.trained_ring, {"num_steps": 8000, "num_rates": 21}),
+}
+
+
+def write(
+    directory: str | os.PathLike,
+    names: Sequence[str] = (),
+    size: Size = Size.FULL,
+    *,
+    progress: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[Record]:
+    """Computes plates and writes, after each, its pictures, numbers and the page of all plates so far.
+
+    Args:
+      directory: of `atlas.html`, `A1.png`, `A1.svg`, `A1.json`, ...; created with its parents.
+      names: of `PLATES`; all if empty.
+      size: FULL or QUICK.
+      progress: bars for the sweeps.
+      tell: called with a line after each plate.
+
+    Returns:
+      The records.
+
+    Raises:
+      ValueError: for a name that is no plate.
+    """
+    names = list(names) or list(PLATES)
+    unknown = [name for name in names if name not in PLATES]
+    if unknown:
+        raise ValueError(f"no plate of the atlas is called {', '.join(unknown)}; there are {', '.join(PLATES)}")
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    records, sections = [], []
+    for name in names:
+        plate = PLATES[name]
+        arguments = dict(plate.quick) if size is Size.QUICK else {}
+        if plate.is_sweep:
+            arguments["progress"] = progress
+        begin = time.perf_counter()
+        record = plate.make(**arguments)
+        seconds = time.perf_counter() - begin
+        records.append(record)
+        sections.append(save(record, directory, seconds))
+        page = _page(records, sections, size)
+        run_directory.write_atomically(directory / "atlas.html", page.encode())
+        failed = sum(claim.agrees is False for claim in record.claims)
+        tell(
+            f"{name}  {record.title}: {record.disagreeing} of {record.cells} cells disagree, "
+            f"{failed} of {sum(claim.agrees is not None for claim in record.claims)} claims fail, {seconds:.0f} s"
+        )
+    return records
+
+
+def save(record: Record, directory: Path, seconds: float = 0.0) -> str:
+    """Writes NAME.png, NAME.svg and NAME.json; returns the plate as HTML."""
+    from matplotlib import rc_context
+
+    png, svg = io.BytesIO(), io.StringIO()
+    with rc_context({"svg.hashsalt": "jaxgen"}):
+        record.figure.savefig(png, format="png", dpi=130)
+        record.figure.savefig(svg, format="svg", dpi=130, metadata={"Date": None})
+    run_directory.write_atomically(directory / f"{record.name}.png", png.getvalue())
+    run_directory.write_atomically(directory / f"{record.name}.svg", svg.getvalue().encode())
+    numbers = {
+        "name": record.name,
+        "title": record.title,
+        "cells": record.cells,
+        "disagreeing": record.disagreeing,
+        "claims": [dataclasses.asdict(claim) for claim in record.claims],
+        "seconds": seconds,
+        "numbers": _plain(record.numbers),
+    }
+    text = json.dumps(sweep.finite_json(numbers), allow_nan=False)
+    run_directory.write_atomically(directory / f"{record.name}.json", text.encode())
+    return _section(record, png.getvalue(), seconds)
+
+
+def _plain(value):
+    """Complex numbers as [real, imaginary]."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if getattr(getattr(value, "dtype", None), "kind", "") == "c":
+        return [[float(x.real), float(x.imag)] for x in value.ravel()]
+    return value
+
+
+def _section(record: Record, png: bytes, seconds: float) -> str:
+    image = base64.b64encode(png).decode()
+    claims = "".join(
+        f'<li class="{_kind(claim.agrees)}"><b>{_kind(claim.agrees)}</b> {_text(claim.text)}</li>'
+        for claim in record.claims
+    )
+    theory = "".join(f"<p>{_text(paragraph)}</p>" for paragraph in record.theory)
+    verdict = "good" if record.disagreeing == 0 else "bad"
+    return (
+        f'<section id="{record.name}"><h2>{record.name} &nbsp;{_text(record.title)}</h2>'
+        f'<p class="question">{_text(record.question)}</p>'
+        f'<img src="data:image/png;base64,{image}" alt="{_text(record.title)}">{theory}'
+        f'<p class="verdict {verdict}">{record.disagreeing:,} of {record.cells:,} comparisons of theory with what '
+        f'happened disagree</p><ul>{claims}</ul><p class="soft">computed in {seconds:.0f} s</p></section>'
+    )
+
+
+def _kind(agrees: bool | None) -> str:
+    return "measured" if agrees is None else "agrees" if agrees else "disagrees"
+
+
+def _text(value: str) -> str:
+    """HTML in which eta_G, s^2 and the like look as they should."""
+    text = html.escape(value)
+    for name, letter in (("gamma", "γ"), ("eta", "η"), ("theta", "θ"), ("psi", "ψ"), ("beta", "β")):
+        text = re.sub(rf"\b{name}(?=_[A-Z]|\b)", letter, text)
+    text = re.sub(r"_([A-Z0-9t]|\(i\))(?![a-z])", r"<sub>\1</sub>", text)
+    return re.sub(r"\^(\d)", r"<sup>\1</sup>", text)
+
+
+def _page(records: Sequence[Record], sections: Sequence[str], size: Size) -> str:
+    cells, wrong = sum(r.cells for r in records), sum(r.disagreeing for r in records)
+    checked = [claim for r in records for claim in r.claims if claim.agrees is not None]
+    failed = sum(claim.agrees is False for claim in checked)
+    rows = "".join(
+        f'<tr><td><a href="#{r.name}">{r.name}</a></td><td>{_text(r.title)}</td><td>{r.disagreeing:,} of {r.cells:,}'
+        f"</td><td>{sum(c.agrees is False for c in r.claims)} of {sum(c.agrees is not None for c in r.claims)}</td></tr>"
+        for r in records
+    )
+    summary = (
+        f"{wrong:,} of {cells:,} comparisons of theory with simulation disagree, and {failed} of {len(checked)} checked "
+        f"claims fail. Every number and every verdict on this page was computed when it was made "
+        f"({size.value} size)."
+    )
+    return _PAGE.format(style=_STYLE, summary=_text(summary), rows=rows, sections="\n".join(sections))
+
+
+_STYLE = """
+:root { color-scheme: light; --ink: #1d2126; --soft: #626a73; --line: #dfe2e6; --good: #17804f; --bad: #c42b3a; }
+body { margin: 0 auto; max-width: 1240px; padding: 32px 24px 64px; background: #fbfbfa; color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { margin: 0; font-size: 32px; } h2 { margin: 0; font-size: 21px; }
+section { margin-top: 40px; padding: 20px 24px; border: 1px solid var(--line); border-radius: 12px; background: #fff; }
+.question { margin: 2px 0 12px; color: var(--soft); font-size: 18px; }
+img { display: block; max-width: 100%; height: auto; margin: 0 auto 12px; }
+p { margin: 8px 0; max-width: 900px; } .soft { color: var(--soft); font-size: 13px; }
+.verdict { font-weight: 600; } .verdict.good, .agrees b { color: var(--good); } .verdict.bad, .disagrees b { color: var(--bad); }
+.measured b { color: var(--soft); } li { margin: 4px 0; max-width: 900px; } li b { display: inline-block; min-width: 82px; }
+ul { list-style: none; padding: 0; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; } th, td { padding: 4px 18px 4px 0;
+  border-bottom: 1px solid var(--line); text-align: left; } th { color: var(--soft); font-weight: 400; }
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Atlas of stability</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>Atlas of stability</h1>
+<p class="question">What theory says about GANs and VAEs, and what they then do.</p>
+<p>{summary}</p>
+<table><tr><th></th><th>plate</th><th>cells that disagree</th><th>claims that fail</th></tr>{rows}</table>
+{sections}
+</body>
+</html>
+"""
