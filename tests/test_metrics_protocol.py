@@ -1,0 +1,89 @@
+"""Records: numbers of unlike protocols do not stand in one table unless somebody asks for it."""
+
+import json
+import re
+
+import pytest
+
+from jaxgen.metrics import protocol
+from jaxgen.metrics.protocol import Record
+
+BASE = {"backbone": "net", "backbone_sha256": "ab" * 32, "n_real": 10_000, "n_fake": 10_000, "seed": 0}
+
+
+def record(subject="a", metric="fid", value=1.0, **changes):
+    return Record(subject, metric, value, BASE | changes)
+
+
+def test_a_table_of_like_numbers_has_a_row_a_subject_and_its_protocol_below():
+    text = protocol.table([record("a"), record("a", "kid", 0.125), record("b", value=12.3456789)])
+    lines = text.splitlines()
+    assert lines[:4] == ["|  | fid | kid |", "| --- | --- | --- |", "| a | 1 | 0.125 |", "| b | 12.35 |  |"]
+    assert "n_fake 10000" in lines[-1] and "backbone_sha256 abababababab..." in lines[-1]
+    assert "seed" not in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "name, other, shown",
+    [
+        ("n_fake", 5000, "n_fake: 10000 (a); 5000 (b)"),
+        ("backbone_sha256", "cd" * 32, "backbone_sha256: abababababab... (a); cdcdcdcdcdcd... (b)"),
+        ("resize", "bicubic", "resize: not stated (a); bicubic (b)"),
+        ("reference_split", "train", "reference_split: not stated (a); train (b)"),
+    ],
+)
+def test_unlike_numbers_are_refused_with_what_differs_and_where(name, other, shown):
+    found = [record("a"), record("b", **{name: other})]
+    with pytest.raises(protocol.UnlikeProtocols, match=re.escape(shown)) as raised:
+        protocol.table(found)
+    assert "--mix" in str(raised.value) and str(raised.value).count("\n  ") == 1
+    assert protocol.differences(found) == {name: [BASE.get(name), other]}
+
+
+def test_a_mixed_table_marks_what_is_unlike_and_tells_how():
+    found = [record("a"), record("b", value=2.0, n_fake=5000), record("b", value=3.0), record("c", n_fake=5000)]
+    lines = protocol.table(found, mix=True).splitlines()
+    assert lines[2:5] == ["| a | 1 |", "| b | 2 [1]; 3 |", "| c | 1 [1] |"]
+    assert lines[-1] == "[1] n_fake 5000 instead of 10000" and "n_fake" not in lines[-2]
+
+
+def test_other_metrics_may_have_other_protocols():
+    protocol.require_alike([record("a"), record("b"), record("a", "kid", subset_size=1000)])
+
+
+def test_seeds_become_mean_and_standard_deviation_and_the_same_draw_counts_once():
+    seeds = [record(value=v, seed=s) for s, v in enumerate((1.0, 2.0, 3.0))]
+    assert "| a | 2 ± 1 (n = 3) |" in protocol.table(seeds)
+    assert "| a | 1 |" in protocol.table([seeds[0], seeds[0]])
+
+
+def test_an_evaluation_becomes_one_record_for_each_number(tmp_path):
+    stored = {
+        "subject": "x",
+        "metrics": {"fid": 1.5, "precision": 0.5, "class_shares": [0.5, 0.5], "kid": float("nan")},
+        "protocol": BASE,
+        "settings": {"precision": {"num_neighbours": 5}},
+    }
+    found = protocol.records(stored)
+    assert [r.metric for r in found] == ["fid", "precision", "kid"]
+    assert found[1].protocol == BASE | {"num_neighbours": 5} and found[0].protocol == BASE
+    (tmp_path / "evaluation").mkdir()
+    for i in range(2):
+        (tmp_path / "evaluation" / f"{i}.json").write_text(json.dumps(stored | {"subject": f"run {i}"}))
+    assert [r.subject for r in protocol.read(tmp_path)] == ["run 0"] * 3 + ["run 1"] * 3
+    del stored["subject"]
+    (tmp_path / "mine.json").write_text(json.dumps(stored))
+    assert protocol.read(tmp_path / "mine.json")[0].subject == "mine"
+
+
+def test_what_is_no_evaluation_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such evaluation"):
+        protocol.read(tmp_path / "absent.json")
+    with pytest.raises(FileNotFoundError, match="holds no evaluation"):
+        protocol.read(tmp_path)
+    for name, text in {"cut": '{"metrics": ', "list": "[1]", "other": '{"a": 1}'}.items():
+        (tmp_path / f"{name}.json").write_text(text)
+        with pytest.raises(ValueError, match="is no evaluation with `metrics` and `protocol`"):
+            protocol.read(tmp_path / f"{name}.json")
+    with pytest.raises(ValueError, match="no numbers to show"):
+        protocol.table([])
