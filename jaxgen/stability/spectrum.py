@@ -458,7 +458,7 @@ def stable_rates(
     eigenvalues: np.ndarray,
     rules: Mapping[str, Callable[[np.ndarray], np.ndarray]] = RULES,
     *,
-    neutral: float = 0.0,
+    neutral: float = 1e-6,
     damped_only: bool = False,
 ) -> dict[str, float]:
     """The largest stable rate of each update rule, by `oracles.largest_stable_rate`.
@@ -466,8 +466,8 @@ def stable_rates(
     Args:
       eigenvalues: [n], of the field's Jacobian; with `rates` in `ritz_values`, the result is what to multiply them by.
       rules: z -> |factor|.
-      neutral: eigenvalues of at most this modulus count as 0 and are left out. Networks have them exactly (a bias
-        before a normalisation, the scale of rectified layers), and rounding gives them either sign.
+      neutral: eigenvalues of at most this part of the largest modulus count as 0 and are left out. Networks have them
+        exactly (a bias before a normalisation, the scale of rectified layers), and rounding gives them either sign.
       damped_only: leave out what grows in continuous time, too. A network that is still learning has such directions,
         and no small rate keeps it where it is; the result is then the rate at which its *damped* directions begin to
         diverge, which is how a network blows up.
@@ -476,7 +476,7 @@ def stable_rates(
       A rate for each rule: 0 where every rate is unstable, infinity where none is or nothing is left.
     """
     mu = np.asarray(eigenvalues, complex).ravel()
-    mu = mu[np.abs(mu) > neutral]
+    mu = mu[np.abs(mu) > neutral * np.abs(mu).max(initial=0.0)]
     if damped_only:
         mu = mu[mu.real < 0]
     return {name: oracles.largest_stable_rate(mu, rule) if mu.size else math.inf for name, rule in rules.items()}
