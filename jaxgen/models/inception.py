@@ -173,8 +173,8 @@ class InceptionV3(nn.Module):
     Attributes:
       logits_bias: adds the last layer's bias. The Inception Score of Salimans et al. was computed from logits without
         it, and still is by most code: theirs multiplied by the matrix alone. Features do not depend on it.
-      dtype: of the convolutions; None is float32. jnp.bfloat16 is faster on accelerators; with random weights it changed
-        features by 0.5 %. Say so beside such numbers.
+      dtype: of the convolutions; None is float32. jnp.bfloat16 is faster on accelerators; with random weights it
+        changed features by 0.5 %. Say so beside such numbers.
     """
 
     logits_bias: bool = False
