@@ -337,6 +337,117 @@ def complex_list(values) -> list[list[float]]:
     return [[float(value.real) + 0.0, float(value.imag) + 0.0] for value in values]
 
 
+def sweep(
+    preset: tyro.conf.Positional[Literal["ring", "grid", "mnist-gan", "mnist-vae"]],
+    directory: Path | None = None,
+    generator_rate: tuple[float, ...] = (),
+    discriminator_rate: tuple[float, ...] = (),
+    rate: tuple[float, ...] = (),
+    clip: tuple[float, ...] = (),
+    r1: tuple[float, ...] = (),
+    momentum: tuple[float, ...] = (),
+    beta: tuple[float, ...] = (),
+    seeds: int | None = None,
+    steps: int | None = None,
+    records: int | None = None,
+    batch_size: int | None = None,
+    optimizer: Literal["adam", "sgd"] | None = None,
+    update: Literal["simultaneous", "alternating", "extragradient", "optimistic", "consensus", "lookahead"]
+    | None = None,
+    failed_below: float | None = None,
+    block_size: int | None = None,
+    num_devices: int | None = None,
+) -> None:
+    """Train many networks in one program, one for each combination of settings, and tabulate what became of them.
+
+    Presets: `ring` and `grid`, GANs of points in the plane; `mnist-gan`, 16 small DCGANs; `mnist-vae`. Give a list to
+    replace a preset's values: `--clip 0.1 1 inf`. Writes members.csv (one row a network), sweep.json (all numbers,
+    medians and failure probabilities over seeds, the budget curve), and checkpoints: run the same line again to resume.
+
+    Args:
+      preset: What is trained.
+      directory: For results; sweeps/PRESET if none is given.
+      generator_rate: Learning rates of the generator, of GANs.
+      discriminator_rate: Learning rates of the discriminator, of GANs.
+      rate: Learning rates, of VAEs.
+      clip: Norms to clip each player's gradient at; inf for no clip.
+      r1: Weights gamma of R1, of GANs.
+      momentum: Of SGD; b1 of Adam.
+      beta: Weights of the rate, of VAEs.
+      seeds: How many for each setting.
+      steps: Of training.
+      records: How often all networks are scored.
+      batch_size: Images or points in a step.
+      optimizer: For both players.
+      update: How the players move; those of games with a closed form are not all for networks.
+      failed_below: A final score below this counts as a failure.
+      block_size: Networks that a device trains at once; chosen by default.
+      num_devices: To divide the networks over; all by default.
+    """
+    from jaxgen.stability import sweep_presets
+
+    given = {
+        "generator_rate": generator_rate,
+        "discriminator_rate": discriminator_rate,
+        "rate": rate,
+        "clip": clip,
+        "r1": r1,
+        "momentum": momentum,
+        "beta": beta,
+    }
+    make = {
+        "ring": sweep_presets.ring,
+        "grid": sweep_presets.grid,
+        "mnist-gan": sweep_presets.mnist_gan,
+        "mnist-vae": sweep_presets.mnist_vae,
+    }
+    found, paths = sweep_presets.run(
+        make[preset],
+        Path("sweeps") / preset if directory is None else directory,
+        {name: values for name, values in given.items() if values},
+        seeds=seeds,
+        num_steps=steps,
+        num_records=records,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        update=update,
+        failed_below=failed_below,
+        block_size=block_size,
+        num_devices=num_devices,
+    )
+    for line in sweep_presets.text(found, failed_below=failed_below):
+        print(line)
+    print("wrote " + ", ".join(map(str, paths)))
+
+
+def atlas(
+    names: tyro.conf.Positional[tuple[Literal["A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A9"], ...]] = (),
+    directory: Path = Path("atlas"),
+    quick: bool = False,
+) -> None:
+    """Compute the atlas: nine plates of what theory says, beside what then happens, on one page without a network.
+
+    A1 two rates and R1, A2 clipping, A3 limit cycles, A4 from spectrum to rate, A5 the ring, A6 losses and penalties,
+    A7 budget curves, A8 collapse of a linear VAE, A9 the rate at which a trained GAN diverges.
+
+    Args:
+      names: Plates; all if none is named.
+      directory: For atlas.html and, of each plate, PNG, SVG and JSON.
+      quick: Coarser grids and fewer steps.
+    """
+    from jaxgen.stability import atlas as library
+
+    records = library.write(
+        directory,
+        names,
+        library.QUICK if quick else library.FULL,
+        progress=sys.stderr.isatty(),
+        tell=lambda line: print(line, flush=True),
+    )
+    cells, wrong = sum(r.cells for r in records), sum(r.disagreeing for r in records)
+    print(f"{wrong} of {cells} cells disagree; open {directory / 'atlas.html'}")
+
+
 def require(condition: bool, message: str) -> None:
     """Raises ValueError with the message unless the condition holds."""
     if not condition:
@@ -363,7 +474,7 @@ def without_infinities(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-COMMANDS = {"dirac": dirac, "spectrum": spectrum}
+COMMANDS = {"dirac": dirac, "spectrum": spectrum, "sweep": sweep, "atlas": atlas}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from jaxgen import run_directory
 from jaxgen.stability import sweep
 from jaxgen.stability.atlas import closed_forms, linear_vae, networks
-from jaxgen.stability.atlas.record import Record
+from jaxgen.stability.atlas.record import Record, finish
 
 
 class Size(enum.Enum):
@@ -109,6 +109,7 @@ def save(record: Record, directory: Path, seconds: float = 0.0) -> str:
     """Writes NAME.png, NAME.svg and NAME.json; returns the plate as HTML."""
     from matplotlib import rc_context
 
+    finish(record.figure)
     png, svg = io.BytesIO(), io.StringIO()
     with rc_context({"svg.hashsalt": "jaxgen"}):
         record.figure.savefig(png, format="png", dpi=130)
