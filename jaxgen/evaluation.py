@@ -3,7 +3,9 @@
 import base64
 import dataclasses
 import functools
+import hashlib
 import html
+import json
 import os
 import re
 from collections import Counter
@@ -217,6 +219,16 @@ def open_backbone(name: str | None, image_shape: tuple[int, int, int], *, rule: 
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 
+def check_alike(fake: Images, reference: Images) -> None:
+    """Raises a ValueError unless both sides have images of one size and number of channels."""
+    if fake.dataset.image_shape != reference.dataset.image_shape:
+        raise ValueError(
+            f"{fake.name} has images of {features.shape_in_words(fake.dataset.image_shape)}, but {reference.name} has "
+            f"{features.shape_in_words(reference.dataset.image_shape)}: numbers of unlike images mean nothing. Bring "
+            "them to one size (--image-size for folders), and say how"
+        )
+
+
 def compare(
     fake: Images,
     reference: Images,
@@ -248,12 +260,7 @@ def compare(
       ValueError: for images that do not fit each other or the network, too few of them, NaN, unknown metrics.
     """
     table = {name: presets.lookup(presets.METRICS, name, "metric") for name in metrics}
-    if fake.dataset.image_shape != reference.dataset.image_shape:
-        raise ValueError(
-            f"{fake.name} has images of {features.shape_in_words(fake.dataset.image_shape)}, but {reference.name} has "
-            f"{features.shape_in_words(reference.dataset.image_shape)}: numbers of unlike images mean nothing. Bring "
-            "them to one size (--image-size for folders), and say how"
-        )
+    check_alike(fake, reference)
     # The FID's Inception v3 takes any size and needs a gigabyte for 50 images of 299 x 299.
     see = functools.partial(
         comparison.see, backbone, progress=progress, batch_size=50 if backbone.image_shape is None else 250
@@ -285,8 +292,22 @@ def compare(
         **code_version(),
     }
     if fake.run is not None:
-        protocol |= {"run": fake.name, "step": int(fake.run.state.step)}
+        protocol |= {"run": fake.name, **training_of(fake.run, fake.name)}
     return {"subject": fake.name, "metrics": values, "protocol": protocol, "settings": settings}
+
+
+def training_of(trained: experiment.Trained, directory: str | os.PathLike) -> dict[str, Any]:
+    """Which training a run was: preset, step, seed, and a digest of everything else that training depends on."""
+    without = presets.to_dict(trained.config)
+    for name in ("seed", *presets.MAY_CHANGE):
+        without.pop(name, None)
+    digest = hashlib.sha256(json.dumps(without, sort_keys=True).encode()).hexdigest()
+    return {
+        "step": int(trained.state.step),
+        "preset": run_directory.load_config(directory).get("preset", ""),
+        "training_seed": trained.config.seed,
+        "config_sha256": digest,
+    }
 
 
 def code_version() -> dict[str, Any]:
@@ -360,7 +381,6 @@ def stacked_mnist(
     return {
         "metrics": metrics,
         "protocol": {
-            "step": int(trained.state.step),
             "n_fake": num,
             "seed": seed,
             "backbone": backbone.name,

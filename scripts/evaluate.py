@@ -105,8 +105,10 @@ def evaluate(
 
 def compare(what, reference, *, metrics, backbone, num, num_real, train, image_size, value_range, output, **options):
     """One set of images against another; see `evaluate`."""
-    from jaxgen import evaluation, experiment
+    from jaxgen import evaluation, experiment, presets
 
+    for name in metrics:
+        presets.lookup(presets.METRICS, name, "metric")  # now, and not after minutes
     seed, progress = options["seed"], command_line.progress
     shared = {"image_size": image_size, "value_range": value_range, "progress": progress}
     fake = evaluation.open_images(what, num=num, seed=seed, step=options["step"], **shared)
@@ -119,6 +121,7 @@ def compare(what, reference, *, metrics, backbone, num, num_real, train, image_s
     else:
         test = experiment.load_data(own, "test")
         real = evaluation.first(evaluation.Images(test, own.name, "test"), num_real)
+    evaluation.check_alike(fake, real)
     network = evaluation.open_backbone(backbone, shape, rule=options["resize_rule"])
     if train is not None:
         train = evaluation.open_images(train, shape=shape, **shared).dataset
@@ -187,7 +190,7 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
         classifier is None and isinstance(trained.config, presets.GAN) and (trained.config.data.name == "stacked_mnist")
     )
     num = (26_000 if is_stacked else 10_000) if num is None else num
-    protocol = {"run": str(run), "step": int(trained.state.step), "seed": seed, "jaxgen": __version__}
+    protocol = {"run": str(run), **evaluation.training_of(trained, run), "seed": seed, "jaxgen": __version__}
     if is_stacked:
         record = evaluation.stacked_mnist(
             trained, features.shipped("mnist-cnn"), num=num, seed=seed, progress=command_line.progress
@@ -236,18 +239,25 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
         metrics["confident_share_of_test_images"] = confidence(np.concatenate(real))["confident_share"]
         digest = checkpoint.read_record(classifier / "checkpoints", judge.record["step"])["crc32"]
         protocol |= {"num": num, "classifier": str(classifier), "classifier_digest": digest, "threshold": 0.9}
-    record = {"metrics": metrics, "protocol": protocol}
+    record = {"subject": str(run), "metrics": metrics, "protocol": protocol}
     suffix = "" if classifier is None else "_confidence"
     keep((output or run / "evaluation") / f"{protocol['step']:08d}{suffix}.json", record)
     return record
 
 
-def table(paths: tyro.conf.Positional[tuple[Path, ...]], /, mix: bool = False, metrics: tuple[str, ...] = ()) -> str:
+def table(
+    paths: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    mix: bool = False,
+    by_preset: bool = False,
+    metrics: tuple[str, ...] = (),
+) -> str:
     """Show stored evaluations side by side, if they were made in the same way.
 
     Args:
       paths: JSON files that evaluate.py wrote, or run directories.
       mix: Show numbers of unlike protocols, too, and how they differ.
+      by_preset: Runs of one preset with several seeds make one row, with mean and standard deviation.
       metrics: Only these.
     """
     from jaxgen.metrics import protocol
@@ -258,7 +268,7 @@ def table(paths: tyro.conf.Positional[tuple[Path, ...]], /, mix: bool = False, m
             there = ", ".join(dict.fromkeys(record.metric for record in found))
             raise ValueError(f"no evaluation has {', '.join(sorted(missing))}; there is: {there}")
         found = [record for record in found if record.metric in metrics]
-    return protocol.table(found, mix=mix)
+    return protocol.table(protocol.by_preset(found) if by_preset else found, mix=mix)
 
 
 def main(arguments: list[str] | None = None) -> int:

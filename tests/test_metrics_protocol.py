@@ -57,6 +57,24 @@ def test_seeds_become_mean_and_standard_deviation_and_the_same_draw_counts_once(
     assert "| a | 1 |" in protocol.table([seeds[0], seeds[0]])
 
 
+def test_two_checkpoints_of_one_run_are_two_rows_and_not_two_seeds():
+    text = protocol.table([record(step=100), record(value=2.0, step=200)])
+    assert "| a at step 100 | 1 |\n| a at step 200 | 2 |" in text
+
+
+def test_runs_of_one_preset_and_configuration_can_be_one_row_and_of_two_cannot():
+    runs = [
+        record(f"runs/{i}", value=float(i), run=f"runs/{i}", preset="gan", config_sha256="x", training_seed=i, step=9)
+        for i in range(3)
+    ]
+    assert "| gan | 1 ± 1 (n = 3) |" in protocol.table(protocol.by_preset(runs))
+    assert "| runs/2 | 2 |" in protocol.table(runs)
+    other = record("runs/other", preset="gan", config_sha256="y")
+    with pytest.raises(protocol.UnlikeProtocols, match="runs/0 and runs/other began as gan"):
+        protocol.by_preset([*runs, other])
+    assert protocol.by_preset([record("pictures")]) == [record("pictures")]
+
+
 def test_an_evaluation_becomes_one_record_for_each_number(tmp_path):
     stored = {
         "subject": "x",

@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-REPLICATES = ("seed", "step", "run", "commit", "date", "fake", "fake_sha256")
+REPLICATES = (
+    *("seed", "step", "run", "preset", "config_sha256", "training_seed", "commit", "date", "fake", "fake_sha256"),
+)
 """Entries of a protocol in which numbers of one table may differ: what was evaluated and which draw of it, not how."""
 
 
@@ -76,6 +78,30 @@ def records(stored: Mapping[str, Any], *, subject: str = "") -> list[Record]:
     ]
 
 
+def by_preset(records: Sequence[Record]) -> list[Record]:
+    """The same records with presets for subjects: runs of one configuration with several seeds become one row.
+
+    Raises:
+      UnlikeProtocols: for runs of one preset whose configurations differ in more than the seed.
+    """
+    configurations: dict[str, dict[str, str]] = {}
+    renamed = []
+    for record in records:
+        preset, digest = (record.protocol.get(name) for name in ("preset", "config_sha256"))
+        if not preset or not digest:
+            renamed.append(record)
+            continue
+        of_preset = configurations.setdefault(preset, {})
+        of_preset.setdefault(digest, record.subject)
+        if len(of_preset) > 1:
+            raise UnlikeProtocols(
+                f"{' and '.join(of_preset.values())} began as {preset}, but their configurations differ in more than "
+                "the seed; show them without --by-preset"
+            )
+        renamed.append(dataclasses.replace(record, subject=preset))
+    return renamed
+
+
 def differences(records: Sequence[Record], *, ignoring: Sequence[str] = REPLICATES) -> dict[str, list[Any]]:
     """In which entries the protocols differ, with each entry's values in the order of the records; None: not stated."""
     names = dict.fromkeys(name for record in records for name in record.protocol if name not in ignoring)
@@ -120,8 +146,8 @@ def _by_metric(records: Sequence[Record]) -> dict[str, list[Record]]:
 def table(records: Sequence[Record], *, mix: bool = False) -> str:
     """A Markdown table, a row for each subject and a column for each metric, with the common protocol below it.
 
-    Values of one subject and metric that differ in their seed alone become mean and standard deviation (of the sample,
-    n - 1), with the number of seeds.
+    Values of one subject, metric and step that differ in their seed alone become mean and standard deviation (of the
+    sample, n - 1), with the number of seeds. `by_preset` makes runs of one preset with several seeds one subject.
 
     Args:
       records: from `read`.
@@ -138,11 +164,18 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
         require_alike(records)
     columns = _by_metric(records)
     notes: list[str] = []
-    rows = {}
-    for subject in dict.fromkeys(record.subject for record in records):
-        rows[subject] = [
-            _cells([r for r in group if r.subject == subject], group[0], notes) for group in columns.values()
-        ]
+    steps: dict[str, set] = {}
+    for record in records:
+        steps.setdefault(record.subject, set()).add(record.protocol.get("step"))
+
+    def row_of(record):  # two checkpoints of one run are no two seeds
+        step = record.protocol.get("step")
+        return record.subject if len(steps[record.subject]) == 1 else f"{record.subject} at step {step}"
+
+    rows = {
+        row: [_cells([r for r in group if row_of(r) == row], group[0], notes) for group in columns.values()]
+        for row in dict.fromkeys(map(row_of, records))
+    }
     lines = [["", *columns], ["---", *["---"] * len(columns)], *([subject, *cells] for subject, cells in rows.items())]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return "\n".join([text, "", "Protocol: " + _common(records), *(f"[{i}] {note}" for i, note in enumerate(notes, 1))])
@@ -172,7 +205,7 @@ def _cells(found: Sequence[Record], first: Record, notes: list[str]) -> str:
 
 def _mean(group: Sequence[Record]) -> str:
     # The same draw, evaluated twice, is one value and not two.
-    draws = {(r.protocol.get("seed"), r.protocol.get("step"), r.protocol.get("run")): r.value for r in group}
+    draws = {(r.protocol.get("seed"), r.protocol.get("run"), r.protocol.get("fake_sha256")): r.value for r in group}
     values = list(draws.values())
     if len(values) == 1:
         return f"{values[0]:.4g}"

@@ -1,0 +1,232 @@
+"""evaluate.py on anybody's images: what is opened, what is kept, and what is refused."""
+
+import importlib.util
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxgen import command_line, data, evaluation, loop, run_directory
+from jaxgen.metrics import features
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+def script(name: str):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True, scope="module")
+def surroundings(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(loop.report, "write", lambda directory: None)  # a second of Matplotlib each
+        yield
+
+
+@pytest.fixture(autouse=True)
+def usual_warnings(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # command_line.run changes it
+
+
+def call(name: str, *arguments) -> int:
+    """Runs a script in this process; returns its exit code."""
+    with pytest.raises(SystemExit) as end:
+        command_line.run(lambda: script(name).main([str(argument) for argument in arguments]))
+    return end.value.code or 0
+
+
+def error_of(capsys, *arguments) -> str:
+    assert call("evaluate", *arguments) == 2
+    return capsys.readouterr().err.splitlines()[0]
+
+
+def digits(first, last):
+    return data.mnist("test").fetch(np.arange(first, last))
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory):
+    """40 digits as PNG files, the same as an array file, and 50 others as one."""
+    path = tmp_path_factory.mktemp("sides")
+    few, others = digits(0, 40), digits(40, 90)
+    (path / "pictures").mkdir()
+    for i, image in enumerate(few["image"]):
+        Image.fromarray(image[..., 0]).save(path / "pictures" / f"{i:03d}.png")
+    np.savez(path / "same.npz", image=few["image"], label=few["label"] % 3)
+    np.savez(path / "others.npz", image=others["image"], label=others["label"] % 3)
+    return path
+
+
+@pytest.fixture(scope="module")
+def gan(tmp_path_factory, sides):
+    """A tiny GAN, evaluated while it was trained."""
+    path = tmp_path_factory.mktemp("runs") / "gan"
+    arguments = ["--data.name", "arrays", "--data.path", sides / "others.npz", "--data.test-path", sides / "same.npz"]
+    arguments += ["--batch-size", 8, "--num-steps", 3, "--num-devices", 1, "--features", 4, "--sample-every", 0]
+    arguments += ["--checkpoint-every", 1, "--evaluate-every", 1, "--keep-last", 1]
+    arguments += ["--eval-metric", "fid", "--eval-images", 12, "--generator.learning-rate", 0.1]
+    assert call("train", "mnist-dcgan", *arguments, "--directory", path) == 0
+    return path
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_pictures_is_evaluated_like_the_array_of_the_same_pixels(sides, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    records = []
+    for name in ("pictures", "same.npz"):
+        arguments = [sides / name, sides / "others.npz", "--metrics", "kid", "prdc", "inception_score", "confidence"]
+        assert call("evaluate", *arguments, "--no-pictures") == 0
+        records.append(json.loads(capsys.readouterr().out))
+    folder, array = records
+    assert folder["metrics"] == array["metrics"] and folder["settings"] == array["settings"]
+    protocol = folder["protocol"]
+    assert protocol["fake_sha256"] == array["protocol"]["fake_sha256"] != protocol["reference_sha256"]
+    assert (protocol["n_fake"], protocol["n_real"]) == (40, 50)
+    assert protocol["backbone_sha256"] == features.SHIPPED["mnist-cnn"] and protocol["resize"] == "none"
+    assert protocol["reference_split"] == "all of it" and protocol["seed"] == 0 and protocol["jaxgen"]
+    assert folder["metrics"]["confident_share"] > 0.9 and len(folder["metrics"]["class_shares"]) == 10
+    files = sorted((tmp_path / "evaluation").glob("*.json"))
+    assert len(files) == 2 and json.loads(files[0].read_text()) in records
+
+
+def test_a_set_against_itself_has_distance_zero_and_few_images_are_said(sides, tmp_path, capsys):
+    with pytest.warns(UserWarning, match="only 40 (real|fake) images for 128 features"):
+        assert call("evaluate", sides / "pictures", sides / "same.npz", "--metrics", "fid", "--output", tmp_path) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["metrics"]["fid"] < 1e-6 < record["metrics"]["fid_floor"]
+    assert record["settings"]["fid"]["rank_deficient"] == "real, fake"
+
+
+def test_training_images_that_are_handed_over_as_samples_are_found_to_be_copies(sides, tmp_path, capsys):
+    arguments = [sides / "same.npz", sides / "others.npz", "--train", sides / "pictures", "--metrics", "kid"]
+    assert call("evaluate", *arguments, "--output", tmp_path) == 0
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    assert metrics["nearest_ratio"] == 0 and metrics["nearer_share"] == 1
+    (page,) = tmp_path.glob("*.html")
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 2 and "Nearest training images" in text and "nearest_ratio" in text
+    assert "http" not in text
+
+
+def test_a_run_is_compared_with_its_own_test_split_and_its_latents_are_shown(gan, capsys):
+    assert call("evaluate", gan, "--metrics", "kid", "--num", 30) == 0
+    record = json.loads(capsys.readouterr().out)
+    protocol = record["protocol"]
+    assert protocol["reference_split"] == "test" and (protocol["n_fake"], protocol["n_real"]) == (30, 40)
+    assert protocol["step"] == 3 and protocol["preset"] == "mnist-dcgan" and protocol["run"] == str(gan)
+    assert {"kid", "nearest_ratio", "discriminator_overfitting", "logit_of_held_out"} <= set(record["metrics"])
+    (page,) = (gan / "evaluation").glob("00000003_against_*.html")
+    assert all(f"<h2>{title}</h2>" in page.read_text() for title in ("Interpolations", "Traversals", "Protocol"))
+    # The same images, exported by another script, have the same numbers.
+    assert call("sample", gan, "--num", 30, "--output", gan / "drawn.npz") == 0
+    capsys.readouterr()
+    own = run_directory.load_config(gan)["data"]["test_path"]
+    assert call("evaluate", gan / "drawn.npz", own, "--metrics", "kid", "--no-pictures", "--output", gan / "e") == 0
+    exported = json.loads(capsys.readouterr().out)
+    assert exported["protocol"]["fake_sha256"] == protocol["fake_sha256"]
+    assert exported["metrics"]["kid"] == pytest.approx(record["metrics"]["kid"], rel=1e-6)
+
+
+def test_a_gan_is_evaluated_while_it_trains_and_its_best_checkpoint_is_kept(gan):
+    lines = {line["step"]: line for line in run_directory.read_metrics(gan) if "eval/fid" in line}
+    assert sorted(lines) == [1, 2, 3]
+    assert {"eval/fid_floor", "eval/discriminator_overfitting"} <= set(lines[1])
+    assert all(line["eval/fid"] > line["eval/fid_floor"] for line in lines.values())  # noise is no digits
+    best = min(lines, key=lambda step: lines[step]["eval/fid"])
+    kept = {int(path.name) for path in (gan / "checkpoints").iterdir() if path.name.isdigit()}
+    assert kept == {best, 3}
+
+
+def test_stored_numbers_make_a_table_unless_their_protocols_differ(sides, tmp_path, capsys):
+    for num in (40, 30):
+        arguments = ["--metrics", "kid", "--no-pictures", "--output", tmp_path / str(num), "--num-real", num]
+        assert call("evaluate", sides / "pictures", sides / "others.npz", *arguments) == 0
+    capsys.readouterr()
+    assert call("evaluate", "--table", tmp_path / "40", "--metrics", "kid") == 0
+    assert capsys.readouterr().out.startswith("|  | kid |\n| --- | --- |\n| " + str(sides / "pictures"))
+    assert call("evaluate", "--table", tmp_path / "40", tmp_path / "30") == 2
+    errors = capsys.readouterr().err
+    assert "these values of kid cannot stand in one table" in errors and "n_real: 40" in errors
+    assert call("evaluate", "--table", tmp_path / "40", tmp_path / "30", "--mix") == 0
+    assert "n_real 30 instead of 40" in capsys.readouterr().out
+    assert "no evaluation has fid; there is: kid" in error_of(capsys, "--table", tmp_path / "40", "--metrics", "fid")
+
+
+# What is opened -------------------------------------------------------------------------------------------------------
+
+
+def test_built_in_sets_are_opened_by_name_and_split_and_take_the_size_of_the_other_side():
+    side = evaluation.open_images("mnist:train", num=7)
+    assert (side.name, side.split, side.resize, side.dataset.num_examples) == ("mnist", "train", "none", 7)
+    side = evaluation.open_images("emoji", shape=(32, 32, 3))
+    assert side.dataset.image_shape == (32, 32, 3) and side.split == "test"
+    assert side.resize == "area average of 64x64 to 32x32"
+
+
+def test_pictures_of_several_sizes_need_a_size_and_the_protocol_says_so(tmp_path):
+    for i, size in enumerate(((8, 8), (8, 8), (10, 12))):
+        Image.new("RGB", size, (i, 90, 200)).save(tmp_path / f"{i}.png")
+    with pytest.raises(ValueError, match=r"images of 2 different sizes: 8x8 \(2\), 10x12 \(1\); --image-size"):
+        evaluation.open_images(str(tmp_path))
+    side = evaluation.open_images(str(tmp_path), image_size=8)
+    assert side.dataset.image_shape == (8, 8, 3) and side.resize == "centre crop, area average to 8x8"
+
+
+def test_a_great_circle_between_latents_keeps_their_length():
+    a, b = np.array([[3.0, 0.0], [1.0, 0.0]]), np.array([[0.0, 3.0], [1.0, 0.0]])
+    np.testing.assert_allclose(evaluation.slerp(a, b, 0.5), [[4.5**0.5, 4.5**0.5], [1, 0]])
+    np.testing.assert_allclose([evaluation.slerp(a, b, 0.0), evaluation.slerp(a, b, 1.0)], [a, b], atol=1e-12)
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_opened_is_one_sentence(sides, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("text.txt").write_text("x")
+    np.savez("nan.npz", image=np.full((4, 28, 28, 1), np.nan, np.float32))
+    np.savez("colour.npz", image=digits(0, 3)["image"].repeat(3, axis=-1))
+    other = sides / "others.npz"
+    for arguments, message in [
+        (["absent", other], "absent does not exist: give a run directory, a folder of images"),
+        (["empty", other], "an empty folder: no image found"),
+        (["text.txt", other], "is a file, but neither .npz nor .npy"),
+        (["nan.npz", other], "3136 values are NaN or infinite"),
+        (["mnist:dev", other], "mnist has the splits train and test, not 'dev'"),
+        (["colour.npz", other], "colour.npz has images of 28x28 pixels and 3 channels, but"),
+        ([other, "mnist", "--backbone", "nothing"], "there is no feature network 'nothing'"),
+        ([other, "mnist", "--metrics", "fed"], "there is no metric 'fed'; did you mean 'fid'?"),
+        (["emoji", "emoji:train"], "no feature network for images of 64x64 pixels and 3 channels"),
+        ([other, "--metrics", "fid"], "has no test split of its own to be compared with; give a REFERENCE"),
+        ([other], "is no run; give a REFERENCE to compare these images with"),
+        ([other, "mnist", "--num", "0"], "the number of images must be at least 1, not 0"),
+    ]:
+        assert message in error_of(capsys, *arguments), arguments
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["colour.npz", "empty", "nan.npz", "text.txt"]
+
+
+def test_foreign_or_damaged_weights_are_refused_by_the_command(sides, tmp_path, capsys):
+    np.savez(tmp_path / "w.npz", architecture="{}", weights=np.zeros(3))
+    message = error_of(capsys, sides / "same.npz", sides / "others.npz", "--backbone", tmp_path / "w.npz")
+    assert "w.npz: no weights of a classifier of this package can be read from it" in message
+
+
+def test_a_run_that_draws_nothing_and_training_without_a_network_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["emoji-dcgan-r1", "--data.image-size", 32, "--eval-metric", "fid", "--num-devices", 1]
+    assert call("train", *arguments) == 2
+    assert "the package has no feature network for images of 32x32 pixels and 3" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
