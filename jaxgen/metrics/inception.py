@@ -280,7 +280,7 @@ _DICT, _TENSOR, _PARAMETER = (
     "torch._utils _rebuild_parameter",
 )
 _NAMES = {_DICT, _TENSOR, _PARAMETER, *(f"torch {name}" for name in _TYPES)}
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of the number that marks such files
 
 
 class _Name(NamedTuple):
@@ -363,7 +363,7 @@ def _read_zip(file):
 
 def _read_legacy(file: BinaryIO):
     """Five pickles (a magic number, a version, facts of the machine, the table, keys of storages), then storages."""
-    if _interpret(file) != _LEGACY_MAGIC:
+    if file.read(len(_LEGACY_START)) != _LEGACY_START:
         raise ValueError("it does not begin as such a file does")
     if _interpret(file) != 1001:
         raise _Refused("it is of an unknown version")
@@ -372,7 +372,7 @@ def _read_legacy(file: BinaryIO):
         raise _Refused("its numbers are not little-endian")
     storages: dict[str, _Storage] = {}
     table, keys = _interpret(file, storages), _interpret(file)
-    if not isinstance(keys, list) or set(keys) != set(storages) or len(keys) != len(storages):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(storages):
         raise ValueError("storages and their list differ")
     content, end = {}, os.fstat(file.fileno()).st_size
     for key in keys:
