@@ -76,6 +76,8 @@ def test_every_layer_equals_pytorch_with_the_same_random_weights_from_both_of_it
                 np.testing.assert_allclose(value, reference, rtol=1e-4, atol=1e-4 * np.std(reference), err_msg=layer)
         print(name, max(worst.items(), key=lambda item: item[1]))
         assert max(worst.values()) < 1e-5
+    for file in tmp_path.iterdir():  # 300 MB, which pytest would keep
+        file.unlink()
 
 
 def test_the_network_has_the_size_and_the_names_of_the_pytorch_port():
