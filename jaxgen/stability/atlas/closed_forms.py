@@ -22,6 +22,7 @@ from jaxgen.stability.atlas.record import (
 from jaxgen.stability.games import Players
 
 TINY = 1e-200  # a radius below this has decayed, whatever rounding does to it
+HUGE = 1e150  # and one above this has diverged: its square is about to overflow
 
 
 def simulate(
@@ -63,7 +64,7 @@ def slopes(radii: np.ndarray, vanished: float = TINY) -> np.ndarray:
     with jax.enable_x64(True):
         slope = np.array(trajectories.slope(jnp.asarray(np.clip(np.nan_to_num(radii, nan=1.0), TINY, 1e250))))
     slope[radii[:, -1] <= vanished] = -np.inf
-    slope[~np.isfinite(radii).all(axis=1)] = np.inf
+    slope[~(radii < HUGE).all(axis=1)] = np.inf
     return slope
 
 

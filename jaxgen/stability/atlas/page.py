@@ -51,7 +51,7 @@ PLATES = {
     ),
     "A7": Plate(networks.budget, {"num_members": 16, "num_steps": 1500}, True),
     "A8": Plate(linear_vae.collapse, {"num_betas": 10, "num_steps": 3000}, True),
-    "A9": Plate(networks.trained_ring, {"num_steps": 8000, "num_rates": 21}),
+    "A9": Plate(networks.trained_ring, {"num_steps": 3000, "settling_steps": 3000, "test_steps": 400, "num_rates": 31}),
 }
 
 
