@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxgen import __version__, data, experiment, images, presets, run_directory
 from jaxgen.data import decode
+from jaxgen.losses import variational
 from jaxgen.metrics import comparison, coverage, features
 
 Progress = Callable[[Iterable, int, str], Iterable]
@@ -294,6 +295,22 @@ def compare(
     if fake.run is not None:
         protocol |= {"run": fake.name, **training_of(fake.run, fake.name)}
     return {"subject": fake.name, "metrics": values, "protocol": protocol, "settings": settings}
+
+
+def num_dims(trained: experiment.Trained) -> int:
+    """Sub-pixels of an image of the run's data that are not padding."""
+    height, width, channels = trained.image_shape
+    if trained.config.data.name in ("mnist", "stacked_mnist"):
+        height = width = 28
+    return height * width * channels
+
+
+def code_length(trained: experiment.Trained, bound: float) -> dict[str, float]:
+    """`nll`, an upper bound of the negative log-likelihood in nats an image, and `bits_per_dim` of it.
+
+    Under a density (the Gaussian likelihood) it is no length of a code.
+    """
+    return {"nll": -bound, "bits_per_dim": float(variational.bits_per_dim(-bound, num_dims(trained)))}
 
 
 def training_of(trained: experiment.Trained, directory: str | os.PathLike) -> dict[str, Any]:

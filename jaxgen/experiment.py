@@ -20,6 +20,7 @@ import optax
 from jaxgen import checkpoint, classifier, data, gan, loop, network, optim, presets, run_directory, sharding, vae
 from jaxgen.losses import penalties
 from jaxgen.metrics import comparison, features, fid
+from jaxgen.metrics import likelihood as likelihoods
 from jaxgen.models import article, cnn, conv_vae, dcgan, mlp
 from jaxgen.presets import GAN, VAE, Classifier, Config, Data, Optimizer, lookup
 
@@ -278,6 +279,8 @@ def _build_vae(config: VAE, image_shape: tuple[int, int, int], num_classes: int)
             size, channels, config.features, learned_width=config.likelihood != "bernoulli", dtype=dtype
         )
     transformation = optimizer(config.optimizer, config.num_steps)
+    # Many samples go in chunks: all at once would not fit into memory.
+    make_eval_step = vae.make_eval_step if config.eval_samples <= 50 else likelihoods.make_eval_step
     beta = config.beta
     if config.kl_warmup_steps:
         beta = optax.linear_schedule(0.0, config.beta, config.kl_warmup_steps)
@@ -311,7 +314,7 @@ def _build_vae(config: VAE, image_shape: tuple[int, int, int], num_classes: int)
             decoder, variables, sharding.draw(jax.random.normal, key, (n, config.latent_dim)), likelihood=likelihood
         ),
         decode=lambda variables, z: vae.sample(decoder, variables, z, likelihood=likelihood),
-        eval_step=vae.make_eval_step(encoder, decoder, likelihood=likelihood, num_samples=config.eval_samples),
+        eval_step=make_eval_step(encoder, decoder, likelihood=likelihood, num_samples=config.eval_samples),
         summarize=vae.summarize,
         best_metric="eval/elbo",
     )
@@ -392,6 +395,7 @@ class Trained(NamedTuple):
     networks: Networks
     state: Any
     record: dict[str, Any]  # of the checkpoint: step, metrics, ...
+    image_shape: tuple[int, int, int] = ()  # of its data
 
 
 def load(directory: str, *, step: int | None = None) -> Trained:
@@ -410,7 +414,7 @@ def load(directory: str, *, step: int | None = None) -> Trained:
         )
     networks = build_networks(config, shown["image_shape"], shown["num_classes"])
     state, record = checkpoint.restore(Path(directory) / "checkpoints", networks.state, step=step)
-    return Trained(config, networks, state, record)
+    return Trained(config, networks, state, record, tuple(shown["image_shape"]))
 
 
 def generate(

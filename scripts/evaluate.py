@@ -216,6 +216,10 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
             warnings.warn(f"the data of {run} have changed since it was trained", stacklevel=2)
         metrics = built.evaluate(trained.state)
         protocol |= {"data": dataclasses.asdict(config.data), "split": "test"}
+        if isinstance(config, presets.VAE):
+            metrics |= evaluation.code_length(trained, metrics["importance_weighted_bound"])
+            protocol |= {"binarisation": config.data.binarise, "dims": evaluation.num_dims(trained)}
+        protocol |= evaluation.code_version()
     else:
         judge = experiment.load(classifier)
         if judge.networks.classify is None:
