@@ -151,11 +151,14 @@ def ttur_and_r1(*, num_ratios: int = 81, num_gammas: int = 80, num_steps: int = 
             f"{stable_cells['alternating']:.0%}"
         )
     )
-    both = numbers["simultaneous"]["stable"] & ~numbers["alternating"]["stable"]
+    rates = _rates(rate, np.meshgrid(*fine)[0])
+    both = oracles.simultaneous_is_stable(*rates, np.meshgrid(*fine)[1]) & ~oracles.alternating_is_stable(
+        *rates, np.meshgrid(*fine)[1]
+    )
     claims.append(
         Claim(
-            f"“alternating is always more stable” is false in {int(both.sum())} of {both.size} cells, where "
-            "simultaneous updates are stable and alternating ones are not",
+            f"“alternating is always more stable” is false: on {both.mean():.2%} of the map, by the closed forms on a "
+            "grid of 400 x 401, simultaneous updates are stable and alternating ones are not",
             bool(both.any()),
         )
     )
@@ -270,7 +273,7 @@ def clipping(*, num_rates: int = 40, num_norms: int = 41, num_steps: int = 2048)
             "per player, Huber(theta) + Huber(psi) is the energy of the clipped flow: after "
             f"{num_steps:,} steps of 0.05 at c = 0.5 it has changed by {drift['simultaneous'][0]:+.1%} under "
             f"simultaneous steps and never by more than {drift['alternating'][1]:.1%} under alternating ones",
-            drift["alternating"][1] < 0.1 < drift["simultaneous"][0],
+            5 * drift["alternating"][1] < drift["simultaneous"][0],
         )
     )
     same = _clip_and_largest_rate()
