@@ -20,7 +20,8 @@ import numpy as np
 from jaxgen import __version__, data, experiment, images, presets, run_directory
 from jaxgen.data import decode
 from jaxgen.losses import variational
-from jaxgen.metrics import comparison, coverage, features
+from jaxgen.metrics import comparison, coverage, features, inception
+from jaxgen.models import inception as network
 
 Progress = Callable[[Iterable, int, str], Iterable]
 """(batches, number of batches, what they are) -> batches, such as a progress bar."""
@@ -211,10 +212,8 @@ def open_backbone(name: str | None, image_shape: tuple[int, int, int], *, rule: 
         )
     if features.is_cnn_file(path):
         return features.load_cnn(path)
-    from jaxgen.metrics import inception
-    from jaxgen.models import inception as network
-
-    return inception.backbone(path, rule=getattr(network, rule))
+    rules = {"tf1_bilinear": network.tf1_bilinear, "antialiased_bicubic": network.antialiased_bicubic}
+    return inception.backbone(path, rule=presets.lookup(rules, rule, "resize rule"))
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import re  # noqa: E402
 import sys  # noqa: E402
 import warnings  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Annotated  # noqa: E402
+from typing import Annotated, Literal  # noqa: E402
 
 import tyro  # noqa: E402
 
@@ -37,7 +37,7 @@ def evaluate(
     train: str | None = None,
     image_size: int | None = None,
     value_range: tuple[float, float] | None = None,
-    resize_rule: str = "tf1_bilinear",
+    resize_rule: Literal["tf1_bilinear", "antialiased_bicubic"] = "tf1_bilinear",
     seed: int = 0,
     step: int | None = None,
     samples: int | None = None,

@@ -204,6 +204,33 @@ def test_built_in_sets_are_opened_by_name_and_split_and_take_the_size_of_the_oth
     assert side.resize == "area average of 64x64 to 32x32"
 
 
+def test_a_backbone_is_the_packages_own_a_run_of_a_classifier_or_inception_weights(sides, tmp_path, monkeypatch):
+    assert evaluation.open_backbone(None, (28, 28, 1)).name == "mnist-cnn"
+    arguments = ["--data.name", "arrays", "--data.path", sides / "others.npz", "--batch-size", 8, "--num-steps", 1]
+    arguments += [
+        "--data.test-path",
+        sides / "same.npz",
+        "--widths",
+        2,
+        "--num-devices",
+        1,
+        "--directory",
+        tmp_path / "cnn",
+    ]
+    assert call("train", "mnist-cnn", *arguments) == 0
+    backbone = evaluation.open_backbone(str(tmp_path / "cnn"), (28, 28, 1))
+    found, logits = backbone.apply(np.zeros((2, 28, 28, 1), np.float32))
+    assert found.shape == (2, 128) and logits.shape == (2, 3) and backbone.image_shape == (28, 28, 1)
+    assert len(backbone.digest) == 64 and backbone.digest != features.SHIPPED["mnist-cnn"]
+    (tmp_path / "pt_inception.pth").write_bytes(b"weights")
+    monkeypatch.setattr(evaluation.inception, "backbone", lambda path, rule: (path.name, rule.__name__))
+    for rule in ("tf1_bilinear", "antialiased_bicubic"):
+        opened = evaluation.open_backbone(str(tmp_path / "pt_inception.pth"), (9, 9, 3), rule=rule)
+        assert opened == ("pt_inception.pth", rule)
+    with pytest.raises(ValueError, match="there is no resize rule 'nearest'"):
+        evaluation.open_backbone(str(tmp_path / "pt_inception.pth"), (9, 9, 3), rule="nearest")
+
+
 def test_pictures_of_several_sizes_need_a_size_and_the_protocol_says_so(tmp_path):
     for i, size in enumerate(((8, 8), (8, 8), (10, 12))):
         Image.new("RGB", size, (i, 90, 200)).save(tmp_path / f"{i}.png")
