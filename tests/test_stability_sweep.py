@@ -1,15 +1,18 @@
 """Sweeps: many settings in one program behave as one after the other."""
 
 import csv
+import importlib.util
 import itertools
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen import command_line
 from jaxgen import gan as gans
 from jaxgen import vae as vaes
 from jaxgen.data import toy
@@ -42,17 +45,19 @@ def run(settings, program=None, **arguments):
     return sweep.run(program or ring_program(), RING, settings, **arguments)
 
 
-def test_a_sweep_equals_a_loop_over_its_settings():
-    settings = settings_of(4, clip=[0.5, math.inf, 1.0, 0.1], seed=[0, 1, 0, 1])
+def test_a_sweep_of_64_equals_a_loop_over_its_settings():
+    num = 64
+    settings = settings_of(num, clip=np.resize([0.5, math.inf, 1.0, 0.1], num), seed=np.arange(num) % 5)
     program = ring_program()
-    result = run(settings, program, num_steps=50, num_records=2, block_size=4)
-    for member in range(4):
+    result = run(settings, program, num_steps=50, num_records=1, block_size=num)
+    key = lambda row: jax.random.fold_in(jax.random.key(0), row["seed"])  # noqa: E731
+    init = jax.jit(lambda row: program.init(row, key(row)))
+    step = jax.jit(lambda row, state, index: program.step(row, state, RING.batch((), index), key(row))[0])
+    for member in range(num):
         row = {name: jnp.asarray(values[member]) for name, values in settings.items()}
-        key = jax.random.fold_in(jax.random.key(0), int(row["seed"]))
-        state = program.init(row, key)
-        step = jax.jit(lambda state, batch, row=row, key=key: program.step(row, state, batch, key))
+        state = init(row)
         for index in range(50):
-            state, _ = step(state, RING.batch((), index))
+            state = step(row, state, index)
         for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(result.states), strict=True):
             np.testing.assert_allclose(other[member], one, atol=1e-5, rtol=1e-5)
 
@@ -314,3 +319,53 @@ def test_the_step_is_traced_once_however_many_records():
         run(settings_of(3), program._replace(step=step), num_steps=8, num_records=num_records)
         counts.append(len(traces))
     assert counts[0] == counts[1]
+
+
+def command(*arguments):
+    spec = importlib.util.spec_from_file_location(
+        "script_stability_sweep", Path(__file__).parent.parent / "scripts" / "stability.py"
+    )
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    with pytest.raises(SystemExit) as end:
+        command_line.run(lambda: script.main(["sweep", *map(str, arguments)]))
+    return end.value.code or 0
+
+
+SMALL = "--steps 4 --records 2 --seeds 1 --batch-size 8 --num-devices 1 --r1 0 --generator-rate 0.1"
+
+
+def test_the_command_writes_a_table_and_resumes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    arguments = ["ring", "--directory", tmp_path / "made", "--clip", "1", "inf", *SMALL.split()]
+    arguments += ["--discriminator-rate", "0.1"]
+    assert command(*arguments) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("2 members, 4 steps, ") and "2 finite to the end" in output and "members.csv" in output
+    rows = list(csv.DictReader((tmp_path / "made" / "members.csv").open()))
+    assert [row["clip"] for row in rows] == ["1.0", "inf"] and "discriminator_clip_share" in rows[0]
+    assert command(*arguments) == 0  # from its checkpoint
+    assert list(csv.DictReader((tmp_path / "made" / "members.csv").open())) == rows
+    capsys.readouterr()
+    assert command(*arguments, "--steps", "8") == 2
+    assert "holds another sweep (num_steps 4 there, 8 now)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("ring --clip -1", "clip is a norm to clip at and must be above 0"),
+        ("ring --generator-rate 0", "generator_rate must be above 0 and finite, but is 0 for member 0"),
+        ("ring --beta 1", "a sweep of GANs cannot use beta"),
+        ("ring --update consensus", "GANs cannot use consensus: it is for games with a closed form"),
+        ("ring --seeds 0", "the number of seeds must be at least 1, not 0"),
+        ("ring --steps 7 --records 2", "7 steps are asked for in 2 records"),
+        ("ring --num-devices 99", "99 devices asked for, but this program sees 8"),
+        ("ring --block-size 0", "block_size must be at least 1, not 0"),
+    ],
+)
+def test_the_command_explains_mistakes_before_it_trains(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    assert command(*arguments.split(), "--directory", tmp_path / "made") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()

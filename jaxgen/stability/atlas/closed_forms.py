@@ -99,7 +99,7 @@ def _radius_in_theory(name, rate, ratio, gamma):
     return RULES[name][1](oracles.damped_eigenvalues(d * gamma, np.sqrt(g * d))).max(axis=-1)
 
 
-def ttur_and_r1(*, num_ratios: int = 81, num_gammas: int = 80, num_steps: int = 2048, rate: float = 0.3) -> Record:
+def ttur_and_r1(*, num_ratios: int = 81, num_gammas: int = 80, num_steps: int = 1024, rate: float = 0.3) -> Record:
     """A1: the ratio of the learning rates against the weight of R1 on the Dirac-GAN, for five update rules."""
     ratios, gammas = np.geomspace(1e-2, 1e2, num_ratios), np.geomspace(1e-2, 20.0, num_gammas)
     fine = np.geomspace(1e-2, 1e2, 401), np.geomspace(1e-2, 20.0, 400)

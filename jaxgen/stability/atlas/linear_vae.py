@@ -106,7 +106,7 @@ def collapse(
         elbos[name] = result.table["final_score"]
     plain, floored = rates.values()
     theory = rate_in_theory(np.array(eigenvalues), variance, betas)
-    alive, should_live = plain > 0.01, theory > 0.01
+    alive, should_live = plain > 0.02, theory > 0.02
     # Next to its threshold a unit's rate is small for a long time: a tenth on either side is not judged.
     ratio = np.array(eigenvalues) / (betas[:, None] * variance)
     judged = np.abs(np.log(ratio)) > 0.1
