@@ -202,7 +202,7 @@ def _checked(settings):
     return settings
 
 
-# --------------------------------------------------------------------------------------------------------------- running
+# -------------------------------------------------------------------------------------------------------------- running
 
 
 class Result(NamedTuple):
@@ -476,7 +476,7 @@ def _bar(progress, num, num_records, begun):
     return tqdm(total=num_records, initial=begun, disable=not progress, desc=f"{num} members", unit="record")
 
 
-# ---------------------------------------------------------------------------------------------------------------- memory
+# --------------------------------------------------------------------------------------------------------------- memory
 
 
 class _Tell:
@@ -538,7 +538,7 @@ def _size(number):
     return f"{number} bytes"
 
 
-# -------------------------------------------------------------------------------------------------------------- resuming
+# ------------------------------------------------------------------------------------------------------------- resuming
 
 
 def _fingerprint(program, settings, num_steps, num_records, seed):
@@ -584,7 +584,7 @@ def _record_shapes(advance_one, members, settings, data, chunk):
     return {name: x.dtype for name, x in jax.eval_shape(jax.vmap(one), settings, members).items()}
 
 
-# --------------------------------------------------------------------------------------------------------- summing it up
+# -------------------------------------------------------------------------------------------------------- summing it up
 
 
 def _num_largest(num_steps):
@@ -741,7 +741,7 @@ def budget_curve(scores: Sequence[float], *, failure_score: float | None = None)
     return curve
 
 
-# --------------------------------------------------------------------------------------------------------------- writing
+# -------------------------------------------------------------------------------------------------------------- writing
 
 
 def write(result: Result, directory: str | os.PathLike, *, failed_below: float | None = None) -> list[Path]:

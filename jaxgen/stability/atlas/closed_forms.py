@@ -168,7 +168,8 @@ def ttur_and_r1(*, num_ratios: int = 81, num_gammas: int = 80, num_steps: int = 
         "Which ratio of the learning rates, and which penalty, make the smallest GAN converge?",
         [
             "Dirac-GAN with f(t) = t. Colour: how fast the simulated distance from the equilibrium grows (red) or "
-            f"shrinks (blue), from {num_steps:,} steps with rates of geometric mean {rate:g}. Black: the exact boundary "
+            f"shrinks (blue), from {num_steps:,} steps with rates of geometric mean {rate:g}. Black: the exact "
+            "boundary "
             "of stability. Yellow crosses: cells in which simulation and theory disagree.",
             "Simultaneous updates are stable iff eta_G s^2 < gamma and eta_D (gamma - eta_G s^2 / 2) < 2; alternating "
             "ones iff eta_D gamma < 2 and eta_G eta_D s^2 < 4 - 2 eta_D gamma; the others by the roots of their "
@@ -196,7 +197,10 @@ def clipped_radius_in_theory(start_radius, num_steps, rate, max_norm):
     return np.sqrt(radius**2 + (num_steps - free) * (rate * np.minimum(max_norm, radius)) ** 2 * (num_steps > free))
 
 
-def clipping(*, num_rates: int = 40, num_norms: int = 41, num_steps: int = 2048) -> Record:
+TOO_FEW = "too few turns to tell"
+
+
+def clipping(*, num_rates: int = 40, num_norms: int = 41, num_steps: int = 4096) -> Record:
     """A2: clip norm against learning rate, with one clip for both players and with one for each."""
     rates, norms = np.geomspace(0.02, 0.6, num_rates), np.geomspace(1e-2, 1e4, num_norms)
     rate, norm = (x.ravel() for x in np.meshgrid(rates, norms, indexing="ij"))
@@ -224,6 +228,9 @@ def clipping(*, num_rates: int = 40, num_norms: int = 41, num_steps: int = 2048)
         with jax.enable_x64(True):
             law = np.asarray(trajectories.growth_law(jnp.asarray(values)))
         laws[name] = np.array(trajectories.GROWTH_LAWS)[law].reshape(num_rates, num_norms)
+    # Eight corners of length 1 at a speed of h c: an eighth of the run should hold a turn, or its law means nothing.
+    turns = (num_steps * rate * np.minimum(norm, 1.0) / 8).reshape(num_rates, num_norms)
+    laws["per player"] = np.where(turns < 8, TOO_FEW, laws["per player"])
     theory = clipped_radius_in_theory(1.0, num_steps, rate, norm)
     found = joint[:, -1]
     error = np.abs(found / theory - 1)
@@ -247,9 +254,18 @@ def clipping(*, num_rates: int = 40, num_norms: int = 41, num_steps: int = 2048)
         Claim(
             f"joint clip: the growth law is that of the closed form in all but {int(odd.sum())} of {odd.size} cells "
             f"(transitions aside): exponential in {counts['exponential']}, square-root growth in "
-            f"{counts['square-root growth']}; {counts['cycle']} look like a cycle, because r^2 grows by less than 0.1 % "
+            f"{counts['square-root growth']}; {counts['cycle']} look like a cycle, because r^2 grows by less than "
+            "0.1 % "
             "in the time that is looked at",
             not odd.any(),
+        )
+    )
+    told = laws["per player"][laws["per player"] != TOO_FEW]
+    claims.append(
+        Claim(
+            "one clip for each player, where the run holds turns enough: "
+            + ", ".join(f"{name} in {int(np.sum(told == name))}" for name in trajectories.GROWTH_LAWS)
+            + f" of {told.size} cells"
         )
     )
     closer = int(np.sum(~(found > 1.0))), int(np.sum(~(energy[:, -1] > energy[:, 0])))
@@ -281,15 +297,16 @@ def clipping(*, num_rates: int = 40, num_norms: int = 41, num_steps: int = 2048)
     wrong += sum(claim.agrees is False for claim in same)
 
     figure, axes = new_figure(15, 4.0, 1, 4)
-    names = list(LAW_COLOURS)
+    law_colours = LAW_COLOURS | {TOO_FEW: "#d9dce0"}
+    names = list(law_colours)
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch
 
-    colours = ListedColormap([LAW_COLOURS[name] for name in names])
+    colours = ListedColormap([law_colours[name] for name in names])
     for axis, (name, law) in zip(axes[0], laws.items(), strict=False):
         index = np.vectorize(names.index)(law)
         axis.pcolormesh(
-            edges(norms), edges(rates), index, cmap=colours, norm=BoundaryNorm(np.arange(5) - 0.5, 4), rasterized=True
+            edges(norms), edges(rates), index, cmap=colours, norm=BoundaryNorm(np.arange(6) - 0.5, 5), rasterized=True
         )
         axis.axvline(1.0, color=INK, linewidth=1.2, linestyle="--")
         if name == "joint":
@@ -298,7 +315,7 @@ def clipping(*, num_rates: int = 40, num_norms: int = 41, num_steps: int = 2048)
             axis.plot(np.where(reached < norms[-1], reached, np.nan), fine, color=INK, linewidth=1.6)
         axis.set(xscale="log", yscale="log", title=f"clip {name}", xlabel="clip norm c", ylabel="learning rate h")
     axes[0, 0].legend(
-        handles=[Patch(color=LAW_COLOURS[name], label=name) for name in names], fontsize=7, loc="upper left"
+        handles=[Patch(color=law_colours[name], label=name) for name in names], fontsize=7, loc="upper left"
     )
     with jax.enable_x64(True):
         for axis, (name, clip) in zip(
@@ -314,10 +331,13 @@ def clipping(*, num_rates: int = 40, num_norms: int = 41, num_steps: int = 2048)
         "What does a clip norm do to a GAN that diverges, and is it the same for one clip and for two?",
         [
             "The Dirac-GAN with f(t) = t and no penalty, simultaneous steps from (1, 0), which diverge exponentially. "
-            "Colour: the growth law, of the radius or of the square root of the energy. Solid: where exponential growth just reaches the clip norm within the run; dashed: "
+            "Colour: the growth law, of the radius or of the square root of the energy. Solid: where exponential "
+            "growth just reaches the clip norm within the run; dashed: "
             "the starting radius.",
-            "One clip over both players' joint norm is a change of time: orbits and the spectrum at the equilibrium stay "
-            "as they are, and exponential growth becomes r_t^2 = r_0^2 + t h^2 c^2. One clip for each player is another "
+            "One clip over both players' joint norm is a change of time: orbits and the spectrum at the equilibrium "
+            "stay "
+            "as they are, and exponential growth becomes r_t^2 = r_0^2 + t h^2 c^2. One clip for each player is "
+            "another "
             "game, whose flow conserves Huber(theta) + Huber(psi): orbits with corners.",
         ],
         claims,
@@ -517,7 +537,8 @@ def shift_gan(*, dimension: int = 12, gammas: tuple = (0.0, 0.3, 1.0, 3.0), num_
             numbers[f"gamma {gamma:g}"] = {"ritz": ritz.values, "closed_form": closed}
             claims.append(
                 Claim(
-                    f"gamma = {gamma:g}: {len(ritz.values)} Ritz values are eigenvalues within {nearest.max():.1e}, and "
+                    f"gamma = {gamma:g}: {len(ritz.values)} Ritz values are eigenvalues within {nearest.max():.1e}, "
+                    "and "
                     f"{len(closed) - bad} of {len(closed)} eigenvalues of the closed form are found",
                     bad == 0,
                 )
@@ -571,7 +592,8 @@ def shift_gan(*, dimension: int = 12, gammas: tuple = (0.0, 0.3, 1.0, 3.0), num_
         "From the spectrum to the rate at which a GAN diverges",
         "Do matrix-free Ritz values predict the largest stable learning rate?",
         [
-            f"The shift GAN in {dimension} dimensions: the data have a known covariance, the generator shifts them, the "
+            f"The shift GAN in {dimension} dimensions: the data have a known covariance, the generator shifts them, "
+            "the "
             "discriminator is linear. For each eigenvalue e of the covariance the field has the eigenvalues "
             "-d/2 ± sqrt(d²/4 - s²), d = 2 e |f''(0)| + gamma: the spread of the data themselves damps the game.",
             "Arnoldi's method finds them without forming a matrix; the table from eigenvalues to stable steps then "

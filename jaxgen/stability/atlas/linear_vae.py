@@ -124,7 +124,8 @@ def collapse(
     ]
     claims = [
         Claim(
-            f"a unit lives iff its eigenvalue is above beta s^2: {int(wrong.sum())} of {int(judged.sum())} judged pairs "
+            f"a unit lives iff its eigenvalue is above beta s^2: {int(wrong.sum())} of {int(judged.sum())} judged "
+            "pairs "
             "of unit and beta disagree",
             not wrong.any(),
         ),
@@ -140,7 +141,8 @@ def collapse(
             bool(np.median(error) < 0.05),
         ),
         Claim(
-            f"with free bits of {free_bits:g} nats the weakest unit at beta = {betas[-1]:.3g} keeps {floored[-1].min():.3f} "
+            f"with free bits of {free_bits:g} nats the weakest unit at beta = {betas[-1]:.3g} keeps "
+            f"{floored[-1].min():.3f} "
             f"nats, without it has {plain[-1].min():.4f}",
             bool(floored[-1].min() > 0.5 * free_bits > plain[-1].min()),
         ),
@@ -165,7 +167,8 @@ def collapse(
         "At which beta does each latent unit die?",
         [
             f"Data of {dimension} dimensions with {latent_dim} strong directions; linear encoder and decoder, noise "
-            f"variance {variance:g}, Adam, {num_steps:,} steps, {num_betas} values of beta in one program. The optimum is "
+            f"variance {variance:g}, Adam, {num_steps:,} steps, {num_betas} values of beta in one program. The "
+            "optimum is "
             "probabilistic PCA with noise beta s^2: a unit dies at beta = l / s^2 (Lucas et al. 2019).",
             "Free bits take the pressure off a unit below the floor: the gradient of its rate there is exactly 0.",
         ],

@@ -106,7 +106,8 @@ def ring(
             before, after = sgd[g, unclipped].mean(), sgd[g, clipped].mean()
             claims.append(
                 Claim(
-                    f"SGD, gamma = {gamma:g}: {before:.0%} of the runs without a clip miss a mode, {after:.0%} of those "
+                    f"SGD, gamma = {gamma:g}: {before:.0%} of the runs without a clip miss a mode, {after:.0%} of "
+                    "those "
                     "with one"
                 )
             )
@@ -135,11 +136,13 @@ def ring(
         "The ring: two rates, clipping and a penalty",
         "Does clipping replace a penalty, and for which optimiser?",
         [
-            f"{len(gammas) * len(clips) * len(ratios) * num_seeds} GANs for each optimiser in one program: two layers of "
+            f"{len(gammas) * len(clips) * len(ratios) * num_seeds} GANs for each optimiser in one program: two "
+            "layers of "
             f"{width}, batch {batch_size}, {num_steps:,} steps, {num_seeds} seeds; rates of geometric mean "
             f"{OPTIMIZERS['SGD'][1]:g} (SGD) and {OPTIMIZERS['Adam'][1]:g} (Adam). Colour: modes found as a share of 8 "
             "times the share of high-quality samples. Numbers: modes found, the median over seeds.",
-            "From A1 and A2 one expects three ways to fail: rotation without a penalty, stiffness where discriminator's "
+            "From A1 and A2 one expects three ways to fail: rotation without a penalty, stiffness where "
+            "discriminator's "
             "rate times penalty is large, and blindness of Adam to a clip.",
         ],
         claims,
@@ -174,7 +177,7 @@ def grid(
     kinds: Sequence[str] = tuple(PENALTIES),
     num_seeds: int = 3,
     num_steps: int = 8000,
-    width: int = 64,
+    width: int = 128,
     batch_size: int = 128,
     num_samples: int = 2500,
     num_records: int = 20,
@@ -210,6 +213,7 @@ def grid(
         (axes[0, 1], quality, "share of high quality", "{:.0%}", 1),
     ):
         median = np.median(values, axis=-1)
+        top = max(float(median.max()), 0.1 * top)
         axis.imshow(median, vmin=0, vmax=top, cmap="viridis", aspect="auto")
         for (i, j), value in np.ndenumerate(median):
             axis.text(
@@ -229,7 +233,8 @@ def grid(
     best = np.unravel_index(np.argmax(over_penalties), over_penalties.shape)
     claims = [
         Claim(
-            f"the best pair is {losses[best[1]]} with {kinds[best[0]]}: a median of {np.median(modes, axis=-1)[best]:g} "
+            f"the best pair is {losses[best[1]]} with {kinds[best[0]]}: a median of "
+            f"{np.median(modes, axis=-1)[best]:g} "
             f"modes and {np.median(quality, axis=-1)[best]:.0%} of high quality"
         ),
         Claim(
@@ -258,7 +263,8 @@ def grid(
         "Does the loss matter more, or the penalty?",
         [
             f"25 Gaussians on a square grid; two layers of {width}, batch {batch_size}, Adam with rates {rate:g} and "
-            f"{2 * rate:g}, {num_steps:,} steps. Losses are mixed by weights, so that all of one penalty are one program.",
+            f"{2 * rate:g}, {num_steps:,} steps. Losses are mixed by weights, so that all of one penalty are one "
+            "program.",
         ],
         claims,
         cells=len(checked),
@@ -343,8 +349,10 @@ def budget(
         "Budget curves",
         "How many settings must one try, and what does a clip or a penalty save?",
         [
-            f"The ring with SGD. {num_members} settings drawn at random for each search: both rates from 0.01 to 1, the "
-            "clip norm from 0.05 to 5, gamma from 0.01 to 1, log-uniformly; the searches share their draws. The curve is "
+            f"The ring with SGD. {num_members} settings drawn at random for each search: both rates from 0.01 to 1, "
+            "the "
+            "clip norm from 0.05 to 5, gamma from 0.01 to 1, log-uniformly; the searches share their draws. The "
+            "curve is "
             "the unbiased estimate of E[best of k] = sum_i x_(i) C(n-i, k-1) / C(n, k). Dotted: a perfect sampler.",
         ],
         claims,
@@ -469,12 +477,14 @@ def trained_ring(
         axes[0, 2].legend(fontsize=7, frameon=False)
     claims = [
         Claim(
-            f"the trained GAN finds {int(coverage['modes'])} of 8 modes, {float(coverage['high_quality_share']):.0%} of "
+            f"the trained GAN finds {int(coverage['modes'])} of 8 modes, {float(coverage['high_quality_share']):.0%} "
+            "of "
             f"its points are of high quality; the length of the field fell from {float(speed[0]):.3g} to "
             f"{float(speed[-1]):.3g}"
         ),
         Claim(
-            f"of {len(mu)} Ritz values {int(sure.sum())} are certain; {len(growing)} of these grow in continuous time; the "
+            f"of {len(mu)} Ritz values {int(sure.sum())} are certain; {len(growing)} of these grow in continuous "
+            "time; the "
             f"stiffest is {mu[0].real:.4g} {mu[0].imag:+.4g}i"
         ),
     ]
@@ -497,9 +507,11 @@ def trained_ring(
             f"A ring GAN with two layers of {width}, trained on one batch of {num_points} points with R1 = "
             f"{gamma:g} and weight decay {decay:g}, by {num_steps:,} steps of Adam and {settling_steps:,} simultaneous "
             f"steps of {rate:g}. Arnoldi's method then finds the "
-            "outermost eigenvalues of its field; the table from eigenvalues to rates predicts when the damped ones begin "
+            "outermost eigenvalues of its field; the table from eigenvalues to rates predicts when the damped ones "
+            "begin "
             "to diverge. (Directions that grow in continuous time are the learning that is still going on.)",
-            "Observed: two runs from the trained weights, the second displaced by 1e-5. Below the largest rate they stay "
+            "Observed: two runs from the trained weights, the second displaced by 1e-5. Below the largest rate they "
+            "stay "
             "together; the observed rate is the first at which they are ten times as far apart in the end.",
         ],
         claims,
@@ -544,7 +556,8 @@ def _clip_claim(field, trained, predicted):
         limit = oracles.largest_stable_rate(damped, oracles.simultaneous_factor)
     before = predicted.get("simultaneous", 0.0)
     return Claim(
-        f"a joint clip at {norm:.3g}, ten times the field's length here, leaves the predicted rate as it is: {limit:.4g} "
+        f"a joint clip at {norm:.3g}, ten times the field's length here, leaves the predicted rate as it is: "
+        f"{limit:.4g} "
         f"with, {before:.4g} without",
         bool(np.isclose(limit, before, rtol=1e-2)),
     )

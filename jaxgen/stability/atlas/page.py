@@ -37,7 +37,7 @@ class Plate:
 
 PLATES = {
     "A1": Plate(closed_forms.ttur_and_r1, {"num_ratios": 41, "num_gammas": 40, "num_steps": 1024}),
-    "A2": Plate(closed_forms.clipping, {"num_rates": 16, "num_norms": 17, "num_steps": 1024}),
+    "A2": Plate(closed_forms.clipping, {"num_rates": 16, "num_norms": 17, "num_steps": 2048}),
     "A3": Plate(closed_forms.limit_cycles, {"num_rates": 4, "num_turns": 200}),
     "A4": Plate(closed_forms.shift_gan, {"dimension": 4, "gammas": (0.0, 1.0)}),
     "A5": Plate(
@@ -46,7 +46,7 @@ PLATES = {
     "A6": Plate(
         networks.grid,
         {"losses": ("non-saturating", "Wasserstein", "relativistic"), "kinds": ("none", "R1"), "num_seeds": 2}
-        | {"num_steps": 2000},
+        | {"num_steps": 2000, "width": 64},
         True,
     ),
     "A7": Plate(networks.budget, {"num_members": 16, "num_steps": 1500}, True),
@@ -177,11 +177,13 @@ def _page(records: Sequence[Record], sections: Sequence[str], size: Size) -> str
     failed = sum(claim.agrees is False for claim in checked)
     rows = "".join(
         f'<tr><td><a href="#{r.name}">{r.name}</a></td><td>{_text(r.title)}</td><td>{r.disagreeing:,} of {r.cells:,}'
-        f"</td><td>{sum(c.agrees is False for c in r.claims)} of {sum(c.agrees is not None for c in r.claims)}</td></tr>"
+        f"</td><td>{sum(c.agrees is False for c in r.claims)} of "
+        f"{sum(c.agrees is not None for c in r.claims)}</td></tr>"
         for r in records
     )
     summary = (
-        f"{wrong:,} of {cells:,} comparisons of theory with simulation disagree, and {failed} of {len(checked)} checked "
+        f"{wrong:,} of {cells:,} comparisons of theory with simulation disagree, and {failed} of {len(checked)} "
+        "checked "
         f"claims fail. Every number and every verdict on this page was computed when it was made "
         f"({size.value} size)."
     )
@@ -197,8 +199,10 @@ section { margin-top: 40px; padding: 20px 24px; border: 1px solid var(--line); b
 .question { margin: 2px 0 12px; color: var(--soft); font-size: 18px; }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto 12px; }
 p { margin: 8px 0; max-width: 900px; } .soft { color: var(--soft); font-size: 13px; }
-.verdict { font-weight: 600; } .verdict.good, .agrees b { color: var(--good); } .verdict.bad, .disagrees b { color: var(--bad); }
-.measured b { color: var(--soft); } li { margin: 4px 0; max-width: 900px; } li b { display: inline-block; min-width: 82px; }
+.verdict { font-weight: 600; } .verdict.good, .agrees b { color: var(--good); }
+.verdict.bad, .disagrees b { color: var(--bad); }
+.measured b { color: var(--soft); }
+li { margin: 4px 0; max-width: 900px; } li b { display: inline-block; min-width: 82px; }
 ul { list-style: none; padding: 0; font-variant-numeric: tabular-nums; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; } th, td { padding: 4px 18px 4px 0;
   border-bottom: 1px solid var(--line); text-align: left; } th { color: var(--soft); font-weight: 400; }
