@@ -293,7 +293,8 @@ def compare(
     }
     if fake.run is not None:
         protocol |= {"run": fake.name, **training_of(fake.run, fake.name)}
-    return {"subject": fake.name, "metrics": values, "protocol": protocol, "settings": settings}
+    subject = f"{fake.name}:{fake.split}" if fake.split else fake.name
+    return {"subject": subject, "metrics": values, "protocol": protocol, "settings": settings}
 
 
 def num_dims(trained: experiment.Trained) -> int:
