@@ -521,11 +521,12 @@ class _Tell:
 def _free_memory(devices):
     """Bytes for each device, None where nobody knows."""
     if devices[0].platform == "cpu":
-        try:
-            pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (ValueError, OSError, AttributeError):
+        try:  # free pages alone would leave out what the system caches and gives back
+            lines = Path("/proc/meminfo").read_text().splitlines()
+            (available,) = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        except (OSError, ValueError):
             return None
-        return int(0.9 * pages / len(devices))
+        return int(0.9 * available / len(devices))
     stats = devices[0].memory_stats() or {}
     limit = stats.get("bytes_limit")
     return None if limit is None else int(0.95 * limit) - stats.get("bytes_in_use", 0)
