@@ -25,8 +25,8 @@ GENERATOR, DISCRIMINATOR, LATENT_DIM = mlp.Generator(widths=(8,)), mlp.Discrimin
 ONE_DEVICE = jax.devices()[:1]
 
 
-def ring_program(**arguments):
-    score = members.mode_score(GENERATOR, LATENT_DIM, toy.ring_modes(), 0.1, num_samples=64)
+def ring_program(*, scored=False, **arguments):
+    score = members.mode_score(GENERATOR, LATENT_DIM, toy.ring_modes(), 0.1, num_samples=64) if scored else None
     return members.gan(GENERATOR, DISCRIMINATOR, latent_dim=LATENT_DIM, score=score, **arguments)
 
 
@@ -77,8 +77,8 @@ def test_a_member_that_blows_up_leaves_all_others_bit_for_bit_as_they_are(block_
     healthy = settings_of(4)
     poisoned = {name: values.copy() for name, values in healthy.items()}
     poisoned["generator_rate"][1] = 1e38
-    good = run(healthy, ring_program(optimizer=members.sgd), block_size=block_size)
-    bad = run(poisoned, ring_program(optimizer=members.sgd), block_size=block_size)
+    good = run(healthy, ring_program(optimizer=members.sgd, scored=True), block_size=block_size)
+    bad = run(poisoned, ring_program(optimizer=members.sgd, scored=True), block_size=block_size)
     assert bad.table["finite"].tolist() == [True, False, True, True]
     first = bad.table["first_bad_step"][1]
     assert 0 <= first < 5 and bad.table["first_bad_step"][0] == -1
@@ -93,7 +93,8 @@ def test_a_member_that_blows_up_leaves_all_others_bit_for_bit_as_they_are(block_
 
 def test_killed_and_resumed_is_the_same_as_uninterrupted(tmp_path):
     settings = settings_of(3)
-    whole = run(settings)
+    program = ring_program(scored=True)
+    whole = run(settings, program)
 
     def kill(step, record):
         if step == 10:
@@ -101,9 +102,9 @@ def test_killed_and_resumed_is_the_same_as_uninterrupted(tmp_path):
 
     arguments = {"directory": tmp_path, "checkpoint_every": 1}
     with pytest.raises(KeyboardInterrupt):
-        run(settings, on_record=kill, **arguments)
+        run(settings, program, on_record=kill, **arguments)
     seen = []
-    resumed = run(settings, on_record=lambda step, record: seen.append(step), **arguments)
+    resumed = run(settings, program, on_record=lambda step, record: seen.append(step), **arguments)
     assert seen == [15, 20]
     for one, other in zip(jax.tree.leaves(whole.states), jax.tree.leaves(resumed.states), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -111,10 +112,10 @@ def test_killed_and_resumed_is_the_same_as_uninterrupted(tmp_path):
         np.testing.assert_array_equal(whole.table[name], resumed.table[name])
     for name in whole.history:
         np.testing.assert_array_equal(whole.history[name], resumed.history[name])
-    again = run(settings, on_record=lambda step, record: seen.append(step), **arguments)
+    again = run(settings, program, on_record=lambda step, record: seen.append(step), **arguments)
     assert seen == [15, 20] and again.table["final_score"].tolist() == whole.table["final_score"].tolist()
     with pytest.raises(ValueError, match="holds another sweep .*settings"):
-        run(settings | {"r1": np.ones(3)}, **arguments)
+        run(settings | {"r1": np.ones(3)}, program, **arguments)
 
 
 def test_members_of_one_seed_start_alike_and_see_the_same_data():
@@ -295,7 +296,7 @@ def test_over_seeds_counts_failures_and_quantiles():
 
 def test_results_are_one_tidy_table_and_json(tmp_path):
     settings = settings_of(3) | {"clip": np.array([1.0, math.inf, 1.0]), "generator_rate": np.array([1e-3, 1e38, 1e-3])}
-    result = run(settings, ring_program(optimizer=members.sgd))
+    result = run(settings, ring_program(optimizer=members.sgd, scored=True))
     table, record = sweep.write(result, tmp_path / "made")
     rows = list(csv.DictReader(table.open()))
     assert len(rows) == 3 and float(rows[1]["clip"]) == math.inf and rows[1]["finite"] == "False"
