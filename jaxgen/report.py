@@ -339,18 +339,71 @@ def _environment(environment: Mapping) -> str:
 
 
 def _commands(path: Path, config: Mapping, environment: Mapping) -> str:
-    directory = shlex.quote(str(path))
-    started = environment.get("command")
-    preset = str(config.get("preset") or "PRESET")
-    train = started if isinstance(started, str) and "train" in started else None
-    train = train or f"python scripts/train.py {shlex.quote(preset)} --directory {directory}"
-    items = (
-        ("Resume from the last checkpoint: the same command again", train),
-        ("Draw samples", f"python scripts/sample.py --directory {directory}"),
-        ("Evaluate", f"python scripts/evaluate.py --directory {directory}"),
-    )
-    lines = "".join(f"<dt>{_text(what)}</dt><dd><pre>{_text(line)}</pre></dd>" for what, line in items)
+    train, run = _train_command(environment), shlex.quote(str(path))
+    items = []
+    if not _has_checkpoint(path):
+        if train:
+            items.append(("Start again: there is no checkpoint yet to go on from", train))
+    else:
+        if train:
+            items.append(("Resume from the last checkpoint: the same command again", train))
+        if config.get("family") in ("GAN", "VAE"):
+            items.append(("Draw samples", f"python scripts/sample.py {run}"))
+        options = _evaluate_options(config)
+        if options is not None:
+            items.append(("Evaluate", " ".join(["python scripts/evaluate.py", run, *options])))
+    if not items:
+        return ""
+    lines = "".join(f"<dt>{_text(what)}</dt><dd><pre>{_command(line)}</pre></dd>" for what, line in items)
     return f'<section><h2>Commands</h2><dl class="commands">{lines}</dl></section>'
+
+
+def _train_command(environment: Mapping) -> str | None:
+    """The command line of the last start (a resume may have asked for more steps); None if that was not train.py."""
+    resumed = environment.get("resumed")
+    starts = [environment, *(resumed if isinstance(resumed, list) else [])]
+    # What a resume does not name is as it was at the first start.
+    command = starts[-1].get("command", environment.get("command")) if isinstance(starts[-1], dict) else None
+    try:
+        words = shlex.split(command) if isinstance(command, str) else []
+    except ValueError:
+        return None
+    return command if len(words) > 1 and re.fullmatch(r"(.*[/\\])?train\.py", words[1]) else None
+
+
+def _has_checkpoint(path: Path) -> bool:
+    """Whether a finished checkpoint is there; unfinished and damaged ones have other names than their step."""
+    with contextlib.suppress(OSError):
+        return any(entry.name.isdigit() and entry.is_dir() for entry in (path / "checkpoints").iterdir())
+    return False
+
+
+def _evaluate_options(config: Mapping) -> list[str] | None:
+    """What evaluate.py needs beside the run to work without other files; None where there is no such way."""
+    from jaxgen import experiment, presets  # they import this module
+    from jaxgen.metrics import features
+
+    try:
+        typed = presets.from_dict(config)
+        shape = tuple(config["images"]["image_shape"])
+    except (ValueError, TypeError, KeyError, AttributeError):  # the run of another program, or of another version
+        return None
+    if isinstance(typed, presets.GAN) and typed.data.name == "stacked_mnist":
+        return [] if shape == (28, 28, 3) else None
+    if not experiment.has_test_split(typed.data):
+        return None
+    if not isinstance(typed, presets.GAN):
+        return []
+    try:
+        features.shipped_for(shape)
+    except ValueError:
+        return None
+    return ["--metrics", "fid", "kid", "prdc"]
+
+
+def _command(line: str) -> str:
+    """A command line as HTML that breaks between its arguments only."""
+    return " ".join(f"<span>{_text(shlex.quote(word))}</span>" for word in shlex.split(line))
 
 
 # Curves --------------------------------------------------------------------------------------------------------------

@@ -1,15 +1,22 @@
+import functools
+import html
 import html.parser
+import importlib.util
+import inspect
 import json
 import math
 import re
+import shlex
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxgen import images, report, run_directory
+from jaxgen import command_line, images, presets, report, run_directory
 
-VOID = {"meta", "img", "input", "br", "link"}
+VOID = {"meta", "img", "input", "br", "link", "wbr"}
+SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 class Page(html.parser.HTMLParser):
@@ -47,6 +54,7 @@ class Page(html.parser.HTMLParser):
 
 def make_run(path, *, lines=30, samples=2, **config):
     run_directory.create(path, {"preset": "dcgan_mnist", "num_steps": 400, **config})
+    started_with(path, "python scripts/train.py dcgan_mnist")
     with run_directory.open_metrics(path, tensorboard=False) as log:
         for step in range(10, 10 * lines + 1, 10):
             log.write(
@@ -64,6 +72,10 @@ def make_run(path, *, lines=30, samples=2, **config):
     for index in range(samples):
         images.save_png(path / "samples" / f"{(index + 1) * 100:08d}.png", np.full([8, 8, 3], index, np.uint8))
     return path
+
+
+def started_with(path, command, **others):
+    (path / "environment.json").write_text(json.dumps({"command": command, **others}))
 
 
 def read(path):
@@ -283,14 +295,91 @@ def test_lower_or_higher_is_better_by_name_and_unknown_names_get_no_best():
     ] * 5
 
 
-def test_commands_quote_the_directory_and_repeat_how_the_run_was_started(tmp_path):
-    run = make_run(tmp_path / "my run", lines=1, samples=0)
+def commands(path):
+    """The commands of a report, as words."""
+    text, _ = read(path)
+    lines = re.findall(r"<pre>(.*?)</pre>", text)
+    return [shlex.split(html.unescape(re.sub("<[^>]*>", "", line))) for line in lines]
+
+
+def understood(words):
+    """Parses a command with the command line of its own script; (name of the script, what it was asked to do)."""
+    assert words[0] == "python" and words[1].startswith("scripts/")
+    name = Path(words[1]).stem
+    spec = importlib.util.spec_from_file_location(f"report_{name}", SCRIPTS / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    if name == "train":
+        return name, script.parse(words[2:])
+    asked = {}
+    target = getattr(script, name)
+
+    @functools.wraps(target)
+    def instead(*arguments, **options):
+        asked.update(inspect.signature(target).bind(*arguments, **options).arguments)
+        return {} if name == "evaluate" else Path("nothing")
+
+    setattr(script, name, instead)
+    assert script.main(words[2:]) == 0
+    return name, asked
+
+
+def make_typed_run(path, config, image_shape, *, checkpoint=True):
+    stored = presets.to_dict(config, preset="mnist-dcgan") | {"images": {"image_shape": image_shape, "num_classes": 10}}
+    run_directory.create(path, stored)
+    started_with(path, shlex.join(["python", "scripts/train.py", "mnist-dcgan", "--directory", str(path)]))
+    if checkpoint:
+        (path / "checkpoints" / "1000").mkdir(parents=True)
+    return path
+
+
+FAMILIES = {
+    "gan": (presets.GAN(), (28, 28, 1), ["train", "sample", "evaluate"], ("fid", "kid", "prdc")),
+    "stacked": (presets.GAN(data=presets.Data("stacked_mnist")), (28, 28, 3), ["train", "sample", "evaluate"], None),
+    "large_stacked": (presets.GAN(data=presets.Data("stacked_mnist")), (32, 32, 3), ["train", "sample"], None),
+    "emoji": (presets.GAN(data=presets.Data("emoji")), (64, 64, 3), ["train", "sample"], None),
+    "no_test": (presets.GAN(data=presets.Data("arrays", path="a.npz")), (28, 28, 1), ["train", "sample"], None),
+    "vae": (presets.VAE(), (28, 28, 1), ["train", "sample", "evaluate"], None),
+    "vae_no_test": (presets.VAE(data=presets.Data("hub", path="a/b")), (28, 28, 1), ["train", "sample"], None),
+    "classifier": (presets.Classifier(), (28, 28, 1), ["train", "evaluate"], None),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_command_is_one_that_its_script_takes_for_such_a_run(tmp_path, family, monkeypatch):
+    monkeypatch.setattr(command_line, "use_compilation_cache", lambda: None)
+    config, shape, names, metrics = FAMILIES[family]
+    run = make_typed_run(tmp_path / "my run", config, shape)
+    found = dict(understood(words) for words in commands(run))
+    assert list(found) == names
+    assert found["train"][0] == "mnist-dcgan" and found["train"][2] == str(run)
+    if "sample" in found:
+        assert found["sample"]["run"] == run
+    if "evaluate" in found:
+        asked = found["evaluate"]
+        assert (asked["what"], asked["reference"], asked["metrics"]) == (str(run), None, metrics or ())
+
+
+def test_a_run_without_a_checkpoint_offers_only_to_start_again(tmp_path):
+    run = make_typed_run(tmp_path / "my run", presets.VAE(), (28, 28, 1), checkpoint=False)
+    (run / "checkpoints" / "1000.orbax-checkpoint-tmp").mkdir(parents=True)
     _, page = read(run)
-    assert f"python scripts/sample.py --directory '{run}'" in page.text
-    assert f"python scripts/train.py dcgan_mnist --directory '{run}'" in page.text
-    (run / "environment.json").write_text(json.dumps({"command": "python scripts/train.py x --seed 3"}))
+    assert [words[1] for words in commands(run)] == ["scripts/train.py"]
+    assert "Start again" in page.text and "Resume" not in page.text
+
+
+def test_the_command_of_the_last_start_is_repeated_and_only_one_of_the_training_script(tmp_path):
+    run = make_typed_run(tmp_path / "my run", presets.GAN(), (64, 64, 3))
+    again = [{"command": "python scripts/train.py x --num-steps 9 --a 'b c'"}]
+    started_with(run, "python scripts/train.py x", resumed=again)
+    assert commands(run)[0] == ["python", "scripts/train.py", "x", "--num-steps", "9", "--a", "b c"]
     _, page = read(run)
-    assert "the same command again python scripts/train.py x --seed 3" in page.text
+    assert "the same command again python scripts/train.py x --num-steps 9 --a 'b c'" in page.text
+    started_with(run, "python scripts/train.py x --seed 3", resumed=[{"date": "2026-01-01T00:00:00+00:00"}])
+    assert commands(run)[0][-1] == "3"
+    for other in ("python -m pytest tests/test_train.py", "notebook", "python scripts/train.py 'open", 3, None):
+        started_with(run, other)
+        assert [words[1] for words in commands(run)] == ["scripts/sample.py"]
 
 
 def test_a_pause_between_two_sessions_is_not_training_time(tmp_path):
