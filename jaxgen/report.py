@@ -83,7 +83,7 @@ def write(run_directory_path: str | os.PathLike) -> Path:
     sections = [
         _header(name, config, status, records, series),
         "".join(f'<p class="note">{_text(note)}</p>' for note in notes),
-        _key_numbers(records, series),
+        _key_numbers(records, series, _starts(environment)),
         _samples(pictures, hints),
         _curves(series),
         _all_metrics(series),
@@ -227,7 +227,29 @@ def _header(name: str, config: Mapping, status: Mapping, records: Sequence[Mappi
     )
 
 
-def _key_numbers(records: Sequence[Mapping], series: Mapping) -> str:
+def _starts(environment: Mapping) -> np.ndarray:
+    """When the run was started and resumed, in whole seconds since 1970."""
+    resumed = environment.get("resumed")
+    found = []
+    for start in [environment, *(resumed if isinstance(resumed, list) else [])]:
+        with contextlib.suppress(TypeError, ValueError, AttributeError, KeyError):
+            found.append(datetime.datetime.fromisoformat(start["date"]).timestamp())
+    return np.array(found)
+
+
+def _is_training(times: Sequence[float], steps: Sequence[int], starts: np.ndarray) -> np.ndarray:
+    """Which of the n - 1 gaps between n lines of the log were spent training.
+
+    Not: where the run was started anew (which includes whatever was trained before a kill and had to be trained again),
+    where the step or the clock goes back, and where the gap is far longer than usual (a machine that slept).
+    """
+    times = np.asarray(times, np.float64)
+    gaps = np.diff(times)
+    has_start = ((times[:-1, None] < starts) & (starts <= times[1:, None])).any(axis=1)
+    return ~has_start & (np.diff(steps) >= 0) & (gaps >= 0) & (gaps <= max(300.0, 20.0 * float(np.median(gaps))))
+
+
+def _key_numbers(records: Sequence[Mapping], series: Mapping, starts: np.ndarray) -> str:
     tiles = []
     for name, (steps, values) in series.items():
         group, _, rest = name.partition("/")
@@ -242,10 +264,10 @@ def _key_numbers(records: Sequence[Mapping], series: Mapping) -> str:
         tiles.append((rest, _value(values[-1]), lines))
     timed = [(r["time"], r["step"]) for r in records if isinstance(r.get("time"), (int, float))]
     if len(timed) > 1:
-        gaps = np.diff([moment for moment, _ in timed])
-        # A resume leaves a gap between two lines that no training filled; a clock set back leaves a negative one.
-        is_training = (gaps >= 0) & (gaps <= max(300.0, 20.0 * float(np.median(gaps))))
-        tiles.append(("time trained", _duration(gaps[is_training].sum()), "between log lines, pauses left out"))
+        times, steps = zip(*timed, strict=True)
+        is_training = _is_training(times, steps, starts)
+        note = "between log lines, restarts and long gaps left out"
+        tiles.append(("time trained", _duration(np.diff(times)[is_training].sum()), note))
         pauses = np.flatnonzero(~is_training)
         recent = timed[pauses[-1] + 1 if len(pauses) else 0 :][-20:]
         elapsed, done = recent[-1][0] - recent[0][0], recent[-1][1] - recent[0][1]

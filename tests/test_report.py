@@ -391,6 +391,32 @@ def test_a_pause_between_two_sessions_is_not_training_time(tmp_path):
     assert "steps a second 0.1 over the last 10 log lines" in page.text
 
 
+def write_lines(path, steps, times):
+    lines = [json.dumps({"step": step, "time": moment, "a": 1}) for step, moment in zip(steps, times, strict=True)]
+    (path / "metrics.jsonl").write_text("\n".join(lines))
+
+
+def test_a_short_restart_is_not_training_time(tmp_path):
+    # Killed after its line at 40 s, started again at 51 s, and 18 s after that line the next one.
+    write_lines(tmp_path, [100, 200, 300, 400, 500], [1030.5, 1040.5, 1058.5, 1060.5, 1062.5])
+    _, page = read(tmp_path)
+    assert "time trained 32 s between log lines, restarts and long gaps left out" in page.text  # nobody knows
+    dates = ["1970-01-01T00:16:51+00:00", "1970-01-01T01:17:31+01:00"]
+    started_with(tmp_path, "", date=dates[0], resumed=[{"date": dates[0]}, {"date": "damaged"}, 3, {}])
+    _, page = read(tmp_path)
+    assert "time trained 32 s" in page.text  # a start before the first line is in no gap
+    started_with(tmp_path, "", date=dates[0], resumed=[{"date": "damaged"}, {"date": dates[1]}])
+    _, page = read(tmp_path)
+    assert "time trained 14 s" in page.text
+    assert "steps a second 50 over the last 3 log lines" in page.text
+
+
+def test_where_the_step_goes_back_no_training_time_is_counted(tmp_path):
+    write_lines(tmp_path, [100, 200, 300, 200, 300], [0, 10, 20, 38, 48])
+    _, page = read(tmp_path)
+    assert "time trained 30 s" in page.text
+
+
 def test_a_path_that_is_no_directory_is_refused(tmp_path):
     with pytest.raises(run_directory.RunDirectoryError, match="nowhere is not a directory"):
         report.write(tmp_path / "nowhere")
