@@ -174,6 +174,11 @@ def _text(value) -> str:
     return html.escape(str(value), quote=True)
 
 
+def _name(name) -> str:
+    """A dotted or slashed name as HTML that may break after these signs, and not in the middle of a word."""
+    return re.sub(r"(?<=\w)([./_]+)(?=\w)", r"\1<wbr>", _text(name))
+
+
 def _number(value: float) -> str:
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
@@ -275,7 +280,7 @@ def _key_numbers(records: Sequence[Mapping], series: Mapping, starts: np.ndarray
             tiles.append(("steps a second", _number(done / elapsed), f"over the last {len(recent)} log lines"))
     if not tiles:
         return ""
-    cells = "".join(f"<div><dt>{_text(a)}</dt><dd>{b}</dd><small>{c}</small></div>" for a, b, c in tiles)
+    cells = "".join(f"<div><dt>{_name(a)}</dt><dd>{b}</dd><small>{c}</small></div>" for a, b, c in tiles)
     return f'<section><dl class="tiles">{cells}</dl></section>'
 
 
@@ -324,7 +329,7 @@ def _all_metrics(series: Mapping) -> str:
         finite = values[np.isfinite(values)]
         low, high = (_number(finite.min()), _number(finite.max())) if len(finite) else ("", "")
         rows.append(
-            f"<tr><th>{_text(name)}</th><td>{_value(values[-1])}</td><td>{low}</td><td>{high}</td>"
+            f"<tr><th>{_name(name)}</th><td>{_value(values[-1])}</td><td>{low}</td><td>{high}</td>"
             f"<td>{steps[-1]:,}</td><td>{len(values):,}</td></tr>"
         )
     if not rows:
@@ -340,7 +345,7 @@ def _all_metrics(series: Mapping) -> str:
 def _table(title: str, values: Mapping, *, is_open: bool = True) -> str:
     if not values:
         return ""
-    rows = "".join(f"<tr><th>{_text(key)}</th><td>{_text(_setting(value))}</td></tr>" for key, value in values.items())
+    rows = "".join(f"<tr><th>{_name(key)}</th><td>{_text(_setting(value))}</td></tr>" for key, value in values.items())
     return (
         f"<section><details{' open' if is_open else ''}><summary><h2>{_text(title)}</h2></summary>"
         f'<div class="scroll"><table>{rows}</table></div></details></section>'
@@ -523,7 +528,7 @@ def _panel(index: int, names: Sequence[str], series: Mapping, first_step: int, l
     finite = np.concatenate([values[np.isfinite(values)] for _, values, *_ in curves])
     is_log = _is_log(names, finite)
     legend = "".join(
-        f'<span><i style="background:{colour}"></i>{_text(name)} <b>{_value(series[name][1][-1])}</b></span>'
+        f'<span><i style="background:{colour}"></i>{_name(name)} <b>{_value(series[name][1][-1])}</b></span>'
         for name, colour in zip(names, COLOURS, strict=False)
     )
     drawing = '<p class="hint">no finite value</p>'
@@ -713,12 +718,13 @@ summary { cursor: pointer; margin-bottom: 8px; } summary h2 { display: inline; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 16px 4px 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
   overflow-wrap: anywhere; }
-th { width: 34%; font-weight: 400; color: var(--soft); }
+th { width: 34%; font-weight: 400; color: var(--soft); overflow-wrap: normal; }
 .numbers th:not(:first-child) { width: auto; } .numbers th:not(:first-child), .numbers td { text-align: right; }
 .numbers td { white-space: nowrap; }
 .commands { margin: 0; } .commands dt { color: var(--soft); font-size: 14px; } .commands dd { margin: 4px 0 12px; }
 pre { margin: 0; padding: 10px 14px; border: 1px solid var(--line); border-radius: 8px; background: var(--card);
-  overflow-x: auto; font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+  overflow-x: auto; white-space: pre-wrap; font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+pre span { white-space: pre; }
 footer { margin-top: 40px; color: var(--soft); font-size: 13px; }
 """
 

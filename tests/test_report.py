@@ -24,13 +24,14 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.words = [], [], []
+        self.open, self.tags, self.words, self.goes_on = [], [], [], False
         self.feed(text)
         self.close()
         assert not self.open, f"never closed: {self.open}"
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
+        self.goes_on = tag == "wbr"
         if tag not in VOID:
             self.open.append(tag)
 
@@ -41,8 +42,11 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
+        if self.goes_on:  # a place where a line may break inside a word
+            self.words[-1] += data
+        elif not self.open or self.open[-1] != "style":
             self.words.append(data)
+        self.goes_on = False
 
     @property
     def text(self):
@@ -267,7 +271,7 @@ def test_norms_over_orders_of_magnitude_get_a_logarithmic_axis(tmp_path):
     with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
         for step in range(50):
             log.write(step, {"generator/grad_norm": 10.0 ** (step / 20), "rate": 1.0 + step / 10, "loss": step - 10.0})
-    text, _ = read(tmp_path)
+    text = read(tmp_path)[0].replace("<wbr>", "")
     figures = {name: "log scale" in f for f in text.split("<figure")[1:] for name in re.findall(r"</i>(\S+) <b>", f)}
     assert figures == {"generator/grad_norm": True, "rate": False, "loss": False}
 
@@ -394,6 +398,16 @@ def test_a_pause_between_two_sessions_is_not_training_time(tmp_path):
 def write_lines(path, steps, times):
     lines = [json.dumps({"step": step, "time": moment, "a": 1}) for step, moment in zip(steps, times, strict=True)]
     (path / "metrics.jsonl").write_text("\n".join(lines))
+
+
+def test_names_break_after_their_signs_and_commands_between_their_arguments(tmp_path):
+    run = make_run(tmp_path, data={"validation_share": 0.1})
+    started_with(run, "python scripts/train.py x --num-steps 3")
+    text, page = read(run)
+    assert "<th>data.<wbr>validation_<wbr>share</th>" in text and "data.validation_share" in page.text
+    assert "<span>--num-steps</span> <span>3</span></pre>" in text
+    for rule in ("overflow-wrap: normal", "white-space: pre-wrap", "pre span { white-space: pre; }"):
+        assert rule in text
 
 
 def test_a_short_restart_is_not_training_time(tmp_path):
