@@ -63,6 +63,7 @@ def build(config: Config) -> Experiment:
       ValueError: for settings that do not fit together, naming them; for more devices than there are.
       FileNotFoundError and others: what opening the data raises.
     """
+    _check(config)
     mesh = sharding.make_mesh(config.num_devices)
     dataset = load_data(config.data, "train")
     networks = build_networks(config, dataset.image_shape, len(dataset.class_names))
@@ -159,6 +160,48 @@ def build_networks(config: Config, image_shape: tuple[int, int, int], num_classe
         if typing.get_origin(kind) is Literal:  # the command line has checked it, a notebook has not
             lookup(dict.fromkeys(typing.get_args(kind)), getattr(config, name), name)
     return _BUILDERS[type(config)](config, tuple(image_shape), num_classes)
+
+
+AT_LEAST_ONE = ("image_size", "latent_dim", "features", "num_discriminator_steps", "num_samples", "eval_samples")
+AT_LEAST_ZERO = (
+    *("r1", "r2", "gradient_penalty", "gradient_penalty_target", "dragan", "ema_half_life"),
+    *("beta", "kl_warmup_steps", "free_bits", "weight_decay", "eps"),
+)
+BELOW_ONE = {"b1": -1, "b2": 0, "dropout": 0}  # and from here up; a negative b1 is negative momentum
+
+
+def _check(config: Any, prefix: str = "") -> None:
+    """Refuses numbers that no part would, or only with words about something else.
+
+    Raises:
+      ValueError: naming the setting, its value and what is allowed.
+    """
+    for field in dataclasses.fields(config):
+        name, value = prefix + field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            _check(value, f"{name}.")
+        elif value is None:
+            continue
+        elif field.name in AT_LEAST_ONE and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+        elif field.name in AT_LEAST_ZERO and not value >= 0:
+            raise ValueError(f"{name} must be at least 0, not {value}")
+        elif field.name in BELOW_ONE and not BELOW_ONE[field.name] <= value < 1:
+            raise ValueError(f"{name} must be from {BELOW_ONE[field.name]} up and below 1, not {value}")
+    if isinstance(config, GAN) and config.model == "dcgan" and config.discriminator_batch_norm:
+        if config.r1 or config.r2 or config.gradient_penalty or config.dragan:
+            warnings.warn(
+                "a gradient penalty beside batch normalisation in the discriminator: a logit then depends on the "
+                "rest of its batch, and so does the penalty; discriminator_batch_norm False is usual",
+                stacklevel=3,
+            )
+    if isinstance(config, Data) and config.name in ("mnist", "stacked_mnist", "emoji"):
+        for name in ("path", "test_path"):
+            if getattr(config, name) is not None:
+                raise ValueError(
+                    f"data.{name} is {getattr(config, name)}, but data.name is {config.name}, which comes with the "
+                    "package and would be used instead; for images of your own give data.name folder, arrays or hub"
+                )
 
 
 def load_data(config: Data, split: Literal["train", "test"]) -> data.Dataset:

@@ -80,6 +80,11 @@ def test_settings_that_do_not_fit_are_named(config, shape, message):
         experiment.build_networks(config, shape, 10)
 
 
+def test_a_penalty_beside_batch_normalisation_in_the_discriminator_is_warned_of():
+    with pytest.warns(UserWarning, match="discriminator_batch_norm False"):
+        experiment.build(presets.GAN(r1=1.0, features=2))
+
+
 def test_a_classifier_of_data_without_labels_is_refused():
     with pytest.raises(ValueError, match="needs labels, and these data have none"):
         experiment.build_networks(presets.Classifier(), (28, 28, 1), 0)

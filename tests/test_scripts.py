@@ -87,6 +87,13 @@ def test_a_reader_that_leaves_early_causes_no_error():
         (["mnist-dcgan", "--data.image-size", "100"], "image_size must be an even number from 28 to 64, got 100"),
         (["mnist-dcgan", "--model", "article"], "56x56 images, but the data are 28x28; use --data.image-size 56"),
         (["mnist-dcgan", "--num-steps", "0"], "num_steps must be at least 1, not 0"),
+        (["mnist-dcgan", "--latent-dim", "0"], "latent_dim must be at least 1, not 0"),
+        (["mnist-dcgan", "--features", "0"], "features must be at least 1, not 0"),
+        (["mnist-dcgan", "--num-discriminator-steps", "0"], "num_discriminator_steps must be at least 1, not 0"),
+        (["mnist-dcgan", "--generator.b1", "2"], "generator.b1 must be from -1 up and below 1, not 2.0"),
+        (["mnist-dcgan", "--r1", "-1"], "r1 must be at least 0, not -1.0"),
+        (["emoji-vae", "--data.image-size", "0"], "data.image_size must be at least 1, not 0"),
+        (["mnist-dcgan", "--data.path", "photos"], "data.path is photos, but data.name is mnist"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_makes_no_directory(tmp_path, capsys, monkeypatch, arguments, message):
