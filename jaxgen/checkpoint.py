@@ -28,6 +28,7 @@ import logging
 import math
 import os
 import tempfile
+import textwrap
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -467,7 +468,7 @@ def _read_verified(directory: "epath.Path", step: int, template: Any) -> tuple[d
     except (MemoryError, PermissionError):
         raise  # says nothing about the checkpoint
     except Exception as error:
-        what = " ".join(str(error).split())[:300]
+        what = textwrap.shorten(str(error), 400, placeholder=" ...")
         raise CheckpointDamaged(
             f"the checkpoint of step {step} is damaged: {directory / str(step) / 'state'} cannot be read "
             f"({type(error).__name__}: {what})"
@@ -594,7 +595,8 @@ def _raise_save_failed(manager: "ocp.CheckpointManager", step: int | None, error
         pass  # the directory itself is gone: the message below says so
     raise SaveFailed(
         f"the checkpoint of step {step} could not be written to {manager.directory} "
-        f"({type(error).__name__}: {text[:300]}). {advice} Earlier checkpoints are untouched: steps "
+        f"({type(error).__name__}: {textwrap.shorten(text, 400, placeholder=' ...')}). {advice} "
+        f"Earlier checkpoints are untouched: steps "
         f"{all_steps(manager)}."
     ) from error
 
