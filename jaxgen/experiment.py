@@ -162,7 +162,10 @@ def build_networks(config: Config, image_shape: tuple[int, int, int], num_classe
     return _BUILDERS[type(config)](config, tuple(image_shape), num_classes)
 
 
-AT_LEAST_ONE = ("image_size", "latent_dim", "features", "num_discriminator_steps", "num_samples", "eval_samples")
+AT_LEAST_ONE = (
+    *("image_size", "latent_dim", "features", "num_discriminator_steps", "num_samples"),
+    *("eval_samples", "eval_images", "keep_last"),
+)
 AT_LEAST_ZERO = (
     *("r1", "r2", "gradient_penalty", "gradient_penalty_target", "dragan", "ema_half_life"),
     *("beta", "kl_warmup_steps", "free_bits", "weight_decay", "eps"),

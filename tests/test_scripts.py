@@ -88,6 +88,7 @@ def test_a_reader_that_leaves_early_causes_no_error():
         (["mnist-dcgan", "--model", "article"], "56x56 images, but the data are 28x28; use --data.image-size 56"),
         (["mnist-dcgan", "--num-steps", "0"], "num_steps must be at least 1, not 0"),
         (["mnist-dcgan", "--latent-dim", "0"], "latent_dim must be at least 1, not 0"),
+        (["mnist-dcgan", "--keep-last", "0"], "keep_last must be at least 1, not 0"),
         (["mnist-dcgan", "--features", "0"], "features must be at least 1, not 0"),
         (["mnist-dcgan", "--num-discriminator-steps", "0"], "num_discriminator_steps must be at least 1, not 0"),
         (["mnist-dcgan", "--generator.b1", "2"], "generator.b1 must be from -1 up and below 1, not 2.0"),
