@@ -6,7 +6,6 @@ parts for a notebook.
 
 import dataclasses
 import functools
-import typing
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 
 from jaxgen import checkpoint, classifier, data, gan, loop, network, optim, presets, run_directory, sharding, vae
-from jaxgen.losses import penalties
+from jaxgen.losses import adversarial, penalties
 from jaxgen.metrics import comparison, features, fid
 from jaxgen.metrics import likelihood as likelihoods
 from jaxgen.models import article, cnn, conv_vae, dcgan, mlp
@@ -63,7 +63,9 @@ def build(config: Config) -> Experiment:
       ValueError: for settings that do not fit together, naming them; for more devices than there are.
       FileNotFoundError and others: what opening the data raises.
     """
-    _check(config)
+    presets.check(config)
+    if isinstance(config, GAN):
+        _warn_of_penalties_beside_batch_norm(config)
     mesh = sharding.make_mesh(config.num_devices)
     dataset = load_data(config.data, "train")
     networks = build_networks(config, dataset.image_shape, len(dataset.class_names))
@@ -153,58 +155,8 @@ def make_gan_evaluate(
 
 def build_networks(config: Config, image_shape: tuple[int, int, int], num_classes: int) -> Networks:
     """The part of `build` that needs no data: what sampling from a finished run needs."""
-    for name in ("batch_size", "num_steps"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, not {getattr(config, name)}")
-    for name, kind in typing.get_type_hints(type(config)).items():
-        if typing.get_origin(kind) is Literal:  # the command line has checked it, a notebook has not
-            lookup(dict.fromkeys(typing.get_args(kind)), getattr(config, name), name)
+    presets.check(config)
     return _BUILDERS[type(config)](config, tuple(image_shape), num_classes)
-
-
-AT_LEAST_ONE = (
-    *("image_size", "latent_dim", "features", "num_discriminator_steps", "num_samples"),
-    *("eval_samples", "eval_images", "keep_last"),
-)
-AT_LEAST_ZERO = (
-    *("r1", "r2", "gradient_penalty", "gradient_penalty_target", "dragan", "ema_half_life"),
-    *("beta", "kl_warmup_steps", "free_bits", "weight_decay", "eps"),
-)
-BELOW_ONE = {"b1": -1, "b2": 0, "dropout": 0}  # and from here up; a negative b1 is negative momentum
-
-
-def _check(config: Any, prefix: str = "") -> None:
-    """Refuses numbers that no part would, or only with words about something else.
-
-    Raises:
-      ValueError: naming the setting, its value and what is allowed.
-    """
-    for field in dataclasses.fields(config):
-        name, value = prefix + field.name, getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            _check(value, f"{name}.")
-        elif value is None:
-            continue
-        elif field.name in AT_LEAST_ONE and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-        elif field.name in AT_LEAST_ZERO and not value >= 0:
-            raise ValueError(f"{name} must be at least 0, not {value}")
-        elif field.name in BELOW_ONE and not BELOW_ONE[field.name] <= value < 1:
-            raise ValueError(f"{name} must be from {BELOW_ONE[field.name]} up and below 1, not {value}")
-    if isinstance(config, GAN) and config.model == "dcgan" and config.discriminator_batch_norm:
-        if config.r1 or config.r2 or config.gradient_penalty or config.dragan:
-            warnings.warn(
-                "a gradient penalty beside batch normalisation in the discriminator: a logit then depends on the "
-                "rest of its batch, and so does the penalty; discriminator_batch_norm False is usual",
-                stacklevel=3,
-            )
-    if isinstance(config, Data) and config.name in ("mnist", "stacked_mnist", "emoji"):
-        for name in ("path", "test_path"):
-            if getattr(config, name) is not None:
-                raise ValueError(
-                    f"data.{name} is {getattr(config, name)}, but data.name is {config.name}, which comes with the "
-                    "package and would be used instead; for images of your own give data.name folder, arrays or hub"
-                )
 
 
 def load_data(config: Data, split: Literal["train", "test"]) -> data.Dataset:
@@ -223,12 +175,9 @@ def optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransformation
     """The optax transformation of a configuration: skip(chain(clip, optimiser)).
 
     Raises:
-      ValueError: for a rate or a norm of zero or below.
+      ValueError: for numbers that `presets.check` refuses, such as a rate of zero.
     """
-    for name in ("learning_rate", "clip_norm", "skip_norm"):
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be above 0, not {value}")
+    presets.check(config)
     rate = lookup(presets.SCHEDULES, config.schedule, "schedule")(config.learning_rate, num_steps)
     transformation = lookup(presets.OPTIMIZERS, config.name, "optimiser")(config, rate)
     if config.clip_norm is not None:
@@ -250,7 +199,17 @@ def _square_size(image_shape: tuple[int, int, int], model: str) -> int:
     return height
 
 
-def _build_gan(config: GAN, image_shape: tuple[int, int, int], num_classes: int) -> Networks:
+class Game(NamedTuple):
+    """What a GAN's configuration says about its two players, apart from how they move."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    loss: adversarial.AdversarialLoss
+    penalties: list[penalties.Penalty]
+
+
+def game(config: GAN, image_shape: tuple[int, int, int]) -> Game:
+    """Networks, loss and penalties of a configuration, for images [H, W, C]."""
     dtype, channels = presets.PRECISIONS[config.precision], image_shape[2]
     if config.model == "dcgan":
         size = _square_size(image_shape, "DCGAN")
@@ -265,25 +224,38 @@ def _build_gan(config: GAN, image_shape: tuple[int, int, int], num_classes: int)
                 "use --data.image-size 56 or --model dcgan"
             )
         generator, discriminator = article.Generator(channels=channels, dtype=dtype), article.Discriminator(dtype=dtype)
+    terms = [
+        (penalties.r1, config.r1),
+        (penalties.r2, config.r2),
+        (functools.partial(penalties.gradient_penalty, target=config.gradient_penalty_target), config.gradient_penalty),
+        (penalties.dragan, config.dragan),
+    ]
+    loss = lookup(presets.LOSSES, config.loss, "loss")
+    return Game(generator, discriminator, loss, [make(weight) for make, weight in terms if weight > 0])
 
+
+def _warn_of_penalties_beside_batch_norm(config: GAN) -> None:
+    if config.model == "dcgan" and config.discriminator_batch_norm:
+        if config.r1 or config.r2 or config.gradient_penalty or config.dragan:
+            warnings.warn(
+                "a gradient penalty beside batch normalisation in the discriminator: a logit then depends on the "
+                "rest of its batch, and so does the penalty; --discriminator-batch-norm False is usual",
+                stacklevel=3,
+            )
+
+
+def _build_gan(config: GAN, image_shape: tuple[int, int, int], num_classes: int) -> Networks:
+    generator, discriminator, loss, terms = game(config, image_shape)
     optimizers = {
         "generator_optimizer": optimizer(config.generator, config.num_steps),
         "discriminator_optimizer": optimizer(config.discriminator, config.num_steps * config.num_discriminator_steps),
     }
-    for name in ("r1", "r2", "gradient_penalty", "dragan"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"the weight of a penalty is at least 0, but {name} is {getattr(config, name)}")
-    terms = [penalties.r1(config.r1)] * (config.r1 > 0) + [penalties.r2(config.r2)] * (config.r2 > 0)
-    if config.gradient_penalty:
-        terms.append(penalties.gradient_penalty(config.gradient_penalty, config.gradient_penalty_target))
-    if config.dragan:
-        terms.append(penalties.dragan(config.dragan))
     train_step = gan.make_train_step(
         generator,
         discriminator,
         **optimizers,
         latent_dim=config.latent_dim,
-        loss=lookup(presets.LOSSES, config.loss, "loss"),
+        loss=loss,
         penalties=terms,
         num_discriminator_steps=config.num_discriminator_steps,
         ema_decay=_ema_decay(config.ema_half_life, config.batch_size),

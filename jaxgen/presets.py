@@ -6,6 +6,7 @@ A preset is data: a frozen configuration with the paper it follows, every field 
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -402,6 +403,64 @@ def _needs_path(config: Data, field: str = "path") -> str:
     if not value:
         raise ValueError(f"the data set {config.name!r} needs --data.{field.replace('_', '-')}")
     return value
+
+
+# Checked configurations -----------------------------------------------------------------------------------------------
+
+_AT_LEAST_ONE = (
+    *("batch_size", "num_steps", "keep_last", "image_size", "latent_dim", "features", "num_discriminator_steps"),
+    *("num_samples", "eval_samples", "eval_images"),
+)
+_AT_LEAST_ZERO = (
+    *("r1", "r2", "gradient_penalty", "gradient_penalty_target", "dragan", "ema_half_life"),
+    *("beta", "kl_warmup_steps", "free_bits", "weight_decay", "eps"),
+)
+_ABOVE_ZERO = ("learning_rate", "clip_norm", "skip_norm")
+_BELOW_ONE = {"b1": -1, "b2": 0, "dropout": 0}  # and from here up; a negative b1 is negative momentum
+
+
+def check(config: Any, prefix: str = "") -> None:
+    """Refuses settings that mean nothing, before anything long starts. What the data must fit is checked with them.
+
+    Args:
+      config: a configuration, or a part of one.
+      prefix: of its settings' names.
+
+    Raises:
+      ValueError: naming the setting as its flag is, its value and what is allowed.
+    """
+    for name, kind in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            check(value, f"{prefix}{name}.")
+        elif typing.get_origin(kind) is Literal:  # the command line has checked it, a notebook has not
+            if isinstance(config, typing.get_args(Config)):  # those of parts are looked up in the tables where they are used
+                lookup(dict.fromkeys(typing.get_args(kind)), value, name)
+        elif allowed := None if value is None else _broken_rule(name, value):
+            flag = f"{prefix}{name}".replace("_", "-")
+            raise ValueError(f"--{flag} must be {allowed}, not {value}")
+    if isinstance(config, Data) and config.name in ("mnist", "stacked_mnist", "emoji"):
+        for name in ("path", "test_path"):
+            if getattr(config, name) is not None:
+                flag, value = f"--data.{name.replace('_', '-')}", getattr(config, name)
+                raise ValueError(
+                    f"{flag} is {value}, but --data.name is {config.name}, which "
+                    "comes with the package and would be used instead; for images of your own give --data.name "
+                    "folder, arrays or hub"
+                )
+
+
+def _broken_rule(name: str, value: Any) -> str | None:
+    """What is allowed, where a value is not; NaN never is."""
+    if name in _AT_LEAST_ONE and not value >= 1:
+        return "at least 1"
+    if name in _AT_LEAST_ZERO and not 0 <= value < math.inf:
+        return "at least 0 and finite"
+    if name in _ABOVE_ZERO and not value > 0:
+        return "above 0"
+    if name in _BELOW_ONE and not _BELOW_ONE[name] <= value < 1:
+        return f"from {_BELOW_ONE[name]} up and below 1"
+    return None
 
 
 # Stored configurations ------------------------------------------------------------------------------------------------

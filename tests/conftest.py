@@ -1,6 +1,7 @@
 """Every test sees eight virtual CPU devices, set up before jax is imported; the fixtures that several files share."""
 
 import os
+import warnings
 
 import pytest
 
@@ -27,3 +28,16 @@ def double_precision():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(scope="module")
+def scripts_in_process(tmp_path_factory):
+    """For a file that calls scripts (`in_process.call`): its own caches, no reports, warnings as they were before."""
+    from jaxgen import report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(report, "write", lambda directory: None)  # a second of Matplotlib each
+        patch.setattr(warnings, "formatwarning", warnings.formatwarning)  # command_line.run changes it
+        yield

@@ -52,18 +52,34 @@ def test_every_preset_builds_and_takes_a_step(name):
 @pytest.mark.parametrize(
     "config, shape, message",
     [
-        (presets.GAN(batch_size=0), (28, 28, 1), "batch_size must be at least 1"),
-        (presets.GAN(num_steps=0), (28, 28, 1), "num_steps must be at least 1"),
+        (presets.GAN(batch_size=0), (28, 28, 1), "--batch-size must be at least 1, not 0"),
+        (presets.GAN(num_steps=0), (28, 28, 1), "--num-steps must be at least 1, not 0"),
         (presets.GAN(), (100, 100, 3), "28 to 64 pixels, not 100"),
         (presets.GAN(), (32, 28, 3), "DCGAN makes square images, but the data are 32x28; see --data.image-size"),
         (presets.GAN(model="article"), (64, 64, 3), "56x56 images, but the data are 64x64.*--data.image-size 56"),
-        (presets.GAN(r1=-1.0), (28, 28, 1), "at least 0, but r1 is -1"),
+        (presets.GAN(r1=-1.0), (28, 28, 1), "--r1 must be at least 0 and finite, not -1"),
         (presets.GAN(loss="hing"), (28, 28, 1), "no loss 'hing'; did you mean 'hinge'?"),
-        (presets.GAN(num_discriminator_steps=0), (28, 28, 1), "at least 1"),
-        (presets.GAN(generator=presets.Optimizer(learning_rate=0.0)), (28, 28, 1), "learning_rate must be above 0"),
-        (presets.GAN(generator=presets.Optimizer(learning_rate=-1.0)), (28, 28, 1), "learning_rate must be above 0"),
-        (presets.GAN(discriminator=presets.Optimizer(clip_norm=0.0)), (28, 28, 1), "clip_norm must be above 0"),
-        (presets.GAN(discriminator=presets.Optimizer(skip_norm=-2.0)), (28, 28, 1), "skip_norm must be above 0"),
+        (presets.GAN(num_discriminator_steps=0), (28, 28, 1), "--num-discriminator-steps must be at least 1"),
+        (
+            presets.GAN(generator=presets.Optimizer(learning_rate=0.0)),
+            (28, 28, 1),
+            "--generator.learning-rate must be above 0",
+        ),
+        (
+            presets.GAN(generator=presets.Optimizer(learning_rate=-1.0)),
+            (28, 28, 1),
+            "--generator.learning-rate must be above 0",
+        ),
+        (
+            presets.GAN(discriminator=presets.Optimizer(clip_norm=0.0)),
+            (28, 28, 1),
+            "--discriminator.clip-norm must be above 0",
+        ),
+        (
+            presets.GAN(discriminator=presets.Optimizer(skip_norm=-2.0)),
+            (28, 28, 1),
+            "--discriminator.skip-norm must be above 0",
+        ),
         (presets.GAN(discriminator=presets.Optimizer(name="adm")), (28, 28, 1), "no optimiser 'adm'; did you mean"),
         (presets.GAN(generator=presets.Optimizer(schedule="cos")), (28, 28, 1), "no schedule 'cos'; did you mean"),
         (presets.GAN(precision="float8"), (28, 28, 1), "no precision 'float8'"),
@@ -81,7 +97,7 @@ def test_settings_that_do_not_fit_are_named(config, shape, message):
 
 
 def test_a_penalty_beside_batch_normalisation_in_the_discriminator_is_warned_of():
-    with pytest.warns(UserWarning, match="discriminator_batch_norm False"):
+    with pytest.warns(UserWarning, match="--discriminator-batch-norm False"):
         experiment.build(presets.GAN(r1=1.0, features=2))
 
 

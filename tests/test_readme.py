@@ -1,26 +1,19 @@
 """What the README shows runs as it stands."""
 
-import importlib.util
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from in_process import script
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(f"readme_{name}", ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def commands(script):
+def commands(name):
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)).replace("\\\n", " ")
-    found = re.findall(rf"python3? scripts/{script}\.py([^\n#&]*)", shell)
+    found = re.findall(rf"python3? scripts/{name}\.py([^\n#&]*)", shell)
     return [shlex.split(arguments) for arguments in found]
 
 
@@ -37,7 +30,7 @@ def test_python_snippets_run_in_their_order():
 
 @pytest.mark.parametrize("arguments", commands("train"), ids=" ".join)
 def test_train_commands_are_understood(arguments, capsys):
-    train = load_script("train")
+    train = script("train")
     if "--help" in arguments:
         with pytest.raises(SystemExit) as end:
             train.parse(arguments)

@@ -1,7 +1,6 @@
 import functools
 import html
 import html.parser
-import importlib.util
 import inspect
 import json
 import math
@@ -10,13 +9,13 @@ import shlex
 import time
 from pathlib import Path
 
+import in_process
 import numpy as np
 import pytest
 
 from jaxgen import command_line, images, presets, report, run_directory
 
 VOID = {"meta", "img", "input", "br", "link", "wbr"}
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 class Page(html.parser.HTMLParser):
@@ -310,9 +309,7 @@ def understood(words):
     """Parses a command with the command line of its own script; (name of the script, what it was asked to do)."""
     assert words[0] == "python" and words[1].startswith("scripts/")
     name = Path(words[1]).stem
-    spec = importlib.util.spec_from_file_location(f"report_{name}", SCRIPTS / f"{name}.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = in_process.script(name)
     if name == "train":
         return name, script.parse(words[2:])
     asked = {}

@@ -1,7 +1,6 @@
 """The scripts as people use them: help, errors, signals, pictures, numbers."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import random
@@ -10,43 +9,15 @@ import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import SCRIPTS, call, script
 from PIL import Image
 
-from jaxgen import checkpoint, command_line, loop, presets, run_directory
+from jaxgen import checkpoint, command_line, presets, run_directory
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-
-
-def script(name: str):
-    """A script as a module."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(autouse=True, scope="module")
-def surroundings(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setattr(loop.report, "write", lambda directory: None)  # a second of Matplotlib each
-        yield
-
-
-@pytest.fixture(autouse=True)
-def usual_warnings(monkeypatch):
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # command_line.run changes it
-
-
-def call(name: str, *arguments) -> int:
-    """Runs a script in this process; returns its exit code."""
-    with pytest.raises(SystemExit) as end:
-        command_line.run(lambda: script(name).main([str(argument) for argument in arguments]))
-    return end.value.code or 0
+pytestmark = pytest.mark.usefixtures("scripts_in_process")
 
 
 def start(name: str, *arguments, **options) -> subprocess.Popen:
@@ -79,22 +50,22 @@ def test_a_reader_that_leaves_early_causes_no_error():
     "arguments, message",
     [
         (["mnist-dcgn"], "there is no preset 'mnist-dcgn'; did you mean 'mnist-dcgan'? There is: mnist-dcgan"),
-        (["mnist-dcgan", "--generator.learning-rate", "0"], "learning_rate must be above 0, not 0.0"),
+        (["mnist-dcgan", "--generator.learning-rate", "0"], "--generator.learning-rate must be above 0, not 0.0"),
         (["mnist-dcgan", "--data.name", "folder"], "the data set 'folder' needs --data.path"),
         (["mnist-dcgan", "--data.name", "folder", "--data.path", "/no"], "/no: no such folder"),
         (["mnist-cnn", "--batch-size", "12", "--num-devices", "8"], "cannot be divided over 8 devices"),
         (["mnist-cnn", "--num-devices", "9"], "9 devices asked for, but this program sees 8 (cpu)"),
         (["mnist-dcgan", "--data.image-size", "100"], "image_size must be an even number from 28 to 64, got 100"),
         (["mnist-dcgan", "--model", "article"], "56x56 images, but the data are 28x28; use --data.image-size 56"),
-        (["mnist-dcgan", "--num-steps", "0"], "num_steps must be at least 1, not 0"),
-        (["mnist-dcgan", "--latent-dim", "0"], "latent_dim must be at least 1, not 0"),
-        (["mnist-dcgan", "--keep-last", "0"], "keep_last must be at least 1, not 0"),
-        (["mnist-dcgan", "--features", "0"], "features must be at least 1, not 0"),
-        (["mnist-dcgan", "--num-discriminator-steps", "0"], "num_discriminator_steps must be at least 1, not 0"),
-        (["mnist-dcgan", "--generator.b1", "2"], "generator.b1 must be from -1 up and below 1, not 2.0"),
-        (["mnist-dcgan", "--r1", "-1"], "r1 must be at least 0, not -1.0"),
-        (["emoji-vae", "--data.image-size", "0"], "data.image_size must be at least 1, not 0"),
-        (["mnist-dcgan", "--data.path", "photos"], "data.path is photos, but data.name is mnist"),
+        (["mnist-dcgan", "--num-steps", "0"], "--num-steps must be at least 1, not 0"),
+        (["mnist-dcgan", "--latent-dim", "0"], "--latent-dim must be at least 1, not 0"),
+        (["mnist-dcgan", "--keep-last", "0"], "--keep-last must be at least 1, not 0"),
+        (["mnist-dcgan", "--features", "0"], "--features must be at least 1, not 0"),
+        (["mnist-dcgan", "--num-discriminator-steps", "0"], "--num-discriminator-steps must be at least 1, not 0"),
+        (["mnist-dcgan", "--generator.b1", "2"], "--generator.b1 must be from -1 up and below 1, not 2.0"),
+        (["mnist-dcgan", "--r1", "-1"], "--r1 must be at least 0 and finite, not -1.0"),
+        (["emoji-vae", "--data.image-size", "0"], "--data.image-size must be at least 1, not 0"),
+        (["mnist-dcgan", "--data.path", "photos"], "--data.path is photos, but --data.name is mnist"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_makes_no_directory(tmp_path, capsys, monkeypatch, arguments, message):

@@ -1,48 +1,17 @@
 """evaluate.py on anybody's images: what is opened, what is kept, and what is refused."""
 
-import importlib.util
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import call
 from PIL import Image
 
-from jaxgen import command_line, data, evaluation, loop, run_directory
+from jaxgen import data, evaluation, run_directory
 from jaxgen.metrics import features
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-
-
-def script(name: str):
-    """A script as a module."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(autouse=True, scope="module")
-def surroundings(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(loop.report, "write", lambda directory: None)  # a second of Matplotlib each
-        yield
-
-
-@pytest.fixture(autouse=True)
-def usual_warnings(monkeypatch):
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # command_line.run changes it
-
-
-def call(name: str, *arguments) -> int:
-    """Runs a script in this process; returns its exit code."""
-    with pytest.raises(SystemExit) as end:
-        command_line.run(lambda: script(name).main([str(argument) for argument in arguments]))
-    return end.value.code or 0
+pytestmark = pytest.mark.usefixtures("fast_compilation", "scripts_in_process")
 
 
 def error_of(capsys, *arguments) -> str:

@@ -1,21 +1,15 @@
 """scripts/stability.py as people use it."""
 
-import importlib.util
 import json
 import subprocess
 import sys
-import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import SCRIPTS
+from in_process import call as call_script
 
-from jaxgen import command_line
-
-SCRIPT = Path(__file__).parent.parent / "scripts" / "stability.py"
-SPEC = importlib.util.spec_from_file_location("script_stability", SCRIPT)
-script = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(script)
+pytestmark = pytest.mark.usefixtures("scripts_in_process")
 
 KEYS = [
     "eigenvalues",
@@ -29,16 +23,8 @@ KEYS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def surroundings(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # command_line.run changes it
-
-
 def call(*arguments) -> int:
-    with pytest.raises(SystemExit) as end:
-        command_line.run(lambda: script.main([str(argument) for argument in arguments]))
-    return end.value.code or 0
+    return call_script("stability", *arguments)
 
 
 @pytest.fixture
@@ -167,7 +153,9 @@ def test_wrong_options_are_explained(capsys, arguments, messages):
 
 def test_help_and_the_script_itself():
     def start(*arguments):
-        return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            [sys.executable, SCRIPTS / "stability.py", *arguments], capture_output=True, text=True, timeout=120
+        )
 
     for arguments in ([], ["--help"]):
         helped = start(*arguments)

@@ -1,49 +1,22 @@
 """`stability.py spectrum` on runs of the train script: numbers of a DCGAN, and refusals."""
 
 import contextlib
-import importlib.util
 import io
 import json
-import warnings
-from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 import pytest
+from in_process import call, script
 
-from jaxgen import command_line, loop
 from jaxgen.stability import runs, spectrum
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def call(name, *arguments) -> int:
-    with pytest.raises(SystemExit) as end:
-        command_line.run(lambda: script(name).main([str(argument) for argument in arguments]))
-    return end.value.code or 0
-
-
-@pytest.fixture(autouse=True, scope="module")
-def surroundings(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setattr(loop.report, "write", lambda directory: None)
-        patch.setattr(warnings, "formatwarning", warnings.formatwarning)
-        yield
+pytestmark = pytest.mark.usefixtures("fast_compilation", "scripts_in_process")
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory, surroundings):
+def directory(tmp_path_factory, scripts_in_process):
     """Tiny runs: a GAN with Adam and a penalty that draws random numbers, and a classifier."""
     path = tmp_path_factory.mktemp("runs")
     image = np.random.RandomState(0).randint(0, 256, (22, 28, 28, 1)).astype(np.uint8)

@@ -1,22 +1,19 @@
 """The atlas: every plate computes what it says, and the page needs no network."""
 
-import importlib.util
 import json
 import math
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from in_process import call
 
-from jaxgen import command_line
 from jaxgen.stability import atlas
 from jaxgen.stability.atlas import closed_forms, linear_vae, networks, page, record
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
-SCRIPT = Path(__file__).parent.parent / "scripts" / "stability.py"
 RUN = {"devices": jax.devices()[:1]}
 
 
@@ -129,12 +126,7 @@ def test_the_command_writes_pictures_numbers_and_a_page_that_loads_nothing(tmp_p
     small = {"A1": {"num_ratios": 5, "num_gammas": 4, "num_steps": 64}, "A3": {"num_rates": 2, "num_turns": 150}}
     for name, arguments in small.items():
         monkeypatch.setitem(page.PLATES, name, page.Plate(page.PLATES[name].make, arguments))
-    spec = importlib.util.spec_from_file_location("script_stability_atlas", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    with pytest.raises(SystemExit) as end:
-        command_line.run(lambda: script.main(["atlas", "A3", "A1", "--quick", "--directory", str(tmp_path / "made")]))
-    assert not end.value.code
+    assert call("stability", "atlas", "A3", "A1", "--quick", "--directory", tmp_path / "made") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("A3  Limit cycles: 0 of") and "cells disagree; open" in lines[-1]
     made = tmp_path / "made"

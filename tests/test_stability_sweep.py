@@ -1,18 +1,16 @@
 """Sweeps: many settings in one program behave as one after the other."""
 
 import csv
-import importlib.util
 import itertools
 import json
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from in_process import call
 
-from jaxgen import command_line
 from jaxgen import gan as gans
 from jaxgen import vae as vaes
 from jaxgen.data import toy
@@ -323,14 +321,7 @@ def test_the_step_is_traced_once_however_many_records():
 
 
 def command(*arguments):
-    spec = importlib.util.spec_from_file_location(
-        "script_stability_sweep", Path(__file__).parent.parent / "scripts" / "stability.py"
-    )
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    with pytest.raises(SystemExit) as end:
-        command_line.run(lambda: script.main(["sweep", *map(str, arguments)]))
-    return end.value.code or 0
+    return call("stability", "sweep", *arguments)
 
 
 SMALL = "--steps 4 --records 2 --seeds 1 --batch-size 8 --num-devices 1 --r1 0 --generator-rate 0.1"

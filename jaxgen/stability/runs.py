@@ -9,8 +9,6 @@ import jax
 from flax import linen as nn
 
 from jaxgen import data, experiment, gan, presets, run_directory
-from jaxgen.losses import penalties
-from jaxgen.models import article, dcgan
 from jaxgen.stability import oracles, spectrum
 from jaxgen.stability.games import Field, Players
 
@@ -80,41 +78,19 @@ def load_gan(directory: str | os.PathLike, *, step: int | None = None, batch_siz
     batch = dict(dataset.prepare(dataset.fetch(indices), jax.random.fold_in(data_key, state.step)))
     latent_key, step_key = jax.random.split(jax.random.split(jax.random.fold_in(key, state.step), k)[-1])
     z = jax.random.normal(latent_key, (config.batch_size, config.latent_dim))
-    generator, discriminator, terms = _parts(config, tuple(images["image_shape"]))
+    generator, discriminator, loss, terms = experiment.game(config, tuple(images["image_shape"]))
     field = spectrum.gan_field(
         generator,
         discriminator,
         real=batch["image"][k - 1 :: k],
         z=z,
-        loss=presets.LOSSES[config.loss],
+        loss=loss,
         penalties=terms,
         key=step_key,
         generator_state=state.generator.model_state,
         discriminator_state=state.discriminator.model_state,
     )
     return GANRun(config, state, generator, discriminator, networks.train_step, batch, key, z, field)
-
-
-def _parts(config, image_shape):
-    """Modules and penalties, as `experiment` builds them (a test compares the train steps)."""
-    channels, dtype = image_shape[2], presets.PRECISIONS[config.precision]
-    if config.model == "dcgan":
-        generator = dcgan.Generator(image_size=image_shape[0], channels=channels, features=config.features, dtype=dtype)
-        discriminator = dcgan.Discriminator(
-            features=config.features, batch_norm=config.discriminator_batch_norm, dtype=dtype
-        )
-    else:
-        generator, discriminator = article.Generator(channels=channels, dtype=dtype), article.Discriminator(dtype=dtype)
-    weighted = [
-        (config.r1, penalties.r1),
-        (config.r2, penalties.r2),
-        (
-            config.gradient_penalty,
-            lambda weight: penalties.gradient_penalty(weight, config.gradient_penalty_target),
-        ),
-        (config.dragan, penalties.dragan),
-    ]
-    return generator, discriminator, [make(weight) for weight, make in weighted if weight > 0]
 
 
 def learning_rates(run: GANRun) -> Players:
