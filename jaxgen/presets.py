@@ -434,7 +434,7 @@ def check(config: Any, prefix: str = "") -> None:
         if dataclasses.is_dataclass(value):
             check(value, f"{prefix}{name}.")
         elif typing.get_origin(kind) is Literal:  # the command line has checked it, a notebook has not
-            if isinstance(config, typing.get_args(Config)):  # those of parts are looked up in the tables where they are used
+            if isinstance(config, typing.get_args(Config)):  # those of a part are looked up where it is used
                 lookup(dict.fromkeys(typing.get_args(kind)), value, name)
         elif allowed := None if value is None else _broken_rule(name, value):
             flag = f"{prefix}{name}".replace("_", "-")
