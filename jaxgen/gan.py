@@ -157,7 +157,8 @@ def make_train_step(
 
     Args:
       generator: `apply(variables, z [B, latent_dim], train=) -> images [B, ...]`.
-      discriminator: `apply(variables, images, train=) -> logits [B]`.
+      discriminator: `apply(variables, images, train=) -> logits [B]`. If it has a true `images_are_independent`, a
+        penalty shares a backward pass with the loss (`network.apply_to_each`).
       generator_optimizer: any optax transformation.
       discriminator_optimizer: any optax transformation; nothing is taken from the generator's.
       latent_dim: the number of latents.
@@ -193,13 +194,15 @@ def make_train_step(
     if len(set(names)) < len(names):
         raise ValueError(f"penalties are reported by name, but two share one: {', '.join(names)}")
 
+    judge = network.apply_to_each if getattr(discriminator, "images_are_independent", False) else network.apply
+
     def discriminator_step(player, real, fake, key, at=None):
         """Moves the player along the gradient at the parameters of another network, or at its own."""
         dropout_key = sharding.per_device_key(key, axis_name)
 
         def objective(params):
-            real_logits, model_state = network.apply(discriminator, params, player.model_state, real, key=dropout_key)
-            fake_logits, model_state = network.apply(discriminator, params, model_state, fake, key=dropout_key)
+            real_logits, model_state = judge(discriminator, params, player.model_state, real, key=dropout_key)
+            fake_logits, model_state = judge(discriminator, params, model_state, fake, key=dropout_key)
 
             def discriminator_fn(x):
                 return network.apply(discriminator, params, player.model_state, x, key=dropout_key)[0]

@@ -1,3 +1,6 @@
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +9,8 @@ import pytest
 from flax import linen as nn
 
 from jaxgen import network, optim
+from jaxgen.losses import penalties
+from jaxgen.models.convolution import Conv
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -48,6 +53,79 @@ def test_dropout_gets_its_own_random_numbers():
     np.testing.assert_array_equal(outputs[0], outputs[1])
     assert set(np.asarray(outputs[0])) == {0.0, 2.0}
     assert (outputs[0] != outputs[2]).any()
+
+
+# A discriminator that judges each image by itself ---------------------------------------------------------------------
+
+
+class Judge(nn.Module):
+    """Smooth, so that second derivatives are not zero."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        for width in (4, 6):
+            x = jnp.tanh(Conv(width, 4, 2, 1)(x))
+        x = nn.Dropout(0.3, deterministic=not train)(x.reshape(len(x), -1))
+        return nn.Dense(1)(x)[:, 0]
+
+
+def judged():
+    module, x = Judge(), jax.random.normal(jax.random.key(1), (5, 8, 8, 2))
+    params = module.init({"params": jax.random.key(2), "dropout": jax.random.key(0)}, x, train=True)["params"]
+    params = jax.tree.map(lambda p: p.astype(x.dtype), params)  # in double precision where the test is
+
+    def loss(judge, params, x):
+        """Logits weighted unequally, one with a weight of zero."""
+        logits, state = judge(module, params, {}, x, key=jax.random.key(3))
+        assert state == {}
+        return jnp.sum(jnp.arange(5.0) * logits**2)
+
+    return params, x, loss
+
+
+def test_applied_to_each_image_a_network_has_the_same_logits_and_derivatives_to_second_order(double_precision):
+    params, x, loss = judged()
+    plain, to_each = (functools.partial(loss, judge) for judge in (network.apply, network.apply_to_each))
+
+    def derivatives(f):
+        def squared_norm(params, x):
+            return sum(jnp.sum(g**2) for g in jax.tree.leaves(jax.grad(f, (0, 1))(params, x)))
+
+        return jax.value_and_grad(f, (0, 1))(params, x), jax.grad(squared_norm, (0, 1))(params, x)
+
+    assert min(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(derivatives(plain))) > 1e-3
+    chex.assert_trees_all_close(derivatives(to_each), derivatives(plain), rtol=1e-9, atol=1e-12)
+
+
+def test_a_penalty_shares_the_backward_pass_of_a_network_applied_to_each_image():
+    params, x, loss = judged()
+    r1 = penalties.r1(1.0)
+
+    def flops(judge):
+        def total(params):
+            def discriminator_fn(x):
+                return network.apply(Judge(), params, {}, x, key=jax.random.key(3))[0]
+
+            return loss(judge, params, x) + r1(discriminator_fn, x, None, None)
+
+        return jax.jit(jax.grad(total)).lower(params).compile().cost_analysis()["flops"]
+
+    assert flops(network.apply_to_each) < 0.95 * flops(network.apply)
+
+
+def test_only_layers_whose_weighting_is_known_are_applied_to_each_image():
+    class Scaled(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            return nn.Dense(1)(nn.LayerNorm()(x))[:, 0]
+
+    module, x = Scaled(), jnp.ones((3, 2))
+    params = module.init(jax.random.key(0), x, train=True)["params"]
+    with pytest.raises(TypeError, match=r"only convolutions and dense layers .* not \[\('LayerNorm_0',\)\]"):
+        jax.grad(lambda params: network.apply_to_each(module, params, {}, x)[0].sum())(params)
+
+
+# Averages and updates -------------------------------------------------------------------------------------------------
 
 
 def test_the_average_is_decay_times_old_plus_the_rest_times_new():

@@ -46,6 +46,7 @@ class Discriminator(nn.Module):
     """Images [B, H, W, C] in [-1, 1] -> logits [B]."""
 
     dtype: Any = None
+    images_are_independent = True  # no image affects another's logit
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

@@ -83,6 +83,11 @@ class Discriminator(nn.Module):
     dtype: Any = None
     axis_name: str | None = None
 
+    @property
+    def images_are_independent(self) -> bool:
+        """Whether no image affects another's logit."""
+        return not self.batch_norm
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if x.shape[1] != x.shape[2]:
