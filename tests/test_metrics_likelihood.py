@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxgen import vae
 from jaxgen.losses import variational
 from jaxgen.metrics import likelihood
+from jaxgen.metrics.double_precision import double_precision
 from jaxgen.models import mlp
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")  # the time of this file is XLA's
@@ -273,3 +274,26 @@ def nn_encoder_of_colour():
             return ENCODER.apply(variables()["encoder"], x[..., :1], train=train)
 
     return Encoder()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_bernoulli_likelihood_and_two_derivatives_are_exact_and_finite_up_to_logits_of_ten_thousand(dtype):
+    sizes = np.logspace(-8, 4, 97)
+    logits = np.concatenate([-sizes[::-1], [0.0], sizes]).astype(dtype)
+    exact = logits.astype(np.float64)
+    probability = scipy.special.expit(exact)
+    with double_precision():
+        for x in (0.0, 0.3, 1.0):
+
+            def log_p(logit, x=x):
+                return variational.bernoulli_log_likelihood(logit[None, None], jnp.full((1, 1), x, dtype))[0]
+
+            for function, expected in [
+                (log_p, x * exact - np.logaddexp(0, exact)),
+                (jax.grad(log_p), x - probability),
+                (jax.grad(jax.grad(log_p)), -probability * scipy.special.expit(-exact)),  # -1/4 at 0
+            ]:
+                found = np.asarray(jax.vmap(function)(jnp.asarray(logits)))
+                assert found.dtype == dtype and np.isfinite(found).all()
+                error = np.abs(found - expected) / np.maximum(1, np.abs(exact))
+                assert error.max() < 2 * np.finfo(dtype).eps
