@@ -64,16 +64,16 @@ def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
       [N, *geometry.output_size, O].
     """
     plain = functools.partial(_convolve_plain, geometry=geometry)
-    form = _form_on_cpu(geometry, x)
+    form = _form_on_cpu(geometry, x.shape[-1], x.dtype)
     fast = functools.partial(form.convolve, geometry=geometry) if form else plain
     return lax.platform_dependent(x, w, cpu=fast, default=plain)
 
 
-def _form_on_cpu(geometry, x):
-    """The module with a faster form of the three operations for images like x, or None."""
-    if im2col.fits(geometry, x.shape[-1]):
+def _form_on_cpu(geometry, num_channels, dtype):
+    """The module with a faster form of the three operations for such images, or None."""
+    if im2col.fits(geometry, num_channels):
         return im2col
-    return winograd if winograd.fits(geometry, x.dtype) else None
+    return winograd if winograd.fits(geometry, dtype) else None
 
 
 def _convolve_plain(x, w, geometry):
@@ -94,7 +94,7 @@ def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
       [N, H, W, C] with (H, W) = geometry.image_size.
     """
     plain = functools.partial(_transposed_plain, geometry=geometry)
-    form = _form_on_cpu(geometry, jax.ShapeDtypeStruct((len(y), *geometry.image_size, w.shape[2]), y.dtype))
+    form = _form_on_cpu(geometry, w.shape[2], y.dtype)
     fast = functools.partial(form.transposed, geometry=geometry) if form else plain
     return lax.platform_dependent(y, w, cpu=fast, default=plain)
 
@@ -131,7 +131,7 @@ def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array
       [kh, kw, C, O].
     """
     plain = functools.partial(_kernel_gradient_plain, geometry=geometry)
-    form = _form_on_cpu(geometry, x)
+    form = _form_on_cpu(geometry, x.shape[-1], x.dtype)
     fast = functools.partial(form.kernel_gradient, geometry=geometry) if form else plain
     on_accelerators = functools.partial(_kernel_gradient_xla, geometry=geometry)
     return lax.platform_dependent(x, y, cpu=fast, default=on_accelerators)

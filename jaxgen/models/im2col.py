@@ -59,14 +59,15 @@ def _pad_to_blocks(geometry):
     ]
 
 
-def _pad(x, padding):
+def pad(x, padding):
+    """Zeros around images; where the padding is negative, a crop."""
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)))
 
 
 def _patches(x, geometry):
     """[N, H, W, C] -> [outputs, blocks pixels C]."""
     (oh, ow), (sh, sw), (mh, mw) = geometry.output_size, geometry.strides, _num_blocks(geometry)
-    x = _pad(x, _pad_to_blocks(geometry))
+    x = pad(x, _pad_to_blocks(geometry))
     x = x.reshape(len(x), oh + mh - 1, sh, ow + mw - 1, sw * x.shape[-1]).swapaxes(2, 3)
     x = x.reshape(*x.shape[:3], -1)
     patches = [x[:, i : i + oh, j : j + ow] for i, j in itertools.product(range(mh), range(mw))]
@@ -83,7 +84,7 @@ def _from_patches(patches, geometry, num_images):
     )
     rows, columns = oh + mh - 1, ow + mw - 1
     x = x.reshape(num_images, rows, columns, sh, -1).swapaxes(2, 3).reshape(num_images, rows * sh, columns * sw, -1)
-    return _pad(x, [(-before, -after) for before, after in _pad_to_blocks(geometry)])
+    return pad(x, [(-before, -after) for before, after in _pad_to_blocks(geometry)])
 
 
 def _matrix(w, geometry):

@@ -19,7 +19,8 @@ Networks", whose letters these are.
 """
 
 import jax.numpy as jnp
-from jax import lax
+
+from jaxgen.models.im2col import pad
 
 B_T = ((1, -1, 0), (0, 1, 0), (0, -1, 1))
 G = ((1, 0), (1, 1), (0, 1))
@@ -94,14 +95,10 @@ def _pad_to_tiles(geometry):
     ]
 
 
-def _pad(x, padding):
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)))
-
-
 def _image_tiles(x, geometry):
     """B^T d B: [N, H, W, C] -> 3 x 3 arrays [tiles, block pixels C]. Neighbouring tiles share a block."""
     (th, tw), (sh, _) = _num_tiles(geometry), geometry.strides
-    x = _pad(x, _pad_to_tiles(geometry))
+    x = pad(x, _pad_to_tiles(geometry))
     x = x.reshape(len(x), th + 1, 2, sh, tw + 1, 2, -1)
     blocks = ((slice(0, -1), 0), (slice(0, -1), 1), (slice(1, None), 0))
     grid = _along_both(B_T, [[x[:, i, p, :, j, q] for j, q in blocks] for i, p in blocks])
@@ -114,15 +111,15 @@ def _from_image_tiles(grid, geometry, num_images):
     grid = [[d.reshape(num_images, th, tw, sh, -1).swapaxes(2, 3) for d in row] for row in grid]
 
     def overlay(d, axis):
-        def pad(array, before, after):
+        def grow(array, before, after):
             return jnp.pad(array, [(before, after) if i == axis else (0, 0) for i in range(array.ndim)])
 
-        return jnp.stack([pad(d[0], 0, 1) + pad(d[2], 1, 0), pad(d[1], 0, 1)], axis + 1)
+        return jnp.stack([grow(d[0], 0, 1) + grow(d[2], 1, 0), grow(d[1], 0, 1)], axis + 1)
 
     grid = _along_both(_transpose(B_T), grid)
     x = overlay([overlay(row, 3) for row in grid], 1)
     x = x.reshape(num_images, (2 * th + 2) * sh, (2 * tw + 2) * sw, -1)
-    return _pad(x, [(-before, -after) for before, after in _pad_to_tiles(geometry)])
+    return pad(x, [(-before, -after) for before, after in _pad_to_tiles(geometry)])
 
 
 def _kernel_tiles(w, geometry):
@@ -151,7 +148,7 @@ def _from_output_tiles(grid, geometry, num_images):
 def _output_tiles(y, geometry):
     """The transpose of `_from_output_tiles`."""
     th, tw = _num_tiles(geometry)
-    y = _pad(y, [(0, 2 * tiles - n) for tiles, n in zip((th, tw), geometry.output_size, strict=True)])
+    y = pad(y, [(0, 2 * tiles - n) for tiles, n in zip((th, tw), geometry.output_size, strict=True)])
     y = y.reshape(len(y), th, 2, tw, 2, -1)
     grid = _along_both(_transpose(A_T), [[y[:, :, i, :, j] for j in range(2)] for i in range(2)])
     return [[m.reshape(len(y) * th * tw, -1) for m in row] for row in grid]
