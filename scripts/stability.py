@@ -426,16 +426,19 @@ def atlas(
     names: tyro.conf.Positional[tuple[Literal["A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A9"], ...]] = (),
     directory: Path = Path("atlas"),
     quick: bool = False,
+    again: bool = False,
 ) -> None:
     """Compute the atlas: nine plates of what theory says, beside what then happens, on one page without a network.
 
     A1 two rates and R1, A2 clipping, A3 limit cycles, A4 from spectrum to rate, A5 the ring, A6 losses and penalties,
-    A7 budget curves, A8 collapse of a linear VAE, A9 the rate at which a trained GAN diverges.
+    A7 budget curves, A8 collapse of a linear VAE, A9 the rate at which a trained GAN diverges. An atlas that was
+    interrupted goes on where it was.
 
     Args:
       names: Plates; all if none is named.
       directory: For atlas.html and, of each plate, PNG, SVG and JSON.
       quick: Coarser grids and fewer steps.
+      again: Make plates anew that are there; complete sweeps are read.
     """
     one_device_for_each_core()
     from jaxgen.stability import atlas as library
@@ -444,6 +447,7 @@ def atlas(
         directory,
         names,
         library.QUICK if quick else library.FULL,
+        again=again,
         progress=sys.stderr.isatty(),
         tell=lambda line: print(line, flush=True),
     )

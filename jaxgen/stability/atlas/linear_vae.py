@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxgen import vae
 from jaxgen.losses import variational
 from jaxgen.stability import games, members, sweep
-from jaxgen.stability.atlas.record import INK, LINES, SOFT, Claim, Record, new_figure
+from jaxgen.stability.atlas.record import INK, LINES, SOFT, Claim, Record, folder, new_figure
 
 
 class LinearEncoder(nn.Module):
@@ -100,7 +100,7 @@ def collapse(
             num_steps=num_steps,
             num_records=num_records,
             progress=progress,
-            **(run or {}),
+            **folder(run, f"floor-{floor:g}"),
         )
         rates[name] = np.stack([result.table[f"final_unit_{i}"] for i in range(latent_dim)], axis=1)
         elbos[name] = result.table["final_score"]

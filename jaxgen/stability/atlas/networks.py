@@ -15,7 +15,7 @@ from jaxgen.losses import adversarial, penalties
 from jaxgen.metrics.coverage import mode_coverage
 from jaxgen.models import mlp
 from jaxgen.stability import members, oracles, spectrum, sweep, updates
-from jaxgen.stability.atlas.record import INK, LINES, SOFT, Claim, Record, new_figure
+from jaxgen.stability.atlas.record import INK, LINES, SOFT, Claim, Record, folder, new_figure
 from jaxgen.stability.games import Players
 
 RING_STD, LATENT_DIM = 0.05, 8
@@ -59,7 +59,7 @@ def ring(
 ) -> Record:
     """A5: TTUR ratio against clip norm against R1 on the ring of eight, for SGD and for Adam."""
     figure, axes = new_figure(14, 6.4, 2, len(gammas), sharex=True, sharey=True)
-    scores, failed, claims, seconds = {}, {}, [], {}
+    scores, failed, shares, claims, seconds = {}, {}, {}, [], {}
     for row, (name, (optimizer, rate)) in zip(axes, OPTIMIZERS.items(), strict=True):
         settings = sweep.product({"r1": gammas}, {"clip": clips}, {"ratio": ratios}, {"seed": range(num_seeds)})
         ratio = settings.pop("ratio")
@@ -71,13 +71,14 @@ def ring(
             num_steps=num_steps,
             num_records=num_records,
             progress=progress,
-            **(run or {}),
+            **folder(run, name),
         )
         seconds[name] = result.seconds
         shape = len(gammas), len(clips), len(ratios), num_seeds
         score = np.nan_to_num(result.table["final_score"]).reshape(shape)
         modes = np.nan_to_num(result.table["final_modes"]).reshape(shape)
         scores[name], failed[name] = score, modes < 8
+        shares[name] = {p: result.table[f"{p}_clip_share"].reshape(shape) for p in ("generator", "discriminator")}
         for axis, block, found, gamma in zip(row, np.median(score, axis=-1), modes, gammas, strict=True):
             mesh = axis.imshow(block, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower")
             for (i, j), value in np.ndenumerate(np.median(found, axis=-1)):
@@ -148,7 +149,7 @@ def ring(
         claims,
         cells=len(checked),
         disagreeing=checked.count(False),
-        numbers={"scores": scores, "missed_a_mode": failed, "seconds": seconds},
+        numbers={"scores": scores, "missed_a_mode": failed, "clip_share": shares, "seconds": seconds},
         figure=figure,
     )
 
@@ -202,7 +203,13 @@ def grid(
             {"generator_rate": [rate], "discriminator_rate": [2 * rate]} | {n: [w] for n, w in PENALTIES[kind].items()},
         )
         result = sweep.run(
-            program, data, settings, num_steps=num_steps, num_records=num_records, progress=progress, **(run or {})
+            program,
+            data,
+            settings,
+            num_steps=num_steps,
+            num_records=num_records,
+            progress=progress,
+            **folder(run, f"penalty-{k}"),
         )
         modes[k] = np.nan_to_num(result.table["final_modes"]).reshape(len(losses), num_seeds)
         quality[k] = np.nan_to_num(result.table["final_high_quality"]).reshape(len(losses), num_seeds)

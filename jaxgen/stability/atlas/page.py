@@ -3,7 +3,9 @@
 import base64
 import dataclasses
 import enum
+import hashlib
 import html
+import inspect
 import io
 import json
 import os
@@ -16,7 +18,7 @@ from typing import Any
 from jaxgen import run_directory
 from jaxgen.stability import sweep
 from jaxgen.stability.atlas import closed_forms, linear_vae, networks
-from jaxgen.stability.atlas.record import Record, finish
+from jaxgen.stability.atlas.record import Claim, Record, finish
 
 
 class Size(enum.Enum):
@@ -60,20 +62,26 @@ def write(
     names: Sequence[str] = (),
     size: Size = Size.FULL,
     *,
+    again: bool = False,
     progress: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[Record]:
     """Computes plates and writes, after each, its pictures, numbers and the page of all plates so far.
 
+    What is there is kept: a plate that the directory holds, computed with the same arguments, is read and not computed
+    again, and a sweep that was interrupted goes on from its newest checkpoint.
+
     Args:
-      directory: of `atlas.html`, `A1.png`, `A1.svg`, `A1.json`, ...; created with its parents.
+      directory: of `atlas.html`, `A1.png`, `A1.svg`, `A1.json`, ..., and of `sweeps/`, the checkpoints of its sweeps;
+        created with its parents.
       names: of `PLATES`; all if empty.
       size: FULL or QUICK.
+      again: make plates that are there anew, from the numbers of their sweeps where these are complete.
       progress: bars for the sweeps.
       tell: called with a line after each plate.
 
     Returns:
-      The records.
+      The records; those of plates that were kept have no figure.
 
     Raises:
       ValueError: for a name that is no plate.
@@ -87,26 +95,58 @@ def write(
     records, sections = [], []
     for name in names:
         plate = PLATES[name]
-        arguments = dict(plate.quick) if size is Size.QUICK else {}
-        if plate.is_sweep:
-            arguments["progress"] = progress
-        begin = time.perf_counter()
-        record = plate.make(**arguments)
-        seconds = time.perf_counter() - begin
+        chosen = dict(plate.quick) if size is Size.QUICK else {}
+        arguments = _arguments(plate.make, chosen)
+        kept = None if again else _kept(directory, name, arguments)
+        if kept is None:
+            if plate.is_sweep:
+                folder = f"{name}-{hashlib.sha256(json.dumps(arguments).encode()).hexdigest()[:8]}"
+                chosen |= {"progress": progress, "run": {"directory": directory / "sweeps" / folder}}
+            begin = time.perf_counter()
+            record = plate.make(**chosen)
+            seconds = time.perf_counter() - begin
+            save(record, directory, seconds, arguments)
+        else:
+            record, seconds = kept
         records.append(record)
-        sections.append(save(record, directory, seconds))
+        sections.append(_section(record, (directory / f"{name}.png").read_bytes(), seconds))
         page = _page(records, sections, size)
         run_directory.write_atomically(directory / "atlas.html", page.encode())
         failed = sum(claim.agrees is False for claim in record.claims)
         tell(
             f"{name}  {record.title}: {record.disagreeing} of {record.cells} cells disagree, "
             f"{failed} of {sum(claim.agrees is not None for claim in record.claims)} claims fail, {seconds:.0f} s"
+            + (" (kept)" if kept else "")
         )
     return records
 
 
-def save(record: Record, directory: Path, seconds: float = 0.0) -> str:
-    """Writes NAME.png, NAME.svg and NAME.json; returns the plate as HTML."""
+def _arguments(make: Callable, chosen: dict) -> dict[str, Any]:
+    """Everything that a plate's numbers depend on, as JSON would give it back."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(make).parameters.items()
+        if name not in ("progress", "run")
+    }
+    return json.loads(json.dumps(sweep.finite_json(defaults | chosen)))
+
+
+def _kept(directory: Path, name: str, arguments: dict) -> tuple[Record, float] | None:
+    """(record without a figure, seconds) of a plate that is there and was made with these arguments."""
+    try:
+        found = json.loads((directory / f"{name}.json").read_text())
+        if found["arguments"] != arguments or not (directory / f"{name}.png").is_file():
+            return None
+        claims = [Claim(**claim) for claim in found["claims"]]
+        words = (found[key] for key in ("name", "title", "question", "theory"))
+        record = Record(*words, claims, found["cells"], found["disagreeing"], found["numbers"], None)
+        return record, found["seconds"]
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        return None
+
+
+def save(record: Record, directory: Path, seconds: float = 0.0, arguments: dict | None = None) -> None:
+    """Writes NAME.png, NAME.svg and, last, NAME.json."""
     from matplotlib import rc_context
 
     finish(record.figure)
@@ -119,6 +159,9 @@ def save(record: Record, directory: Path, seconds: float = 0.0) -> str:
     numbers = {
         "name": record.name,
         "title": record.title,
+        "question": record.question,
+        "theory": list(record.theory),
+        "arguments": arguments,
         "cells": record.cells,
         "disagreeing": record.disagreeing,
         "claims": [dataclasses.asdict(claim) for claim in record.claims],
@@ -127,7 +170,6 @@ def save(record: Record, directory: Path, seconds: float = 0.0) -> str:
     }
     text = json.dumps(sweep.finite_json(numbers), allow_nan=False)
     run_directory.write_atomically(directory / f"{record.name}.json", text.encode())
-    return _section(record, png.getvalue(), seconds)
 
 
 def _plain(value):
@@ -183,8 +225,7 @@ def _page(records: Sequence[Record], sections: Sequence[str], size: Size) -> str
     )
     summary = (
         f"{wrong:,} of {cells:,} comparisons of theory with simulation disagree, and {failed} of {len(checked)} "
-        "checked "
-        f"claims fail. Every number and every verdict on this page was computed when it was made "
+        f"checked claims fail. Every number and every verdict on this page was computed when it was made "
         f"({size.value} size)."
     )
     return _PAGE.format(style=_STYLE, summary=_text(summary), rows=rows, sections="\n".join(sections))

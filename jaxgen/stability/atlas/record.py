@@ -1,7 +1,8 @@
 """What a plate of the atlas is: numbers, claims that were checked, and a figure."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class Record:
     claims: what was computed, as sentences.
     cells, disagreeing: how many comparisons of theory with simulation were made, and how many failed.
     numbers: everything behind the figure.
-    figure: of Matplotlib.
+    figure: of Matplotlib; None for a plate that was read.
     """
 
     name: str
@@ -90,3 +91,11 @@ def finish(figure) -> None:
                 axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
+
+
+def folder(run: Mapping | None, name: str) -> dict[str, Any]:
+    """Arguments of `sweep.run`, with a folder of its own for one of the sweeps of a plate."""
+    run = dict(run or {})
+    if run.get("directory") is not None:
+        run["directory"] = Path(run["directory"]) / name
+    return run
