@@ -4,6 +4,7 @@ The scripts are these functions with a command line: `train`, `load`, `generate`
 parts for a notebook.
 """
 
+import contextlib
 import dataclasses
 import functools
 import warnings
@@ -258,6 +259,7 @@ def _build_gan(config: GAN, image_shape: tuple[int, int, int], num_classes: int)
         loss=loss,
         penalties=terms,
         num_discriminator_steps=config.num_discriminator_steps,
+        update_rule=lookup(presets.UPDATE_RULES, config.update_rule, "update rule"),
         ema_decay=_ema_decay(config.ema_half_life, config.batch_size),
     )
     key = jax.random.key(config.seed)
@@ -379,7 +381,7 @@ def train(config: Config, directory: str, *, preset: str = "", progress: bool = 
             dataset,
             directory=directory,
             config=presets.to_dict(config, preset=preset, dataset=dataset),
-            may_change=presets.may_change(config),
+            may_change=(*presets.may_change(config), *_added_since(directory, config)),
             num_steps=config.num_steps,
             batch_size=networks.images_per_step,
             key=jax.random.fold_in(jax.random.key(config.seed), 3),
@@ -404,6 +406,13 @@ def train(config: Config, directory: str, *, preset: str = "", progress: bool = 
             f"{error}\nnum_steps is fixed because the learning rate follows a schedule over it; with "
             "schedule constant it could be raised."
         ) from None
+
+
+def _added_since(directory: str, config: Config) -> tuple[str, ...]:
+    """Settings that a run of an older version lacks; none where no run can be read, which is told of later."""
+    with contextlib.suppress(OSError, ValueError):
+        return presets.added_since(run_directory.load_config(directory), config)
+    return ()
 
 
 class Trained(NamedTuple):

@@ -15,9 +15,10 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from jaxgen import data
+from jaxgen import data, gan
 from jaxgen.losses import adversarial, variational
 from jaxgen.metrics import comparison
+from jaxgen.run_directory import flatten
 
 # Names -> functions ---------------------------------------------------------------------------------------------------
 
@@ -28,6 +29,11 @@ LOSSES = {
     "hinge": adversarial.hinge,
     "wasserstein": adversarial.wasserstein,
     "relativistic": adversarial.relativistic,
+}
+UPDATE_RULES = {
+    "alternating": gan.alternating,
+    "simultaneous": gan.simultaneous,
+    "extragradient": gan.extragradient,
 }
 OPTIMIZERS = {
     "adam": lambda o, rate: optax.adam(rate, b1=o.b1, b2=o.b2, eps=o.eps),
@@ -84,6 +90,7 @@ DATASETS = {
 
 # The command line shows these choices; they are the keys above (a test compares them).
 LossName = Literal["non_saturating", "minimax", "least_squares", "hinge", "wasserstein", "relativistic"]
+UpdateRuleName = Literal["alternating", "simultaneous", "extragradient"]
 OptimizerName = Literal["adam", "adamw", "adamax", "rmsprop", "sgd"]
 ScheduleName = Literal["constant", "linear", "cosine"]
 LikelihoodName = Literal["bernoulli", "gaussian", "discretized_logistic"]
@@ -189,6 +196,8 @@ class GAN(Run):
     """Weight of the DRAGAN penalty."""
     num_discriminator_steps: int = 1
     """Discriminator updates for each generator update, each on fresh images."""
+    update_rule: UpdateRuleName = "alternating"
+    """How the last of them and the generator's are joined; extragradient costs two steps."""
     generator: Optimizer = Optimizer(b1=0.5)
     """The generator's optimiser."""
     discriminator: Optimizer = Optimizer(b1=0.5)
@@ -503,6 +512,24 @@ def _value(kind: Any, value: Any) -> Any:
     kinds = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     is_tuple = any(typing.get_origin(k) is tuple for k in kinds)
     return tuple(value) if is_tuple and value is not None else value
+
+
+def added_since(stored: Mapping[str, Any], config: Config) -> tuple[str, ...]:
+    """Settings that the version which stored a configuration did not know, and that still have the default they got.
+
+    Args:
+      stored: what a RUN/config.json holds.
+      config: what is asked now.
+
+    Returns:
+      Dotted names that a resumed run need not have stored.
+
+    Raises:
+      ValueError: as `from_dict`.
+    """
+    before, now = (flatten(to_dict(c)) for c in (from_dict(stored), config))
+    there = flatten(stored)
+    return tuple(name for name, value in now.items() if name not in there and before.get(name) == value)
 
 
 MAY_CHANGE = (

@@ -1,10 +1,12 @@
 """Experiments: every preset builds, says what does not fit together, trains, and is read back."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
+from in_process import script
 
 from jaxgen import checkpoint, experiment, loop, presets, run_directory, sharding, vae
 
@@ -94,6 +96,28 @@ def test_every_preset_builds_and_takes_a_step(name):
 def test_settings_that_do_not_fit_are_named(config, shape, message):
     with pytest.raises(ValueError, match=message):
         experiment.build_networks(config, shape, 10)
+
+
+def test_the_update_rule_that_a_flag_names_is_that_of_the_step():
+    """Simultaneous players: the same discriminator, another generator. Looking ahead changes both."""
+    batch = {"image": jax.random.uniform(jax.random.key(1), (2, 28, 28, 1), minval=-1.0)}
+    tiny = ["--features", "1", "--latent-dim", "2", "--batch-size", "2", "--num-discriminator-steps", "1"]
+
+    def moved(*flags):
+        _, config, _ = script("train").parse(["mnist-dcgan", *tiny, *flags])
+        networks = experiment.build_networks(config, (28, 28, 1), 10)
+        state, _ = jax.jit(networks.train_step)(networks.state, batch, jax.random.key(2))
+        return [
+            np.concatenate([np.ravel(x) for x in jax.tree.leaves(p.params)])
+            for p in (state.generator, state.discriminator)
+        ]
+
+    default = moved()
+    alternating, simultaneous, ahead = (moved("--update-rule", name) for name in presets.UPDATE_RULES)
+    np.testing.assert_array_equal(np.concatenate(default), np.concatenate(alternating))
+    np.testing.assert_allclose(simultaneous[1], alternating[1], atol=1e-6)
+    for other, player in ((simultaneous, 0), (ahead, 0), (ahead, 1)):
+        assert np.abs(other[player] - alternating[player]).max() > 1e-4
 
 
 def test_a_penalty_beside_batch_normalisation_in_the_discriminator_is_warned_of():
@@ -258,6 +282,18 @@ def test_the_number_of_steps_is_fixed_by_a_schedule_and_free_without(tmp_path, d
     with pytest.raises(run_directory.ConfigMismatch, match=r"widths: \[4\] there, \[8\] asked") as raised:
         experiment.train(dataclasses.replace(config, widths=(8,)), str(tmp_path / "constant"), progress=False)
     assert "num_steps is fixed" not in str(raised.value)
+
+
+def test_a_run_of_a_version_without_a_setting_goes_on_where_the_setting_has_its_default(tmp_path, digits):
+    config = tiny_classifier(digits, optimizer=presets.Optimizer())
+    experiment.train(config, str(tmp_path / "run"), progress=False)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    del stored["label_smoothing"], stored["optimizer"]["weight_decay"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(run_directory.ConfigMismatch, match="label_smoothing: not there, 0.1 asked"):
+        experiment.train(dataclasses.replace(config, label_smoothing=0.1), str(tmp_path / "run"), progress=False)
+    assert experiment.train(dataclasses.replace(config, num_steps=3), str(tmp_path / "run"), progress=False).step == 3
+    assert experiment.load(str(tmp_path / "run")).config == dataclasses.replace(config, num_steps=3)
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused_before_the_data_are_opened(tmp_path):

@@ -33,6 +33,14 @@ def test_settings_survive_json_whatever_they_are():
     assert restored == config and isinstance(restored.widths, tuple) and isinstance(restored.data.value_range, tuple)
 
 
+def test_a_gan_stored_before_there_was_a_choice_of_update_rules_alternates():
+    stored = presets.to_dict(presets.GAN(r1=2.0))
+    del stored["update_rule"]
+    assert presets.from_dict(stored) == presets.GAN(r1=2.0, update_rule="alternating")
+    assert presets.added_since(stored, presets.GAN(r1=1.0)) == ("update_rule",)
+    assert presets.added_since(stored, presets.GAN(update_rule="simultaneous")) == ()
+
+
 def test_settings_of_another_version_are_named():
     stored = presets.to_dict(presets.GAN())
     with pytest.raises(ValueError, match=r"does not know the settings \['learned_prior'\] of GAN"):
@@ -49,6 +57,7 @@ def test_settings_of_another_version_are_named():
     "names, table",
     [
         (presets.LossName, presets.LOSSES),
+        (presets.UpdateRuleName, presets.UPDATE_RULES),
         (presets.OptimizerName, presets.OPTIMIZERS),
         (presets.ScheduleName, presets.SCHEDULES),
         (presets.LikelihoodName, presets.LIKELIHOODS),

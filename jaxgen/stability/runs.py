@@ -112,12 +112,12 @@ def own_rule(run: GANRun) -> tuple[str, Any, Any] | None:
 
     Returns:
       (name, rates for `spectrum.ritz_values` in units of the discriminator's learning rate, z -> |factor|), or None
-      where the two optimisers differ in more than their rates, or are others. The players count as simultaneous, and
-      clips and schedules as absent. Adam's second moments are held.
+      where the two optimisers differ in more than their rates, or are others, or the players look ahead. They count as
+      simultaneous otherwise, and clips and schedules as absent. Adam's second moments are held.
     """
     theirs, ours = run.config.generator, run.config.discriminator
     ratio = theirs.learning_rate / ours.learning_rate
-    if (theirs.name, theirs.b1) != (ours.name, ours.b1):
+    if (theirs.name, theirs.b1) != (ours.name, ours.b1) or run.config.update_rule == "extragradient":
         return None
     if ours.name == "sgd":
         name = f"gradient descent, momentum {ours.b1:g}"
