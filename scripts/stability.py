@@ -320,8 +320,8 @@ def spectrum_text(record: dict, top: int) -> list[str]:
             "",
             "generator's input Jacobian",
             f"  {'mean log condition number of J^T J':38s}{found['mean_log_condition']:12.4g}",
-            f"  {'singular values from, to':38s}"
-            f"{found['smallest_singular_value']:12.4g}{found['largest_singular_value']:12.4g}",
+            f"  {'smallest singular value':38s}{found['smallest_singular_value']:12.4g}",
+            f"  {'largest singular value':38s}{found['largest_singular_value']:12.4g}",
         ]
     if "path" in record:
         path = record["path"]

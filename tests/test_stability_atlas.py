@@ -60,7 +60,7 @@ def test_limit_cycles_have_the_predicted_radii():
 def test_the_spectrum_of_the_shift_gan_predicts_the_rate_at_which_it_diverges():
     found = closed_forms.shift_gan(dimension=2, gammas=(0.5,), num_steps=1024)
     assert found.disagreeing == 0 and not failed(found)
-    assert list(found.numbers["predicted"]) == list(closed_forms.SHIFT_RULES)
+    assert list(found.numbers["predicted"]) == list(closed_forms.PREDICTABLE)
 
 
 def test_units_of_the_linear_vae_die_where_theory_says():

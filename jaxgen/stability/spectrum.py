@@ -213,14 +213,16 @@ def _free_memory():
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _factorise(function, point, rates, key, num_iterations):
     with _exactly():
-        flat, unravel = ravel_pytree(point)
-        root = jnp.sqrt(ravel_pytree(rates)[0])
-        transposed = transposed_product(function, point)
-
-        def operator(w):
-            return root * ravel_pytree(transposed(unravel(root * w)))[0]
-
+        operator, flat = _flat_operator(function, point, rates)
         return arnoldi(operator, jax.random.normal(key, flat.shape, flat.dtype), num_iterations)[1]
+
+
+def _flat_operator(function, point, rates):
+    """(w -> R^(1/2) J^T R^(1/2) w, the point), both of flat vectors."""
+    flat, unravel = ravel_pytree(point)
+    root = jnp.sqrt(ravel_pytree(rates)[0])
+    transposed = transposed_product(function, point)
+    return lambda w: root * ravel_pytree(transposed(unravel(root * w)))[0], flat
 
 
 def _like(prefix, tree):
@@ -338,12 +340,7 @@ def shares(field: Map, point: Any, *, rates: Any = None, num_probes: int = 16, k
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _probe(field, point, rates, key, num_probes):
     with _exactly():
-        flat, unravel = ravel_pytree(point)
-        root = jnp.sqrt(ravel_pytree(rates)[0])
-        transposed = transposed_product(field, point)
-
-        def operator(w):
-            return root * ravel_pytree(transposed(unravel(root * w)))[0]
+        operator, flat = _flat_operator(field, point, rates)
 
         def probe(key):
             w = jax.random.rademacher(key, flat.shape, flat.dtype)

@@ -125,8 +125,7 @@ def collapse(
     claims = [
         Claim(
             f"a unit lives iff its eigenvalue is above beta s^2: {int(wrong.sum())} of {int(judged.sum())} judged "
-            "pairs "
-            "of unit and beta disagree",
+            "pairs of unit and beta disagree",
             not wrong.any(),
         ),
         Claim(
@@ -142,8 +141,7 @@ def collapse(
         ),
         Claim(
             f"with free bits of {free_bits:g} nats the weakest unit at beta = {betas[-1]:.3g} keeps "
-            f"{floored[-1].min():.3f} "
-            f"nats, without it has {plain[-1].min():.4f}",
+            f"{floored[-1].min():.3f} nats, without it has {plain[-1].min():.4f}",
             bool(floored[-1].min() > 0.5 * free_bits > plain[-1].min()),
         ),
     ]
@@ -168,8 +166,7 @@ def collapse(
         [
             f"Data of {dimension} dimensions with {latent_dim} strong directions; linear encoder and decoder, noise "
             f"variance {variance:g}, Adam, {num_steps:,} steps, {num_betas} values of beta in one program. The "
-            "optimum is "
-            "probabilistic PCA with noise beta s^2: a unit dies at beta = l / s^2 (Lucas et al. 2019).",
+            "optimum is probabilistic PCA with noise beta s^2: a unit dies at beta = l / s^2 (Lucas et al. 2019).",
             "Free bits take the pressure off a unit below the floor: the gradient of its rate there is exactly 0.",
         ],
         claims,

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,9 @@ from jaxgen.losses import adversarial, penalties
 from jaxgen.metrics.coverage import mode_coverage
 from jaxgen.models import mlp
 from jaxgen.stability import members, oracles, spectrum, sweep, updates
+from jaxgen.stability.atlas.closed_forms import PREDICTABLE
 from jaxgen.stability.atlas.record import INK, LINES, SOFT, Claim, Record, folder, new_figure
-from jaxgen.stability.games import Players
+from jaxgen.stability.games import Field, Players
 
 RING_STD, LATENT_DIM = 0.05, 8
 OPTIMIZERS = {"SGD": (members.sgd, 0.1), "Adam": (members.adam, 2e-3)}
@@ -85,10 +87,10 @@ def ring(
                 axis.text(
                     j,
                     i,
-                    f"{value:g}",
+                    f"{value:g}\n{block[i, j]:.2f}",
                     ha="center",
                     va="center",
-                    fontsize=9,
+                    fontsize=8,
                     color="white" if block[i, j] < 0.6 else INK,
                 )
             axis.set_title(f"{name}, R1 gamma = {gamma:g}")
@@ -108,10 +110,10 @@ def ring(
             claims.append(
                 Claim(
                     f"SGD, gamma = {gamma:g}: {before:.0%} of the runs without a clip miss a mode, {after:.0%} of "
-                    "those "
-                    "with one"
+                    "those with one"
                 )
             )
+        claims += _clip_for_penalty(scores, gammas, clipped, unclipped)
         effect = {
             name: float(np.mean(np.abs(score[:, clipped].mean(axis=(1, 3)) - score[:, unclipped].mean(axis=(1, 3)))))
             for name, score in scores.items()
@@ -119,7 +121,8 @@ def ring(
         claims.append(
             Claim(
                 f"a clip moves the score by {effect['SGD']:.2f} on average under SGD and by {effect['Adam']:.2f} under "
-                "Adam, whose update does not depend on the gradient's scale",
+                "Adam. (Adam's update does not depend on the gradient's scale, but a clip also changes the weight of "
+                "one step among others in its moments: it is nearly blind, not blind)",
                 effect["Adam"] < effect["SGD"],
             )
         )
@@ -138,13 +141,11 @@ def ring(
         "Does clipping replace a penalty, and for which optimiser?",
         [
             f"{len(gammas) * len(clips) * len(ratios) * num_seeds} GANs for each optimiser in one program: two "
-            "layers of "
-            f"{width}, batch {batch_size}, {num_steps:,} steps, {num_seeds} seeds; rates of geometric mean "
-            f"{OPTIMIZERS['SGD'][1]:g} (SGD) and {OPTIMIZERS['Adam'][1]:g} (Adam). Colour: modes found as a share of 8 "
-            "times the share of high-quality samples. Numbers: modes found, the median over seeds.",
+            f"layers of {width}, batch {batch_size}, {num_steps:,} steps, {num_seeds} seeds; rates of geometric mean "
+            f"{OPTIMIZERS['SGD'][1]:g} (SGD) and {OPTIMIZERS['Adam'][1]:g} (Adam). Colour: modes found as a share of "
+            "8 times the share of high-quality samples. Numbers: modes found, and that score; medians over seeds.",
             "From A1 and A2 one expects three ways to fail: rotation without a penalty, stiffness where "
-            "discriminator's "
-            "rate times penalty is large, and blindness of Adam to a clip.",
+            "discriminator's rate times penalty is large, and blindness of Adam to a clip.",
         ],
         claims,
         cells=len(checked),
@@ -152,6 +153,26 @@ def ring(
         numbers={"scores": scores, "missed_a_mode": failed, "clip_share": shares, "seconds": seconds},
         figure=figure,
     )
+
+
+def _clip_for_penalty(scores, gammas, clipped, unclipped):
+    """The best median over ratios with nothing, with a clip alone, with a penalty alone, and with both."""
+    none, some = ([i for i, gamma in enumerate(gammas) if (gamma > 0) == wanted] for wanted in (False, True))
+    if not none or not some:
+        return []
+    claims = []
+    for name, score in scores.items():
+        median = np.median(score, axis=-1)
+        bare, clip, penalty, both = (
+            median[np.ix_(chosen, norms)].max() for chosen in (none, some) for norms in (unclipped, clipped)
+        )
+        claims.append(
+            Claim(
+                f"{name}, the best ratio's score: {bare:.2f} with neither, {clip:.2f} with a clip alone, {penalty:.2f} "
+                f"with R1 alone, {both:.2f} with both"
+            )
+        )
+    return claims
 
 
 # ------------------------------------------------------------------------------------------------------------------ A6
@@ -241,12 +262,21 @@ def grid(
     claims = [
         Claim(
             f"the best pair is {losses[best[1]]} with {kinds[best[0]]}: a median of "
-            f"{np.median(modes, axis=-1)[best]:g} "
-            f"modes and {np.median(quality, axis=-1)[best]:.0%} of high quality"
+            f"{np.median(modes, axis=-1)[best]:g} modes and {np.median(quality, axis=-1)[best]:.0%} of high quality"
         ),
         Claim(
             f"choosing the penalty moves the score (modes x quality) by {np.ptp(over_penalties, axis=0).mean():.2f} on "
             f"average over losses, choosing the loss by {np.ptp(over_penalties, axis=1).mean():.2f} over penalties"
+        ),
+        Claim(
+            "modes found, the mean over losses and seeds: "
+            + ", ".join(f"{kind} {modes[k].mean():.1f}" for k, kind in enumerate(kinds))
+        ),
+        Claim(
+            f"no pair samples well: the largest share of high quality is {np.median(quality, axis=-1).max():.0%}, a "
+            f"perfect sampler's {oracles.perfect_high_quality_share():.0%} (small networks, constant rates)"
+            if np.median(quality, axis=-1).max() < 0.5
+            else f"the largest share of high quality is {np.median(quality, axis=-1).max():.0%}"
         ),
         Claim(f"{int(failures.sum())} of {failures.size} runs ended with numbers that are not finite"),
     ]
@@ -357,10 +387,9 @@ def budget(
         "How many settings must one try, and what does a clip or a penalty save?",
         [
             f"The ring with SGD. {num_members} settings drawn at random for each search: both rates from 0.01 to 1, "
-            "the "
-            "clip norm from 0.05 to 5, gamma from 0.01 to 1, log-uniformly; the searches share their draws. The "
-            "curve is "
-            "the unbiased estimate of E[best of k] = sum_i x_(i) C(n-i, k-1) / C(n, k). Dotted: a perfect sampler.",
+            "the clip norm from 0.05 to 5, gamma from 0.01 to 1, log-uniformly; the searches share their draws. The "
+            "curve is the unbiased estimate of E[best of k] = sum_i x_(i) C(n-i, k-1) / C(n, k). Dotted: a perfect "
+            "sampler.",
         ],
         claims,
         cells=1,
@@ -372,15 +401,14 @@ def budget(
 
 # ------------------------------------------------------------------------------------------------------------------ A9
 
-NETWORK_RULES = {
-    "simultaneous": (updates.simultaneous, oracles.simultaneous_factor),
-    "extragradient": (updates.extragradient, oracles.extragradient_factor),
-    "optimistic": (updates.optimistic, oracles.optimistic_factor),
-    "heavy ball, b = -0.5": (
-        functools.partial(updates.heavy_ball, momentum=-0.5),
-        functools.partial(oracles.heavy_ball_factor, momentum=-0.5),
-    ),
-}
+
+class _Trained(NamedTuple):
+    """A ring GAN that has settled, in double precision."""
+
+    field: Field
+    players: Players
+    lengths: jax.Array  # of the field in training, [steps]
+    coverage: dict
 
 
 def trained_ring(
@@ -397,133 +425,60 @@ def trained_ring(
     num_iterations: int = 60,
 ) -> Record:
     """A9: the spectrum of a trained ring GAN, the rate at which it should diverge, and the rate at which it does."""
-    generator = mlp.Generator(widths=(width, width), activation=nn.tanh)
-    discriminator = mlp.Discriminator(widths=(width, width), activation=nn.tanh)
+    scale = np.linspace(0.7, 1.3, num_rates)
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(0), 5)
-        real = jnp.asarray(toy.ring(keys[0], num_points, std=RING_STD), jnp.float64)
-        z = jax.random.normal(keys[1], (num_points, LATENT_DIM), jnp.float64)
-        plain = spectrum.gan_field(generator, discriminator, real=real, z=z, penalties=[penalties.r1(gamma)])
-
-        def field(players):  # a little weight decay, so that no direction is neutral
-            return jax.tree.map(lambda v, w: v - decay * w, plain(players), players)
-
-        start = Players(
-            generator.init(keys[2], z, train=True)["params"], discriminator.init(keys[3], real, train=True)["params"]
-        )
-        start = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), start)
-
-        def steps(rule, players, number):
-            def one(carry, _):
-                carry = rule.update(field, *carry)
-                return carry, _norm(field(carry[0]))
-
-            return jax.lax.scan(one, (players, rule.init(field, players)), length=number)
-
-        adam = optax.adam(5e-3, b1=0.5, b2=0.99)
-
-        def adam_step(carry, _):
-            players, state = carry
-            moves, state = adam.update(jax.tree.map(jnp.negative, field(players)), state, players)
-            players = optax.apply_updates(players, moves)
-            return (players, state), _norm(field(players))
-
-        def train(players):
-            (players, _), fast = jax.lax.scan(adam_step, (players, adam.init(players)), length=num_steps)
-            (players, _), settling = steps(updates.simultaneous(rate), players, settling_steps)
-            return players, jnp.concatenate([fast, settling])
-
-        trained, speed = jax.jit(train)(start)
-        points = generator.apply({"params": trained.generator}, z, train=True)
-        coverage = mode_coverage(points, toy.ring_modes(), RING_STD)
-        ritz = spectrum.ritz_values(field, trained, num_iterations=num_iterations, key=keys[4])
-        mu = ritz.values
-        # Only what the Krylov space has found for certain, and what is damped: see the text.
-        sure = ritz.errors < 1e-2 * np.abs(mu).max()
-        damped = mu[sure & (mu.real < 0)]
-        growing = mu[sure & (mu.real >= 0)]
-        noise = jax.tree.map(lambda x: 1e-5 * jax.random.normal(jax.random.key(7), x.shape, x.dtype), trained)
-        moved = jax.tree.map(jnp.add, trained, noise)
-
-        def separation(make, h):
-            """How far two runs of one rate are apart in the end, in units of the beginning: the path cancels."""
-            first, _ = steps(make(h), trained, test_steps)
-            second, _ = steps(make(h), moved, test_steps)
-            apart = jax.tree.map(jnp.subtract, first[0], second[0])
-            return _norm(apart) / _norm(noise)
-
-        predicted, observed, growths, scale = {}, {}, {}, np.linspace(0.7, 1.3, num_rates)
-        for name, (make, factor) in NETWORK_RULES.items():
-            limit = oracles.largest_stable_rate(damped, factor)
-            if not 0 < limit < np.inf:
-                continue
-            run = jax.jit(lambda h, make=make: jax.lax.map(lambda h: separation(make, h), h))
-            apart = np.asarray(run(jnp.asarray(limit * scale)))
-            growths[name] = apart
-            predicted[name] = limit
-            observed[name] = limit * _crossing(scale, apart, 10.0)
-    figure, axes = new_figure(15, 4.2, 1, 3)
-    axes[0, 0].scatter(mu.real, mu.imag, s=14, c=[LINES[0] if good else SOFT for good in sure])
-    limit = predicted.get("simultaneous")
-    if limit:
-        angle = np.linspace(0, 2 * np.pi, 300)
-        axes[0, 0].plot((np.cos(angle) - 1) / limit, np.sin(angle) / limit, color=INK, linewidth=1)
-    axes[0, 0].axvline(0, color=SOFT, linewidth=0.6)
-    axes[0, 0].set(title="Ritz values, and the disc of the predicted rate", xlabel="real part", ylabel="imaginary part")
-    axes[0, 1].semilogy(np.asarray(speed), color=LINES[0], linewidth=0.8)
-    axes[0, 1].set(title="length of the field in training", xlabel="step, of Adam and then of descent")
-    for (name, apart), colour in zip(growths.items(), LINES, strict=False):
-        shown = np.where(np.isfinite(apart), np.minimum(apart, 1e12), 1e12)
-        axes[0, 2].semilogy(scale, shown, ".-", color=colour, label=name, linewidth=1, ms=4)
-    axes[0, 2].axvline(1.0, color=INK, linewidth=1)
-    axes[0, 2].axhline(10.0, color=SOFT, linewidth=0.8, linestyle=":")
-    axes[0, 2].set(
-        title=f"separation of two runs after {test_steps} steps", xlabel="rate / predicted rate", ylabel="growth"
-    )
-    if growths:
-        axes[0, 2].legend(fontsize=7, frameon=False)
+        found = _settled_ring(keys, width, num_points, num_steps, settling_steps, rate, gamma, decay)
+        ritz = spectrum.ritz_values(found.field, found.players, num_iterations=num_iterations, key=keys[4])
+        sure, damped = _certain(ritz)
+        predicted = {name: oracles.largest_stable_rate(damped, factor) for name, (_, factor) in PREDICTABLE.items()}
+        predicted = {name: limit for name, limit in predicted.items() if 0 < limit < np.inf}
+        growths = {
+            name: _separations(PREDICTABLE[name][0], found, limit * scale, test_steps)
+            for name, limit in predicted.items()
+        }
+        observed = {name: predicted[name] * _crossing(scale, apart, 10.0) for name, apart in growths.items()}
+        clips = _clip_claims(found, predicted, num_iterations)
+    mu, lengths = ritz.values, np.asarray(found.lengths)
     claims = [
         Claim(
-            f"the trained GAN finds {int(coverage['modes'])} of 8 modes, {float(coverage['high_quality_share']):.0%} "
-            "of "
-            f"its points are of high quality; the length of the field fell from {float(speed[0]):.3g} to "
-            f"{float(speed[-1]):.3g}"
+            f"the trained GAN finds {int(found.coverage['modes'])} of 8 modes, "
+            f"{float(found.coverage['high_quality_share']):.0%} of its points are of high quality; the length of the "
+            f"field fell from {lengths[0]:.3g} to {lengths[-1]:.3g}"
         ),
         Claim(
-            f"of {len(mu)} Ritz values {int(sure.sum())} are certain; {len(growing)} of these grow in continuous "
-            "time; the "
-            f"stiffest is {mu[0].real:.4g} {mu[0].imag:+.4g}i"
+            f"of {len(mu)} Ritz values {int(sure.sum())} are certain; {int(np.sum(mu[sure].real >= 0))} of these grow "
+            f"in continuous time; the stiffest is {mu[0].real:.4g} {mu[0].imag:+.4g}i"
         ),
     ]
-    bad = 0
-    for name, limit in predicted.items():
-        off = observed[name] / limit - 1
-        bad += not abs(off) < 0.1
-        claims.append(
-            Claim(
-                f"{name}: predicted largest rate {limit:.4g}, observed {observed[name]:.4g}, {off:+.1%}",
-                bool(abs(off) < 0.1),
-            )
+    off = {name: observed[name] / limit - 1 for name, limit in predicted.items()}
+    claims += [
+        Claim(
+            f"{name}: predicted largest rate {limit:.4g}, observed {observed[name]:.4g}, {off[name]:+.1%}",
+            bool(abs(off[name]) < 0.1),
         )
-    claims.append(_clip_claim(field, trained, predicted))
+        for name, limit in predicted.items()
+    ]
     return Record(
         "A9",
         "The rate at which a trained GAN diverges",
-        "What is the largest learning rate of this network, and can its spectrum tell?",
+        "What is the largest learning rate of this network, can its spectrum tell, and does a clip change it?",
         [
-            f"A ring GAN with two layers of {width}, trained on one batch of {num_points} points with R1 = "
-            f"{gamma:g} and weight decay {decay:g}, by {num_steps:,} steps of Adam and {settling_steps:,} simultaneous "
-            f"steps of {rate:g}. Arnoldi's method then finds the "
-            "outermost eigenvalues of its field; the table from eigenvalues to rates predicts when the damped ones "
-            "begin "
-            "to diverge. (Directions that grow in continuous time are the learning that is still going on.)",
+            f"A ring GAN with two layers of {width}, trained on one batch of {num_points} points with R1 = {gamma:g} "
+            f"and weight decay {decay:g}, by {num_steps:,} steps of Adam and {settling_steps:,} simultaneous steps of "
+            f"{rate:g}. Arnoldi's method then finds the outermost eigenvalues of its field; the table from eigenvalues "
+            "to rates predicts when the damped ones begin to diverge. (Directions that grow in continuous time are the "
+            "learning that is still going on.)",
             "Observed: two runs from the trained weights, the second displaced by 1e-5. Below the largest rate they "
-            "stay "
-            "together; the observed rate is the first at which they are ten times as far apart in the end.",
+            "stay together; the observed rate is the first at which they are ten times as far apart in the end. A cell "
+            "is an update rule; it disagrees if both rates differ by more than 10 %.",
+            "A clip at a norm c that the field does not reach changes nothing. Where it acts, the field is c v/|v|, "
+            "with the Jacobian c/|v| (I - v v^T/|v|^2) J: rates may be |v|/c times as large, and more where the stiff "
+            "direction is that of v.",
         ],
-        claims,
+        claims + clips,
         cells=len(predicted),
-        disagreeing=bad,
+        disagreeing=sum(not abs(value) < 0.1 for value in off.values()),
         numbers={
             "ritz": mu,
             "errors": ritz.errors,
@@ -531,8 +486,71 @@ def trained_ring(
             "observed": observed,
             "separation": growths,
         },
-        figure=figure,
+        figure=_trained_ring_figure(ritz, sure, predicted, lengths, scale, growths, test_steps),
     )
+
+
+def _settled_ring(keys, width, num_points, num_steps, settling_steps, rate, gamma, decay) -> _Trained:
+    generator = mlp.Generator(widths=(width, width), activation=nn.tanh)
+    discriminator = mlp.Discriminator(widths=(width, width), activation=nn.tanh)
+    real = jnp.asarray(toy.ring(keys[0], num_points, std=RING_STD), jnp.float64)
+    z = jax.random.normal(keys[1], (num_points, LATENT_DIM), jnp.float64)
+    plain = spectrum.gan_field(generator, discriminator, real=real, z=z, penalties=[penalties.r1(gamma)])
+
+    def field(players):  # a little weight decay, so that no direction is neutral
+        return jax.tree.map(lambda v, w: v - decay * w, plain(players), players)
+
+    start = Players(
+        generator.init(keys[2], z, train=True)["params"], discriminator.init(keys[3], real, train=True)["params"]
+    )
+    start = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), start)
+    adam = optax.adam(5e-3, b1=0.5, b2=0.99)
+
+    def adam_step(carry, _):
+        players, state = carry
+        moves, state = adam.update(jax.tree.map(jnp.negative, field(players)), state, players)
+        players = optax.apply_updates(players, moves)
+        return (players, state), _norm(field(players))
+
+    @jax.jit
+    def train(players):
+        (players, _), fast = jax.lax.scan(adam_step, (players, adam.init(players)), length=num_steps)
+        players, settling = _steps(updates.simultaneous(rate), field, players, settling_steps)
+        return players, jnp.concatenate([fast, settling])
+
+    players, lengths = train(start)
+    points = generator.apply({"params": players.generator}, z, train=True)
+    return _Trained(field, players, lengths, mode_coverage(points, toy.ring_modes(), RING_STD))
+
+
+def _steps(rule, field, players, number):
+    """(players after so many updates, the length of the field after each)."""
+
+    def one(carry, _):
+        carry = rule.update(field, *carry)
+        return carry, _norm(field(carry[0]))
+
+    (players, _), lengths = jax.lax.scan(one, (players, rule.init(field, players)), length=number)
+    return players, lengths
+
+
+def _certain(ritz):
+    """(which Ritz values the Krylov space has found for certain, those of them that are damped)."""
+    sure = ritz.errors < 1e-2 * np.abs(ritz.values).max()
+    return sure, ritz.values[sure & (ritz.values.real < 0)]
+
+
+def _separations(make, found, rates, number):
+    """How far two runs of one rate are apart in the end, in units of the beginning: the path cancels. [rates]."""
+    noise = jax.tree.map(lambda x: 1e-5 * jax.random.normal(jax.random.key(7), x.shape, x.dtype), found.players)
+    moved = jax.tree.map(jnp.add, found.players, noise)
+
+    def separation(rate):
+        first, _ = _steps(make(rate), found.field, found.players, number)
+        second, _ = _steps(make(rate), found.field, moved, number)
+        return _norm(jax.tree.map(jnp.subtract, first, second)) / _norm(noise)
+
+    return np.asarray(jax.jit(lambda rates: jax.lax.map(separation, rates))(jnp.asarray(rates)))
 
 
 def _crossing(scale, values, level):
@@ -551,20 +569,53 @@ def _norm(tree):
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
-def _clip_claim(field, trained, predicted):
-    """Does a clip change the largest rate? Its spectrum at the trained point is the same where it is not active."""
-    with jax.enable_x64(True):
-        length = float(_norm(tuple(field(trained))))
-        norm = max(10 * length, 1e-6)
-        ritz = spectrum.ritz_values(
-            updates.clip_jointly(field, norm), trained, num_iterations=60, key=jax.random.key(5)
-        )
-        damped = ritz.values[(ritz.errors < 1e-2 * np.abs(ritz.values).max()) & (ritz.values.real < 0)]
-        limit = oracles.largest_stable_rate(damped, oracles.simultaneous_factor)
+def _clip_claims(found, predicted, num_iterations):
+    """Does a clip change the largest rate? Where it does not act, and where it does."""
     before = predicted.get("simultaneous", 0.0)
-    return Claim(
-        f"a joint clip at {norm:.3g}, ten times the field's length here, leaves the predicted rate as it is: "
-        f"{limit:.4g} "
-        f"with, {before:.4g} without",
-        bool(np.isclose(limit, before, rtol=1e-2)),
+    length = float(_norm(tuple(found.field(found.players))))
+
+    def limit(norm):
+        clipped = updates.clip_jointly(found.field, norm)
+        ritz = spectrum.ritz_values(clipped, found.players, num_iterations=num_iterations, key=jax.random.key(5))
+        return oracles.largest_stable_rate(_certain(ritz)[1], oracles.simultaneous_factor)
+
+    idle, active = limit(10 * length), limit(length / 10)
+    return [
+        Claim(
+            f"a joint clip at ten times the field's length here leaves the predicted rate as it is: {idle:.4g} with, "
+            f"{before:.4g} without",
+            bool(np.isclose(idle, before, rtol=1e-2)),
+        ),
+        Claim(
+            f"a joint clip at a tenth of that length, which acts, multiplies it by {active / before:.4g}: a clip "
+            "helps as long as the gradient is long, and not at the end"
+            if before > 0
+            else "no rate is predicted, so that a clip that acts has none to multiply"
+        ),
+    ]
+
+
+def _trained_ring_figure(ritz, sure, predicted, lengths, scale, growths, test_steps):
+    figure, axes = new_figure(15, 4.2, 1, 3)
+    mu = ritz.values
+    axes[0, 0].scatter(mu.real, mu.imag, s=14, c=[LINES[0] if good else SOFT for good in sure])
+    limit = predicted.get("simultaneous")
+    if limit:
+        angle = np.linspace(0, 2 * np.pi, 300)
+        axes[0, 0].plot((np.cos(angle) - 1) / limit, np.sin(angle) / limit, color=INK, linewidth=1)
+    axes[0, 0].axvline(0, color=SOFT, linewidth=0.6)
+    axes[0, 0].set(title="Ritz values, and the disc of the predicted rate", xlabel="real part", ylabel="imaginary part")
+    axes[0, 0].set_aspect("equal", adjustable="datalim")
+    axes[0, 1].semilogy(lengths, color=LINES[0], linewidth=0.8)
+    axes[0, 1].set(title="length of the field in training", xlabel="step, of Adam and then of descent")
+    for (name, apart), colour in zip(growths.items(), LINES, strict=False):
+        shown = np.where(np.isfinite(apart), np.minimum(apart, 1e12), 1e12)
+        axes[0, 2].semilogy(scale, shown, ".-", color=colour, label=name, linewidth=1, ms=4)
+    axes[0, 2].axvline(1.0, color=INK, linewidth=1)
+    axes[0, 2].axhline(10.0, color=SOFT, linewidth=0.8, linestyle=":")
+    axes[0, 2].set(
+        title=f"separation of two runs after {test_steps} steps", xlabel="rate / predicted rate", ylabel="growth"
     )
+    if growths:
+        axes[0, 2].legend(fontsize=7, frameon=False)
+    return figure
