@@ -22,7 +22,9 @@ With several processes every one of them calls ``save`` and ``restore`` with the
 all of them see; only the first renames and deletes.
 """
 
+import asyncio
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -458,7 +460,8 @@ def _read_verified(directory: "epath.Path", step: int, template: Any) -> tuple[d
     _check_same_model(directory, step, {path: _signature(path, leaf) for path, leaf in leaves}, record)
 
     # The handler itself, without a manager: no barrier between processes that may disagree on what is damaged.
-    handler = ocp.PyTreeCheckpointHandler()
+    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, _settling_reader()))
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     try:
         as_numpy = jax.tree.unflatten(structure, [ocp.RestoreArgs(restore_type=np.ndarray)] * len(leaves))
         placeholders = jax.tree.unflatten(structure, [np.zeros(())] * len(leaves))
@@ -487,6 +490,28 @@ def _read_verified(directory: "epath.Path", step: int, template: Any) -> tuple[d
             f"{len(arrays)} leaves changed after they were saved (crc32 differs): {', '.join(changed[:_SHOWN])}"
         )
     return arrays, record
+
+
+@functools.cache
+def _settling_reader() -> "ocp.type_handlers.TypeHandler":
+    """Orbax's reader of arrays, except that an array that cannot be read is told of after all have been tried.
+
+    Orbax raises the first error at once and closes its event loop, to which the reads still going on then report: each
+    would print a traceback about that.
+    """
+    import orbax.checkpoint as ocp
+
+    class SettlingReader(ocp.type_handlers.NumpyHandler):
+        async def deserialize(self, infos, args=None):
+            read, args = super().deserialize, args or [ocp.RestoreArgs()] * len(infos)
+            each = (read([info], [arg]) for info, arg in zip(infos, args, strict=True))
+            results = await asyncio.gather(*each, return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+            return [array for (array,) in results]
+
+    return SettlingReader()
 
 
 def _check_same_model(directory: "epath.Path", step: int, expected: dict[str, list], record: dict[str, Any]) -> None:
