@@ -1,5 +1,6 @@
 """The atlas: every plate computes what it says, and the page needs no network."""
 
+import functools
 import json
 import math
 import re
@@ -143,6 +144,46 @@ def test_the_command_writes_pictures_numbers_and_a_page_that_loads_nothing(tmp_p
     assert int(total[2].replace(",", "")) == numbers["cells"] + json.loads((made / "A3.json").read_text())["cells"]
     for claim in numbers["claims"]:
         assert claim["text"].split(":")[0] in text or "“" in claim["text"]
+
+
+def test_a_plate_that_is_there_is_kept_unless_it_is_asked_for_again(tmp_path, monkeypatch):
+    calls, told = [], []
+
+    def make(*, size=3, run=None, progress=False):
+        calls.append((size, run))
+        figure, _ = record.new_figure(2, 2)
+        claims = [record.Claim(f"{size} of 3", True)]
+        return record.Record("A1", "Title", "Question?", ["Theory."], claims, 3, 1, {"x": np.ones(2)}, figure)
+
+    monkeypatch.setitem(page.PLATES, "A1", page.Plate(make, {"size": 2}, True))
+    write = functools.partial(atlas.write, tmp_path, ["A1"], tell=told.append)
+    write(atlas.FULL)
+    (kept,) = write(atlas.FULL)
+    assert len(calls) == 1 and kept.figure is None and kept.claims == [record.Claim("3 of 3", True)]
+    assert told[1].endswith("(kept)") and "Question?" in (tmp_path / "atlas.html").read_text()
+    write(atlas.QUICK)  # other arguments
+    write(atlas.QUICK, again=True)
+    assert [size for size, _ in calls] == [3, 2, 2]
+    full, quick, again = (run["directory"] for _, run in calls)
+    assert full != quick == again  # the sweeps of one plate are found again, and those of another are not mistaken
+    (tmp_path / "A1.json").write_text("{")  # of a run that was killed
+    write(atlas.QUICK)
+    assert len(calls) == 4
+
+
+def test_every_sweep_of_a_plate_has_a_folder_of_its_own(tmp_path):
+    run = {"directory": tmp_path, "devices": 1}
+    assert record.folder(run, "SGD") == {"directory": tmp_path / "SGD", "devices": 1}
+    assert record.folder(None, "SGD") == {} and run["directory"] == tmp_path
+
+
+def test_slopes_are_those_of_the_time_in_which_the_game_is_linear():
+    time = np.arange(2000)
+    slow_beneath_fast = 1e-6 * (np.exp(0.001 * time) + np.exp(-0.01 * time))
+    saturating = np.minimum(1e-6 * np.exp(0.05 * time), 3.0)
+    vanishing = np.maximum(1e-6 * np.exp(-0.1 * time), 1e-17)
+    found = closed_forms.linear_slopes(np.stack([slow_beneath_fast, saturating, vanishing]))
+    np.testing.assert_allclose(found, [0.001, 0.05, -0.1], rtol=1e-3)
 
 
 def test_a_plate_that_is_not_there_is_named(tmp_path):

@@ -87,7 +87,7 @@ def dirac(
     Returns:
       A game of scalars. The equilibrium is (0, 0), unless the loss has none there (`least_squares`).
 
-    Mescheder, Geiger, Nowozin 2018, "Which training methods for GANs do actually converge?", section 2.
+    Mescheder, Geiger, Nowozin 2018, "Which training methods for GANs do actually converge?".
     """
     if instance_noise is None:
         nodes, weights = np.zeros(1), np.ones(1)
@@ -201,7 +201,7 @@ def ttur_saddle(start: tuple[float, float] = (0.5, 0.5)) -> Game:
 
     The eigenvalues at the saddle (0, 0) are -200 and -2: one rate for both must be below 0.01, two rates need not.
 
-    Heusel et al. 2017, "GANs trained by a two time-scale update rule", section 2.
+    Heusel et al. 2017, "GANs trained by a two time-scale update rule".
     """
 
     def losses(players):

@@ -63,7 +63,7 @@ def dirac_eigenvalues(
     Returns:
       complex [..., 2].
 
-    Mescheder, Geiger, Nowozin 2018, sections 2 to 4 (lemmas 2.3, 3.2, 4.1 and their appendix).
+    Mescheder, Geiger, Nowozin 2018.
     """
     damping = np.asarray(r1) + np.asarray(r2) + 2 * link.curvature * np.asarray(instance_noise) ** 2
     return damped_eigenvalues(damping, link.slope)
@@ -72,7 +72,7 @@ def dirac_eigenvalues(
 def critical_gamma(link: Link, num_penalties: int = 1) -> float:
     """The weight at which oscillation ends and damping is fastest: 2 s for R1 or R2, s for both with one weight.
 
-    Mescheder, Geiger, Nowozin 2018, section 4.1.
+    Mescheder, Geiger, Nowozin 2018.
     """
     return 2 * link.slope / num_penalties
 
@@ -80,7 +80,7 @@ def critical_gamma(link: Link, num_penalties: int = 1) -> float:
 def consensus_eigenvalues(link: Link, weight: ArrayLike) -> np.ndarray:
     """-g s^2 +- i s: consensus optimisation v - g grad(|v|^2 / 2) on the Dirac-GAN.
 
-    Mescheder, Nowozin, Geiger 2017; Mescheder, Geiger, Nowozin 2018, section 3.5.
+    Mescheder, Nowozin, Geiger 2017; Mescheder, Geiger, Nowozin 2018.
     """
     return _conjugate_pair(-np.asarray(weight) * link.slope**2, link.slope)
 
@@ -124,7 +124,7 @@ def bilinear_eigenvalues(matrix: ArrayLike) -> np.ndarray:
 
 
 SADDLE_EIGENVALUES = np.array([-200.0 + 0j, -2.0 + 0j])
-"""Of L = (1 + x^2)(100 - y^2) at (0, 0) (the game of Heusel et al. 2017, section 2)."""
+"""Of L = (1 + x^2)(100 - y^2) at (0, 0) (the game of Heusel et al. 2017)."""
 
 
 def _conjugate_pair(real, imaginary):
@@ -313,7 +313,7 @@ def alternating_keeps_an_orbit(
     """Without a penalty: whether alternating players stay on a closed orbit, sqrt(n_G n_D eta_G eta_D) s < 2.
 
     Only the product of the rates matters: two time scales alone stabilise nothing. At equality there is one double
-    eigenvalue -1, and growth linear in the number of steps. Mescheder, Geiger, Nowozin 2018, lemma 2.4 (there <=).
+    eigenvalue -1, and growth linear in the number of steps. Mescheder, Geiger, Nowozin 2018.
     """
     product = (
         num_generator_steps * num_discriminator_steps * np.asarray(generator_rate) * np.asarray(discriminator_rate)
@@ -324,7 +324,7 @@ def alternating_keeps_an_orbit(
 def simultaneous_growth(generator_rate: ArrayLike, discriminator_rate: ArrayLike, slope: float = 1.0) -> np.ndarray:
     """sqrt(1 + eta_G eta_D s^2) > 1: the factor of a simultaneous step on the Dirac-GAN without a penalty.
 
-    Mescheder, Geiger, Nowozin 2018, lemma 2.4, for equal rates.
+    Mescheder, Geiger, Nowozin 2018, for equal rates.
     """
     return np.sqrt(1 + np.asarray(generator_rate) * np.asarray(discriminator_rate) * slope**2)
 
@@ -344,7 +344,7 @@ def alternating_momentum_is_stable(rate: ArrayLike, momentum: ArrayLike, slope: 
 
     Simultaneous steps are unstable for every b in (-1, 1).
 
-    Gidel et al. 2019, "Negative momentum for improved game dynamics", section 5.
+    Gidel et al. 2019, "Negative momentum for improved game dynamics".
     """
     rate, b = np.asarray(rate), np.asarray(momentum)
     return (b > -1) & (b < 0) & (rate * slope < 2 * (1 + b))
@@ -381,7 +381,7 @@ def gradient_penalty_cycle_radius(target: ArrayLike, rate_over_weight: ArrayLike
     Returns:
       The radius. `penalties.gradient_penalty(weight)` has g = 2 weight.
 
-    That WGAN-GP does not converge: Mescheder, Geiger, Nowozin 2018, section 3.3.
+    That WGAN-GP does not converge: Mescheder, Geiger, Nowozin 2018.
     """
     return 4 * np.asarray(target) / np.pi / (1 - np.asarray(rate_over_weight))
 

@@ -91,7 +91,7 @@ def alternating(
       discriminator_first: the order of `gan.make_train_step`. The default is the order of the literature on Dirac-GANs.
         The two are the same sequence of moves, cut at different places: stability does not depend on it.
 
-    Mescheder, Geiger, Nowozin 2018, section 2.3; Goodfellow et al. 2014, algorithm 1 (discriminator first).
+    Mescheder, Geiger, Nowozin 2018; Goodfellow et al. 2014, algorithm 1 (discriminator first).
     """
     for name, number in (("generator", num_generator_steps), ("discriminator", num_discriminator_steps)):
         if number < 1:

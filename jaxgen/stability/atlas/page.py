@@ -97,14 +97,15 @@ def write(
         plate = PLATES[name]
         chosen = dict(plate.quick) if size is Size.QUICK else {}
         arguments = _arguments(plate.make, chosen)
-        kept = None if again else _kept(directory, name, arguments)
-        if kept is None:
+        kept = _kept(directory, name, arguments)
+        if kept is None or again:
             if plate.is_sweep:
                 folder = f"{name}-{hashlib.sha256(json.dumps(arguments).encode()).hexdigest()[:8]}"
                 chosen |= {"progress": progress, "run": {"directory": directory / "sweeps" / folder}}
             begin = time.perf_counter()
             record = plate.make(**chosen)
-            seconds = time.perf_counter() - begin
+            # Made again from complete sweeps, a plate still took what these took.
+            seconds = max(time.perf_counter() - begin, kept[1] if kept else 0.0)
             save(record, directory, seconds, arguments)
         else:
             record, seconds = kept
@@ -116,7 +117,7 @@ def write(
         tell(
             f"{name}  {record.title}: {record.disagreeing} of {record.cells} cells disagree, "
             f"{failed} of {sum(claim.agrees is not None for claim in record.claims)} claims fail, {seconds:.0f} s"
-            + (" (kept)" if kept else "")
+            + (" (kept)" if record.figure is None else "")
         )
     return records
 
