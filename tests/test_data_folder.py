@@ -248,7 +248,7 @@ def test_links_are_followed_but_not_in_circles_and_dangling_ones_are_broken(tmp_
     assert dataset.class_names == ("a", "b") and dataset.num_examples == 3
     (root / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(ValueError, match=r"1 of 4 images.*gone.png \(dangling link\)"):
-        data.image_folder(root, image_size=4)
+        data.image_folder(root, image_size=4, max_broken_share=0.0)
 
 
 def test_the_order_and_the_fingerprint_do_not_depend_on_where_the_folder_is(tmp_path):
@@ -294,6 +294,32 @@ def test_a_truncated_jpeg_among_many_is_left_out_and_reported(tmp_path, caplog):
     assert "1 of 31 images are broken and were left out" in caplog.text and "015b.jpg" in caplog.text
     expected = np.stack([decode.decode_image(encode(noise(i)), image_size=8) for i in range(30)])
     np.testing.assert_array_equal(dataset.arrays["image"], expected)
+
+
+@pytest.mark.parametrize("max_bytes_in_memory", [0, 2**20])
+def test_one_broken_file_of_a_small_folder_is_reported_and_tolerated_unless_none_may_be(
+    tmp_path, caplog, max_bytes_in_memory
+):
+    folder_of_noise(tmp_path, 12)
+    write(tmp_path / "005.png", encode(noise(0))[:500])  # a good header, and then nothing
+
+    def read(**options):
+        dataset = data.image_folder(tmp_path, image_size=8, max_bytes_in_memory=max_bytes_in_memory, **options)
+        return dataset.fetch(np.arange(dataset.num_examples))["image"]
+
+    assert len(read()) == (11 if max_bytes_in_memory else 12)  # left out, or replaced while training
+    assert "005.png" in caplog.text
+    with pytest.raises(ValueError, match="1 of 12 images are broken, more than the 0 that max_broken_share=0 allows"):
+        read(max_broken_share=0.0)
+    write(tmp_path / "006.png", encode(noise(0))[:500])
+    with pytest.raises(ValueError, match="2 of 12 images are broken, more than the 1 .* allows.*005.png.*006.png"):
+        data.image_folder(tmp_path, image_size=8)
+
+
+def test_a_folder_whose_only_image_is_broken_is_refused(tmp_path):
+    write(tmp_path / "a.png", encode(noise(0))[:500])
+    with pytest.raises(ValueError, match="none of the 1 images can be decoded: a.png"):
+        data.image_folder(tmp_path, image_size=8)
 
 
 def test_labels_stay_with_their_images_when_broken_ones_are_left_out(tmp_path):
@@ -348,7 +374,9 @@ def test_too_many_files_that_break_while_training_are_an_error(tmp_path):
         write(tmp_path / f"{i:03d}.png", encode(noise(0))[:500])
     dataset = data.image_folder(tmp_path, image_size=8, max_bytes_in_memory=0, max_broken_share=0.1)
     # Threads decode several at once: the fourth may be found before the third is counted.
-    with pytest.raises(ValueError, match="[34] of 20 images are broken, more than max_broken_share=0.1"):
+    with pytest.raises(
+        ValueError, match=r"[34] of 20 images are broken, more than the 2 that max_broken_share=0\.1 allows"
+    ):
         dataset.fetch(np.arange(20))
 
 

@@ -55,7 +55,7 @@ def image_folder(
             (`class_names=train.class_names`) or whose names do not sort well ("10" sorts before "2").
         split: "train" or "validation"; the latter needs a validation_share.
         validation_share: the share of the files held out, chosen by a hash of their names.
-        max_broken_share: the share of broken files that is tolerated.
+        max_broken_share: the share of broken files that is tolerated; a single one is in any case, unless this is 0.
         max_bytes_in_memory: the largest set to decode into memory (it then lives on the device); 0: never.
         num_threads: how many files to read at once; None: one per core.
 

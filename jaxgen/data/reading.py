@@ -46,7 +46,7 @@ def from_reader(
         class_names: one per label.
         fingerprint: of all that defines the content; rows left out are added to it.
         max_bytes_in_memory: a set whose decoded images are not larger is decoded here and now.
-        max_broken_share: the share of N up to which broken images are reported and tolerated.
+        max_broken_share: the share of N up to which broken images are reported and tolerated, see `num_tolerated`.
         num_threads: how many images to decode at once; None: one per core.
 
     Returns:
@@ -60,6 +60,8 @@ def from_reader(
         image, broken = decode_all(read, num_examples, image_shape, num_threads)
         reasons = [f"{describe(row)} ({reason})" for row, reason in sorted(broken.items())]
         report_broken(name, reasons, num_examples, max_broken_share, "left out")
+        if len(broken) == num_examples:
+            raise ValueError(f"{name}: none of the {num_examples} images can be decoded: {'; '.join(reasons[:5])}")
         if broken:
             keep = np.setdiff1d(np.arange(num_examples), list(broken))
             image = image[keep]
@@ -129,7 +131,7 @@ def replacing_reader(
             broken[row] = f"{describe(row)} ({describe_error(error)})"
             count = len(broken)
             reasons = list(broken.values())
-        if count > max_broken_share * num_examples:
+        if count > num_tolerated(num_examples, max_broken_share):
             report_broken(name, reasons, num_examples, max_broken_share, "replaced")
         if count & (count - 1) == 0:  # at 1, 2, 4, 8, ...: a log that stays readable
             logger.warning("%s: %d images broken so far, replaced by their next; latest: %s", name, count, reasons[-1])
@@ -156,15 +158,21 @@ def replacing_reader(
     return read_batch
 
 
+def num_tolerated(total: int, max_broken_share: float) -> int:
+    """How many of `total` images may be broken: the share of them, but one in any case unless the share is 0."""
+    return max(1, int(max_broken_share * total)) if max_broken_share > 0 else 0
+
+
 def report_broken(name: str, broken: Sequence[str], total: int, max_broken_share: float, treatment: str) -> None:
     """Log how many of `total` images are broken, or raise a ValueError that names some if they are too many."""
     if not broken:
         return
     some = "; ".join(broken[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
-    if len(broken) > max_broken_share * total:
+    allowed = num_tolerated(total, max_broken_share)
+    if len(broken) > allowed:
         raise ValueError(
-            f"{name}: {len(broken)} of {total} images are broken, more than max_broken_share={max_broken_share:g} "
-            f"allows: {some}. Mend or remove them, or raise max_broken_share"
+            f"{name}: {len(broken)} of {total} images are broken, more than the {allowed} that max_broken_share="
+            f"{max_broken_share:g} allows: {some}. Mend or remove them, or raise max_broken_share"
         )
     logger.warning("%s: %d of %d images are broken and were %s: %s", name, len(broken), total, treatment, some)
 
