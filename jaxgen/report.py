@@ -28,6 +28,7 @@ from jaxgen import run_directory
 REPORT = "report.html"
 MAX_PICTURES = 24
 MAX_PICTURE_BYTES = 16 * 2**20
+MAX_CLASSES = 20  # named
 MAX_PANELS = 60
 MAX_CURVES = 8
 RAW_BINS = 150  # two points a bin; a panel is some 400 pixels wide
@@ -38,6 +39,8 @@ SMOOTH_FROM = 100  # fewer points than this are drawn as they are
 COLOURS = ("#2f80ed", "#e8710a", "#1a9c6b", "#b455d6", "#d6336c", "#8a8f00", "#0f9fb5", "#8c6d5a")
 _INK = "#0a0b0c"  # stands for the page's text colour, which the SVG takes from CSS
 _FRAME = "#0d0e0f"
+
+CAPTIONS = {"reconstructions": "In each pair: left an original, right its reconstruction."}
 
 # The last part of a metric's name says which way is better; names that are not here get no best value.
 _LOWER = ("fid", "kid", "nll", "bits_per_dim", "loss", "distortion", "error", "mse", "perplexity", "distance", "swd")
@@ -78,13 +81,17 @@ def write(run_directory_path: str | os.PathLike) -> Path:
         notes.append(str(error))
     series = _series(records)
     pictures, hints = _pictures(path / "samples", notes)
+    facts = _optional_json(path / run_directory.DATA, notes)
+    real = _png(path / run_directory.REAL, notes)
 
     name = path.resolve().name
     sections = [
         _header(name, config, status, records, series),
         "".join(f'<p class="note">{_text(note)}</p>' for note in notes),
         _key_numbers(records, series, _starts(environment)),
-        _samples(pictures, hints),
+        _unmeasured(config, series),
+        _data(facts),
+        _samples(pictures, hints, real),
         _curves(series),
         _all_metrics(series),
         _commands(path, config, environment),
@@ -158,13 +165,22 @@ def _pictures(directory: Path, notes: list[str]) -> tuple[dict[str, list[tuple[s
             hints[kind] = f" {len(chosen)} of {len(entries)} are shown; all are in {directory.name}/."
         for index in chosen:
             step, file = entries[index]
-            data = file.read_bytes()
-            if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
-                notes.append(f"{directory.name}/{file.name} is not a PNG file and was left out.")
-                continue
-            label = f"step {step:,}" if step >= 0 else file.stem
-            found.setdefault(kind, []).append((label, data, struct.unpack(">I", data[16:20])[0]))
+            picture = _png(file, notes)
+            if picture is not None:
+                label = f"step {step:,}" if step >= 0 else file.stem
+                found.setdefault(kind, []).append((label, *picture))
     return found, hints
+
+
+def _png(file: Path, notes: list[str]) -> tuple[bytes, int] | None:
+    """A PNG file's bytes and width; None where there is none."""
+    if not file.exists():
+        return None
+    data = file.read_bytes()
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
+        notes.append(f"{file.parent.name}/{file.name} is not a PNG file and was left out.")
+        return None
+    return data, struct.unpack(">I", data[16:20])[0]
 
 
 # Pieces of the page --------------------------------------------------------------------------------------------------
@@ -296,17 +312,54 @@ def _direction(name: str) -> int:
     return 1 if any(f"_{key}_" in padded for key in _LOWER) else 0
 
 
-def _samples(pictures: Mapping[str, Sequence[tuple[str, bytes, int]]], hints: Mapping[str, str]) -> str:
+def _unmeasured(config: Mapping, series: Mapping) -> str:
+    """What to do about a GAN without a number for its quality."""
+    if config.get("family") != "GAN" or any(name.startswith("eval/") for name in series):
+        return ""
+    return (
+        '<p class="hint">The losses of a GAN say little about its images. --eval-metric fid (or kid) measures them '
+        "while training, scripts/evaluate.py afterwards.</p>"
+    )
+
+
+def _data(facts: Mapping) -> str:
+    """What the run was trained on, in one line."""
+    try:
+        height, width, channels = facts["image_shape"]
+        names = [str(name) for name in facts["class_names"]]
+        kind = {1: ", grey", 3: ", colour"}.get(channels, f", {channels} channels")
+        text = f"{facts['name']}: {facts['num_examples']:,} images of {height} × {width} pixels{kind}"
+    except (KeyError, TypeError, ValueError):  # no such file, or not by this version
+        return ""
+    shown = ", ".join(names[:MAX_CLASSES]) + (", ..." if len(names) > MAX_CLASSES else "")
+    classes = f"; {len(names)} classes ({shown})" if names else "; no labels"
+    return f'<p class="facts"><b>Training data</b> {_text(text + classes)}</p>'
+
+
+def _samples(
+    pictures: Mapping[str, Sequence[tuple[str, bytes, int]]],
+    hints: Mapping[str, str],
+    real: tuple[bytes, int] | None,
+) -> str:
+    shown = "" if real is None else _figure("Real images", "real images", *real, "latest")
     parts = []
     for kind, entries in pictures.items():
         title = kind.replace("_", " ").replace("-", " ").capitalize() if kind else "Samples"
         label, data, width = entries[-1]
-        parts.append(f"<section><h2>{_text(title)}</h2>{_figure(title, label, data, width, 'latest')}")
+        parts.append(f"<section><h2>{_text(title)}</h2>")
+        if kind in CAPTIONS:
+            parts.append(f'<p class="hint">{CAPTIONS[kind]}</p>')
+        latest = _figure(title, label, data, width, "latest")
+        if not kind and shown:
+            latest, shown = f'<div class="beside">{latest}{shown}</div>', ""
+        parts.append(latest)
         if len(entries) > 1:
             earlier = "".join(_figure(title, *entry, "small") for entry in entries[:-1])
             hint = "Earlier, in order; press one to enlarge it." + _text(hints.get(kind, ""))
             parts.append(f'<p class="hint">{hint}</p><div class="strip">{earlier}</div>')
         parts.append("</section>")
+    if shown:  # nothing to compare them with, yet
+        parts.append(f"<section><h2>Real images</h2>{shown}</section>")
     return "".join(parts)
 
 
@@ -695,6 +748,8 @@ progress::-moz-progress-bar { background: var(--accent); }
 figure { margin: 0; }
 figcaption { color: var(--soft); font-size: 13px; font-variant-numeric: tabular-nums; }
 img { display: block; max-width: 100%; height: auto; border-radius: 6px; image-rendering: pixelated; }
+.facts { color: var(--soft); overflow-wrap: anywhere; } .facts b { color: var(--ink); margin-right: 6px; }
+.beside { display: flex; flex-wrap: wrap; gap: 16px 24px; } .beside figure { flex: 0 1 auto; min-width: 0; }
 .latest figcaption { margin-top: 4px; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 12px; }
 .small label { display: block; cursor: zoom-in; }

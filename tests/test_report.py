@@ -244,6 +244,51 @@ def test_kinds_of_pictures_get_their_own_sections(tmp_path):
     assert page.count("img") == 4
 
 
+def described(path, **changes):
+    facts = {"name": "pets <1>", "num_examples": 1234, "image_shape": [32, 48, 3], "class_names": ["cat", "dog"]}
+    (path / "data.json").write_text(json.dumps(facts | changes))
+    images.save_png(path / "real.png", np.zeros([8, 8, 3], np.uint8))
+
+
+def test_the_data_are_told_and_real_images_stand_beside_the_samples(tmp_path):
+    make_run(tmp_path / "run", samples=2)
+    described(tmp_path / "run")
+    text = report.write(tmp_path / "run").read_text()
+    page = Page(text)
+    assert "pets <1>: 1,234 images of 32 × 48 pixels, colour; 2 classes (cat, dog)" in page.text
+    beside = text[text.index('<div class="beside">') :]
+    beside = beside[: beside.index("</div>")]
+    assert 'alt="Samples, step 200"' in beside and 'alt="Real images, real images"' in beside
+    assert page.count("img", alt="Real images, real images") == 1
+    described(tmp_path / "run", class_names=[f"kind {i}" for i in range(21)], image_shape=[8, 8, 1])
+    text = Page(report.write(tmp_path / "run").read_text()).text
+    assert "8 × 8 pixels, grey; 21 classes (kind 0," in text and "kind 19, ...)" in text and "kind 20" not in text
+
+
+def test_real_images_are_shown_without_samples_and_damaged_facts_are_left_out(tmp_path):
+    make_run(tmp_path / "run", samples=0)
+    described(tmp_path / "run", class_names=None)
+    page = Page(report.write(tmp_path / "run").read_text())
+    assert "Real images" in page.text and "Training data" not in page.text
+    described(tmp_path / "run", class_names=[])
+    (tmp_path / "run" / "real.png").write_bytes(b"no picture")
+    text = Page(report.write(tmp_path / "run").read_text()).text
+    assert "pixels, colour; no labels" in text and "real.png is not a PNG file" in text
+
+
+def test_reconstructions_say_which_is_the_original(tmp_path):
+    make_run(tmp_path / "run")
+    images.save_png(tmp_path / "run" / "samples" / "reconstructions_00000100.png", np.zeros([8, 8, 3], np.uint8))
+    text = Page(report.write(tmp_path / "run").read_text()).text
+    assert text.count("left an original, right its reconstruction") == 1
+
+
+def test_a_gan_without_a_number_of_quality_says_how_to_get_one(tmp_path):
+    for name, lines, family, hinted in (("a", 9, "GAN", 1), ("b", 30, "GAN", 0), ("c", 9, "VAE", 0)):
+        make_run(tmp_path / name, lines=lines, family=family)
+        assert Page(report.write(tmp_path / name).read_text()).text.count("--eval-metric fid") == hinted
+
+
 def test_related_metrics_share_a_panel():
     names = ["generator/loss", "discriminator/loss", "discriminator/real_logits", "discriminator/fake_logits"]
     names += ["discriminator/grad_norm", "units/kl_0", "units/kl_1", "rate", "eval/fid", "eval/fid_std", "eval/kid_std"]
