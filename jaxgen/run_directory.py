@@ -2,6 +2,8 @@
 
     RUN/config.json        the configuration; what a resumed run is compared with
     RUN/environment.json   versions, devices, commit and command line of the first start, and what differed on resumes
+    RUN/data.json          what it is trained on: name, number and shape of the images, classes
+    RUN/real.png           some of them
     RUN/metrics.jsonl      one flat JSON object a line: {"step": 100, "time": 1700000000.0, "generator/loss": 0.69}
     RUN/events.out.*       the same numbers and the pictures for TensorBoard
     RUN/status.json        {"status": "running", "step": 100, "message": ""}
@@ -38,6 +40,8 @@ import numpy as np
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
+DATA = "data.json"
+REAL = "real.png"
 METRICS = "metrics.jsonl"
 STATUS = "status.json"
 LOCK = ".lock"
@@ -264,7 +268,7 @@ def _compare_and_update(path: Path, config: Mapping, may_change: Sequence[str]) 
     if lines:
         raise ConfigMismatch(
             f"{path} was started with other settings:\n" + "\n".join(lines) + "\n"
-            "Choose another --directory for a new run, or give the same settings to resume this one."
+            f"To resume it, give the same settings. For a new run, give another --directory, or delete {path} first."
         )
     if stored != asked:
         write_atomically(path / CONFIG, _json_bytes(config))

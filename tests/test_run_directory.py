@@ -109,7 +109,7 @@ def test_other_settings_are_refused_line_by_line_and_nothing_changes(tmp_path):
         "  spectral_norm: false there, 0 asked",
         "  labels: null there, all asked",
         "  extra: not there, 3 asked",
-        "Choose another --directory for a new run, or give the same settings to resume this one.",
+        f"To resume it, give the same settings. For a new run, give another --directory, or delete {tmp_path} first.",
     ]
     assert isinstance(raised.value, ValueError)
     assert tree(tmp_path) == before
