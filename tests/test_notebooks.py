@@ -21,7 +21,7 @@ PROBE = """
 import json
 print(json.dumps({
     "metrics": {name: float(value) for name, value in compiled_metrics.items()},
-    "perfect": float(score(toy.ring(jax.random.key(3), 100_000, std=STD))["high_quality"]),
+    "perfect": float(score(toy.ring(jax.random.key(3), 100_000, std=STD))["high_quality_share"]),
     "modes": modes.tolist(),
     "quality": quality.tolist(),
     "sgd_modes": clipping["SGD"]["modes"][..., -1].tolist(),
