@@ -281,16 +281,9 @@ def run(
     settings = _checked(settings)
     if program.check is not None:
         program.check(settings)
-    if num_steps < 1 or num_records < 1 or num_steps % num_records:
-        raise ValueError(
-            f"num_steps must be a positive multiple of num_records, but {num_steps} steps are asked for in "
-            f"{num_records} records"
-        )
-    if block_size is not None and block_size < 1:
-        raise ValueError(f"block_size must be at least 1, not {block_size}")
-    devices = list(jax.devices() if devices is None else devices)
+    _check_lengths(num_steps, num_records, block_size)
     num = len(settings["seed"])
-    devices = devices[:num]
+    devices = list(jax.devices() if devices is None else devices)[:num]
     if block_size is None:
         block_size = num if devices[0].platform != "cpu" else 1 if len(devices) > 1 else 4
     layout = _layout(num, block_size, devices)
@@ -323,20 +316,13 @@ def run(
             manager = checkpoint.open_checkpoints(Path(directory) / "checkpoints", keep_last=2)
             _check_same_sweep(manager, fingerprint, directory)
         arrays = jax.tree.map(layout.replicate, data.arrays)
-        members = None
         if manager is not None and checkpoint.all_steps(manager):
             shapes = jax.eval_shape(jax.vmap(init), settings)
             names = _record_shapes(advance_one, shapes, settings, data, chunk)
-            template = {
-                "members": jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes),
-                "history": {name: np.zeros((num, num_records), dtype) for name, dtype in names.items()},
-                "seconds": np.zeros((), np.float64),
-            }
-            found, record = checkpoint.restore(manager, template)
-            history, begun, seconds = found["history"], record["step"] // chunk, float(found["seconds"])
-            history = {name: np.array(values) for name, values in history.items()}
-            members = jax.tree.map(layout.place, jax.tree.map(np.asarray, found["members"]))
-        if members is None:
+            found, step = _restore(manager, shapes, names, num_records)
+            history, begun, seconds = found["history"], step // chunk, float(found["seconds"])
+            members = jax.tree.map(layout.place, found["members"])
+        else:
             members = compiled_init(rows, ())
         every = max(1, num_records // 10) if checkpoint_every is None else checkpoint_every
         bar = _bar(progress, num, num_records, begun)
@@ -358,11 +344,7 @@ def run(
             bar.update(1)
             bar.set_postfix_str(f"{int(np.sum(layout.take(members.first_bad_step) < 0))} finite", refresh=False)
             if manager is not None and ((index + 1) % every == 0 or index + 1 == num_records):
-                state = {
-                    "members": jax.tree.map(layout.take, members),
-                    "history": history,
-                    "seconds": np.asarray(seconds, np.float64),
-                }
+                state = _state(jax.tree.map(layout.take, members), history, seconds)
                 checkpoint.save(manager, (index + 1) * chunk, state, metadata=fingerprint)
             if on_record is not None:
                 on_record((index + 1) * chunk, record)
@@ -374,6 +356,16 @@ def run(
     steps = chunk * np.arange(1, num_records + 1)
     table = dict(settings) | summarize(members, history, steps)
     return Result(settings, table, steps, history, members.state, seconds)
+
+
+def _check_lengths(num_steps, num_records, block_size):
+    if num_steps < 1 or num_records < 1 or num_steps % num_records:
+        raise ValueError(
+            f"num_steps must be a positive multiple of num_records, but {num_steps} steps are asked for in "
+            f"{num_records} records"
+        )
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"block_size must be at least 1, not {block_size}")
 
 
 def _key(seed, settings):
@@ -573,6 +565,23 @@ def _check_same_sweep(manager, fingerprint, directory):
         raise ValueError(
             f"{directory} holds another sweep ({'; '.join(differing)}): choose another directory, or remove this one"
         )
+
+
+def _state(members, history, seconds):
+    """What a checkpoint holds."""
+    return {"members": members, "history": history, "seconds": np.asarray(seconds, np.float64)}
+
+
+def _restore(manager, members, names, num_records):
+    """(what the newest checkpoint holds, in NumPy and writable; its step), from the shapes of members and records."""
+    num = len(members.first_bad_step)
+    template = _state(
+        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), members),
+        {name: np.zeros((num, num_records), dtype) for name, dtype in names.items()},
+        0.0,
+    )
+    found, record = checkpoint.restore(manager, template)
+    return jax.tree.map(np.array, found), record["step"]
 
 
 def _record_shapes(advance_one, members, settings, data, chunk):
