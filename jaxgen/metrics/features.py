@@ -22,7 +22,10 @@ import numpy as np
 from jaxgen import data
 from jaxgen.models import cnn
 
-SHIPPED = {"mnist-cnn": "de80447606a4e393b7396988e33149dbf6dd06692ce886e2d84cc195d81ad3b8"}
+SHIPPED = {
+    "mnist-cnn": "de80447606a4e393b7396988e33149dbf6dd06692ce886e2d84cc195d81ad3b8",
+    "emoji-cnn": "4d10f4bb93db38cc767c82a693877766dbafa2db214c15bf4e1f8b123b9f7a22",
+}
 """Networks in the package, with the sha256 of their files."""
 ARCHITECTURE = "architecture"  # the entry of a weights file that says, as JSON, which network they are for
 
