@@ -1,13 +1,17 @@
 """Evaluation of runs, and of anybody's images: what scripts/evaluate.py prints, with the protocol of every number."""
 
 import base64
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import html
 import json
+import math
 import os
 import re
+import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -94,8 +98,7 @@ def open_images(
     if path.is_dir():
         return first(_open_folder(path, image_size, shape), num)
     if path.suffix.lower() in (".npz", ".npy"):
-        dataset = data.array_file(path, value_range=value_range)
-        return first(Images(dataset, what), num)
+        return first(Images(_open_array_file(path, value_range), what), num)
     if path.exists():
         raise ValueError(f"{what} is a file, but neither .npz nor .npy; images belong into a folder")
     raise FileNotFoundError(
@@ -122,7 +125,8 @@ def _open_folder(path, image_size, shape) -> Images:
                 sizes[found[0]] += 1
                 modes[found[1]] += 1
     if not sizes:
-        raise ValueError(f"{path}: an empty folder: no image found ({', '.join(data.folder.EXTENSIONS)}), nor a run")
+        found = "an empty folder" if not any(path.iterdir()) else "neither a run nor a folder of images"
+        raise ValueError(f"{path}: {found}: no image found in it ({', '.join(data.folder.EXTENSIONS)})")
     rule = "none"
     if image_size is None:
         if len(sizes) > 1:
@@ -138,8 +142,22 @@ def _open_folder(path, image_size, shape) -> Images:
         rule = "none" if set(sizes) == {size} else f"centre crop, area average to {image_size}x{image_size}"
     grey = set(modes) <= {"1", "L", "I;16", "I"}
     channels = 1 if grey and (shape is None or shape[2] == 1) else 3
+    if grey and channels == 3:
+        rule = "grey repeated in 3 channels" if rule == "none" else f"{rule}, grey repeated in 3 channels"
     dataset = data.image_folder(path, image_size=size, channels=channels, crop=decode.centre_crop, labelled=False)
     return Images(dataset, str(path), resize=rule)
+
+
+def _open_array_file(path, value_range) -> data.Dataset:
+    try:
+        return data.array_file(path, value_range=value_range)
+    except ValueError as error:
+        if value_range is not None:  # meant for the other side, perhaps: bytes say their range themselves
+            with contextlib.suppress(ValueError):
+                return data.array_file(path)
+        elif "value_range" in str(error):
+            error.add_note("On the command line: --value-range BLACK WHITE, such as --value-range 0 1.")
+        raise
 
 
 def _header(file):
@@ -166,6 +184,11 @@ def draw(
     trained: experiment.Trained, name: str, *, num: int = 10_000, seed: int = 0, progress: Progress = _no_progress
 ) -> Images:
     """Images of a run as one side, stored in 256 levels: exported pictures have the same numbers."""
+    if trained.networks.generate is None:
+        raise ValueError(
+            f"{name} is the run of a {type(trained.config).__name__.lower()}, which draws no images: there is nothing "
+            "to compare. As a feature network it is given with --backbone, and evaluated by itself without a REFERENCE"
+        )
     batches = experiment.generate_batches(trained, num, jax.random.key(seed), batch_size=BATCH)
     batches = progress(batches, -(-num // BATCH), f"drawing {num:,} images")
     drawn = []
@@ -212,6 +235,8 @@ def open_backbone(name: str | None, image_shape: tuple[int, int, int], *, rule: 
         )
     if features.is_cnn_file(path):
         return features.load_cnn(path)
+    if path.suffix == ".npz" and not zipfile.is_zipfile(path):
+        raise features.BackboneError(f"{path}: no .npz of weights, it is damaged or cut short; get it anew")
     rules = {"tf1_bilinear": network.tf1_bilinear, "antialiased_bicubic": network.antialiased_bicubic}
     return inception.backbone(path, rule=presets.lookup(rules, rule, "resize rule"))
 
@@ -225,7 +250,7 @@ def check_alike(fake: Images, reference: Images) -> None:
         raise ValueError(
             f"{fake.name} has images of {features.shape_in_words(fake.dataset.image_shape)}, but {reference.name} has "
             f"{features.shape_in_words(reference.dataset.image_shape)}: numbers of unlike images mean nothing. Bring "
-            "them to one size (--image-size for folders), and say how"
+            "both to one size and number of channels (--image-size does it for folders, and the record says so)"
         )
 
 
@@ -261,15 +286,24 @@ def compare(
     """
     table = {name: presets.lookup(presets.METRICS, name, "metric") for name in metrics}
     check_alike(fake, reference)
+    comparison.check_enough(table, reference.dataset.num_examples, fake.dataset.num_examples)
     # The FID's Inception v3 takes any size and needs a gigabyte for 50 images of 299 x 299.
     see = functools.partial(
         comparison.see, backbone, progress=progress, batch_size=50 if backbone.image_shape is None else 250
     )
     fake_digest, real_digest = (comparison.content_digest(side.dataset) for side in (fake, reference))
+    if fake_digest == real_digest:
+        warnings.warn(f"{fake.name} and {reference.name} are the same images, pixel by pixel", stacklevel=2)
     seen_real = see(reference.dataset, cache=cache, digest=real_digest)
     seen_fake = see(fake.dataset)
     key = jax.random.key(seed)
     values, settings = comparison.compare(backbone, seen_real, seen_fake, table, key)
+    if values.get("fid", math.inf) <= values.get("fid_floor", -math.inf) and fake_digest != real_digest:
+        warnings.warn(
+            f"the FID, {values['fid']:.3g}, is not above its floor, {values['fid_floor']:.3g}, that of the two halves "
+            f"of the {reference.dataset.num_examples:,} real images: it tells no difference. More images do",
+            stacklevel=2,
+        )
     if train is not None:
         seen_train = see(train, cache=cache)
         measured = comparison.memorisation(seen_train.features, seen_real.features, seen_fake.features)
@@ -292,7 +326,7 @@ def compare(
         **code_version(),
     }
     if fake.run is not None:
-        protocol |= {"run": fake.name, **training_of(fake.run, fake.name)}
+        protocol |= {"run": fake.name, **training_of(fake.run, fake.name), **drawing_of(fake.run)}
     subject = f"{fake.name}:{fake.split}" if fake.split else fake.name
     return {"subject": subject, "metrics": values, "protocol": protocol, "settings": settings}
 
@@ -327,9 +361,27 @@ def training_of(trained: experiment.Trained, directory: str | os.PathLike) -> di
     }
 
 
+def weights_of(trained: experiment.Trained) -> dict[str, str]:
+    """Which of a run's weights are evaluated, and the precision in which they compute."""
+    half_life = trained.config.ema_half_life
+    weights = f"moving average, half-life {half_life:,.0f} images" if half_life > 0 else "the latest"
+    return {"weights": weights, "precision": trained.config.precision}
+
+
+def drawing_of(trained: experiment.Trained) -> dict[str, str]:
+    """How a run's images are drawn: from which latents, what of the network's output, and by which weights."""
+    drawn = "the generator's output"
+    if isinstance(trained.config, presets.VAE):
+        drawn = f"means of the decoder's distribution ({trained.config.likelihood}), not draws from it"
+        if trained.config.data.binarise != "none":
+            drawn += f"; trained on binarised images ({trained.config.data.binarise}), compared with images as stored"
+    return {"latents": "standard normal, not truncated", "images": drawn, **weights_of(trained)}
+
+
 def code_version() -> dict[str, Any]:
-    """The version of this package, and the commit where it is known."""
-    return {"jaxgen": __version__, "commit": run_directory.environment()["commit"]}
+    """The version of this package, and the commit where it is known; JAX's, and what it computes on."""
+    found = run_directory.environment()
+    return {"jaxgen": __version__, **{name: found[name] for name in ("commit", "jax", "device_kind")}}
 
 
 def discriminator_gap(
@@ -454,10 +506,22 @@ def pictures(
             "Nearest training images",
             f"Each sample, and right of it the {len(columns) - 1} training images of {train.name} that are nearest to "
             f"it in the features of {backbone.name}. A sample that equals its neighbour is a copy.",
-            images.grid(pairs.reshape(-1, *pairs.shape[2:]), columns=2 * len(columns), upscale=None),
+            _groups(pairs, in_a_row=2),
         )
     )
     return found + (_latents(fake.run) if fake.run is not None and fake.run.networks.decode is not None else [])
+
+
+def _groups(groups, *, in_a_row):
+    """A grid of groups [N, K, H, W, C] that stand apart, as does the first image of each from its others."""
+    size = groups.shape[1]
+    columns = min(in_a_row * size, len(groups) * size)
+    padding = 2
+    picture = images.grid(groups.reshape(-1, *groups.shape[2:]), columns=columns, padding=padding, upscale=None)
+    cell = (picture.shape[1] - padding) // columns
+    gaps = np.select([np.arange(columns) % size == 0, np.arange(columns) % size == 1], [24, 4], 0)
+    gaps[0] = 0
+    return np.insert(picture, np.repeat(padding + cell * np.arange(columns), gaps), 255, axis=1)
 
 
 def _nearest_but(queries, points, barred):
@@ -504,8 +568,8 @@ def reconstructions(trained: experiment.Trained, held_out: data.Dataset) -> list
         return []
     rows = np.arange(min(32, held_out.num_examples))
     real = held_out.prepare(held_out.fetch(rows), jax.random.key(0))["image"]
-    pairs = trained.networks.show(trained.state.ema, real)["reconstructions"]
-    picture = images.grid(np.asarray(pairs), columns=8, upscale=None)
+    pairs = np.asarray(trained.networks.show(trained.state.ema, real)["reconstructions"])
+    picture = _groups(pairs.reshape(-1, 2, *pairs.shape[1:]), in_a_row=4)
     return [("Reconstructions", f"Images of {held_out.name}, each with its reconstruction right of it.", picture)]
 
 

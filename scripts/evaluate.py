@@ -22,7 +22,7 @@ from typing import Annotated, Literal  # noqa: E402
 
 import tyro  # noqa: E402
 
-from jaxgen import __version__, command_line  # noqa: E402
+from jaxgen import command_line  # noqa: E402
 
 
 def evaluate(
@@ -107,6 +107,7 @@ def compare(what, reference, *, metrics, backbone, num, num_real, train, image_s
     """One set of images against another; see `evaluate`."""
     from jaxgen import evaluation, experiment, presets
 
+    metrics = [name for given in metrics for name in given.split(",") if name]  # fid,kid is understood, too
     for name in metrics:
         presets.lookup(presets.METRICS, name, "metric")  # now, and not after minutes
     seed, progress = options["seed"], command_line.progress
@@ -131,6 +132,9 @@ def compare(what, reference, *, metrics, backbone, num, num_real, train, image_s
         train = evaluation.open_images(f"{real.name}:train", shape=shape, **shared).dataset
     cache = command_line.cache_directory() / "features"
     new = train is not None and train.fingerprint != real.dataset.fingerprint
+    for side, asked in ((fake, num), (real, num_real)):
+        if asked is not None and asked > side.dataset.num_examples:
+            warnings.warn(f"{side.name} has {side.dataset.num_examples:,} images, not {asked:,}", stacklevel=2)
     record = evaluation.compare(
         fake, real, network, metrics, train=train if new else None, seed=seed, cache=cache, progress=progress
     )
@@ -177,7 +181,7 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
     import numpy as np
 
     from jaxgen import checkpoint, data, evaluation, experiment, presets, run_directory
-    from jaxgen.metrics import features
+    from jaxgen.metrics import comparison, features
     from jaxgen.metrics.confidence import class_confidence
 
     run = Path(what)
@@ -190,12 +194,12 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
         classifier is None and isinstance(trained.config, presets.GAN) and (trained.config.data.name == "stacked_mnist")
     )
     num = (26_000 if is_stacked else 10_000) if num is None else num
-    protocol = {"run": str(run), **evaluation.training_of(trained, run), "seed": seed, "jaxgen": __version__}
+    protocol = {"run": str(run), **evaluation.training_of(trained, run), "seed": seed, **evaluation.code_version()}
     if is_stacked:
         record = evaluation.stacked_mnist(
             trained, features.shipped("mnist-cnn"), num=num, seed=seed, progress=command_line.progress
         )
-        metrics, protocol = record["metrics"], protocol | record["protocol"]
+        metrics, protocol = record["metrics"], protocol | record["protocol"] | evaluation.drawing_of(trained)
     elif classifier is None:
         if trained.networks.eval_step is None:
             raise ValueError(
@@ -215,11 +219,12 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
         if stored != built.dataset.fingerprint:
             warnings.warn(f"the data of {run} have changed since it was trained", stacklevel=2)
         metrics = built.evaluate(trained.state)
-        protocol |= {"data": dataclasses.asdict(config.data), "split": "test"}
+        protocol |= {"data": dataclasses.asdict(config.data), "split": "test", **evaluation.weights_of(trained)}
+        test = experiment.load_data(config.data, "test")
+        protocol |= {"n_real": test.num_examples, "reference_sha256": comparison.content_digest(test)}
         if isinstance(config, presets.VAE):
             metrics |= evaluation.code_length(trained, metrics["importance_weighted_bound"])
             protocol |= {"binarisation": config.data.binarise, "dims": evaluation.num_dims(trained)}
-        protocol |= evaluation.code_version()
     else:
         judge = experiment.load(classifier)
         if judge.networks.classify is None:
@@ -243,6 +248,8 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
         metrics["confident_share_of_test_images"] = confidence(np.concatenate(real))["confident_share"]
         digest = checkpoint.read_record(classifier / "checkpoints", judge.record["step"])["crc32"]
         protocol |= {"num": num, "classifier": str(classifier), "classifier_digest": digest, "threshold": 0.9}
+        protocol |= {"n_real": test.num_examples, "reference_sha256": comparison.content_digest(test)}
+        protocol |= evaluation.drawing_of(trained)
     record = {"subject": str(run), "metrics": metrics, "protocol": protocol}
     suffix = "" if classifier is None else "_confidence"
     keep((output or run / "evaluation") / f"{protocol['step']:08d}{suffix}.json", record)

@@ -104,9 +104,31 @@ def test_too_few_images_for_a_full_rank_are_said_and_not_hidden():
     assert measured.settings == {"rank_deficient": "fake"}
 
 
+def test_constant_features_are_recorded_and_images_without_variety_are_warned_of():
+    real, fake = seen(50), seen(50, seed=1)
+    fake.features[:, 3] = 7  # a unit that never fires is harmless
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert comparison.frechet(real, fake, KEY).settings == {"rank_deficient": "rank 3 of 4 (fake)"}
+    fake.features[:, 1:] = 7
+    with pytest.warns(fid.RankDeficientWarning, match="hardly any variety: their features have rank 1 of 4, .* 4"):
+        assert comparison.frechet(real, fake, KEY).settings == {"rank_deficient": "rank 1 of 4 (fake)"}
+
+
+def test_too_few_images_for_a_metric_are_refused_before_anything_is_computed():
+    comparison.check_enough({"prdc": comparison.neighbours}, 6, 6)
+    with pytest.raises(
+        ValueError, match="prdc needs at least 6 images of either side, but there are 6 real and 5 fake"
+    ):
+        comparison.check_enough({"fid": comparison.frechet, "prdc": comparison.neighbours}, 6, 5)
+    with pytest.raises(ValueError, match="fid needs at least 2 images"):
+        comparison.check_enough({"fid": comparison.frechet}, 1, 100)
+
+
 def test_the_kernel_distance_takes_subsets_only_where_there_are_enough_images():
     assert comparison.kernel(seen(30), seen(20, seed=1), KEY).settings["subset_size"] == "all"
-    assert comparison.kernel(seen(1000), seen(1001, seed=1), KEY).settings == {
+    assert comparison.kernel(seen(1999), seen(2001, seed=1), KEY).settings["subset_size"] == "all"
+    assert comparison.kernel(seen(2000), seen(2001, seed=1), KEY).settings == {
         "subset_size": 1000,
         "num_subsets": 100,
     }

@@ -181,6 +181,8 @@ def test_what_is_no_mean_or_covariance_is_refused():
 
 @pytest.mark.slow
 def test_two_thousand_dimensions_take_seconds_and_agree_with_the_slower_general_square_root():
+    # `pytest tests/test_metrics_fid.py -m slow -s` prints both times. Seen on two cores of an AMD EPYC (Zen 5), NumPy's
+    # OpenBLAS and SciPy 1.17.1: 1.6 s and 9.0 s.
     rng = np.random.default_rng(5)
     d = 2048
     spectrum = np.geomspace(3, 1e-4, d)

@@ -126,6 +126,7 @@ def test_bad_input_is_refused():
 
 @pytest.mark.slow
 def test_ten_thousand_by_ten_thousand_points_take_a_minute_and_two_gibibytes_at_most():
+    # Prints both with -s. Seen on two cores of an AMD EPYC (Zen 5): 7.5 s and 0.65 GiB.
     real, fake = sets(10_000, 10_000, 128)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()

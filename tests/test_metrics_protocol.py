@@ -53,8 +53,28 @@ def test_other_metrics_may_have_other_protocols():
 
 def test_seeds_become_mean_and_standard_deviation_and_the_same_draw_counts_once():
     seeds = [record(value=v, seed=s) for s, v in enumerate((1.0, 2.0, 3.0))]
-    assert "| a | 2 ± 1 (n = 3) |" in protocol.table(seeds)
+    assert "| a | 2 ± 1 (n = 3 draws) |" in protocol.table(seeds)
     assert "| a | 1 |" in protocol.table([seeds[0], seeds[0]])
+
+
+def test_several_draws_of_one_training_are_one_training():
+    draws = [(0, 0, 1.0), (0, 1, 3.0), (1, 0, 4.0)]  # training's seed, draw's seed, value
+    runs = [record(value=v, training_seed=t, seed=s, config_sha256="x") for t, s, v in draws]
+    assert "| a | 3 ± 1.4 (n = 2 trainings) |" in protocol.table(runs)
+
+
+def test_a_floor_has_no_spread_over_trainings():
+    runs = [record(metric=m, training_seed=i, seed=0) for i in range(3) for m in ("modes", "fid_floor")]
+    assert "| a | 1 ± 0 (n = 3 trainings) | 1 |" in protocol.table(runs)
+
+
+def test_what_was_evaluated_may_differ_and_is_told_below_the_table():
+    vae = record("vae", images="means of the decoder", weights="the latest")
+    text = protocol.table([record("gan", images="the generator's output", weights="the latest"), vae])
+    told = text.splitlines()[-2:]
+    assert told == ["Images: the generator's output (gan); means of the decoder (vae)", "Weights: the latest"]
+    assert "Images: not stated (pictures); means" in protocol.table([record("pictures"), vae])
+    assert "Images" not in protocol.table([record("pictures")])
 
 
 def test_two_checkpoints_of_one_run_are_two_rows_and_not_two_seeds():
@@ -67,7 +87,7 @@ def test_runs_of_one_preset_and_configuration_can_be_one_row_and_of_two_cannot()
         record(f"runs/{i}", value=float(i), run=f"runs/{i}", preset="gan", config_sha256="x", training_seed=i, step=9)
         for i in range(3)
     ]
-    assert "| gan | 1 ± 1 (n = 3) |" in protocol.table(protocol.by_preset(runs))
+    assert "| gan | 1 ± 1 (n = 3 trainings) |" in protocol.table(protocol.by_preset(runs))
     assert "| runs/2 | 2 |" in protocol.table(runs)
     other = record("runs/other", preset="gan", config_sha256="y")
     with pytest.raises(protocol.UnlikeProtocols, match="runs/0 and runs/other began as gan"):

@@ -8,8 +8,8 @@ import pytest
 from in_process import call
 from PIL import Image
 
-from jaxgen import data, evaluation, run_directory
-from jaxgen.metrics import features
+from jaxgen import data, evaluation, experiment, run_directory
+from jaxgen.metrics import comparison, features
 
 pytestmark = pytest.mark.usefixtures("fast_compilation", "scripts_in_process")
 
@@ -96,6 +96,8 @@ def test_a_run_is_compared_with_its_own_test_split_and_its_latents_are_shown(gan
     assert protocol["reference_split"] == "test" and (protocol["n_fake"], protocol["n_real"]) == (30, 40)
     assert protocol["step"] == 3 and protocol["preset"] == "mnist-dcgan" and protocol["run"] == str(gan)
     assert {"kid", "nearest_ratio", "discriminator_overfitting", "logit_of_held_out"} <= set(record["metrics"])
+    assert (protocol["latents"], protocol["images"]) == ("standard normal, not truncated", "the generator's output")
+    assert protocol["weights"] == "moving average, half-life 10,000 images" and protocol["precision"] == "float32"
     (page,) = (gan / "evaluation").glob("00000003_against_*.html")
     assert all(f"<h2>{title}</h2>" in page.read_text() for title in ("Interpolations", "Traversals", "Protocol"))
     # The same images, exported by another script, have the same numbers.
@@ -143,8 +145,13 @@ def test_a_vae_has_its_binarisation_k_and_bits_a_real_pixel(sides, tmp_path, cap
     metrics, protocol = record["metrics"], record["protocol"]
     assert (protocol["binarisation"], protocol["split"], protocol["samples"]) == ("dynamic", "test", 1)
     assert protocol["dims"] == 784  # not 32 x 32: padding is no data
+    assert (protocol["n_real"], protocol["weights"]) == (10_000, "the latest")
     assert metrics["nll"] == -metrics["importance_weighted_bound"]
     assert metrics["bits_per_dim"] == pytest.approx(metrics["nll"] / (784 * np.log(2)))
+    # Its pictures are means, which no binary image is: the record of a comparison says so.
+    images = evaluation.drawing_of(experiment.load(tmp_path / "vae"))["images"]
+    assert images.startswith("means of the decoder's distribution (bernoulli), not draws from it")
+    assert "trained on binarised images (dynamic)" in images
 
 
 def test_stored_numbers_make_a_table_unless_their_protocols_differ(sides, tmp_path, capsys):
@@ -171,6 +178,13 @@ def test_built_in_sets_are_opened_by_name_and_split_and_take_the_size_of_the_oth
     side = evaluation.open_images("emoji", shape=(32, 32, 3))
     assert side.dataset.image_shape == (32, 32, 3) and side.split == "test"
     assert side.resize == "area average of 64x64 to 32x32"
+
+
+def test_a_range_of_values_is_for_the_file_that_needs_it(sides, tmp_path):
+    np.savez(tmp_path / "floats.npz", image=digits(0, 40)["image"].astype(np.float32) / 255)
+    opened = [evaluation.open_images(str(p), value_range=(0, 1)) for p in (tmp_path / "floats.npz", sides / "same.npz")]
+    digests = {comparison.content_digest(side.dataset) for side in opened}
+    assert len(digests) == 1
 
 
 def test_a_backbone_is_the_packages_own_a_run_of_a_classifier_or_inception_weights(sides, tmp_path, monkeypatch):
@@ -209,6 +223,15 @@ def test_pictures_of_several_sizes_need_a_size_and_the_protocol_says_so(tmp_path
     assert side.dataset.image_shape == (8, 8, 3) and side.resize == "centre crop, area average to 8x8"
 
 
+def test_groups_of_pictures_stand_apart():
+    black = np.full((3, 3, 2, 2, 1), -1.0)  # three groups of three images of 2 x 2, two groups in a row
+    picture = evaluation._groups(black, in_a_row=2)
+    column = (picture[:, :, 0] == 0).any(axis=0)
+    ends = np.flatnonzero(np.diff(column.astype(int)))
+    gaps = (ends[2::2] - ends[1:-1:2]).tolist()
+    assert gaps == [6, 2, 26, 6, 2]
+
+
 def test_a_great_circle_between_latents_keeps_their_length():
     a, b = np.array([[3.0, 0.0], [1.0, 0.0]]), np.array([[0.0, 3.0], [1.0, 0.0]])
     np.testing.assert_allclose(evaluation.slerp(a, b, 0.5), [[4.5**0.5, 4.5**0.5], [1, 0]])
@@ -222,9 +245,13 @@ def test_what_cannot_be_opened_is_one_sentence(sides, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("text.txt").write_text("x")
+    Path("text.npz").write_text("x")
+    Path("runs/a").mkdir(parents=True)
+    np.savez("bright.npz", image=digits(0, 3)["image"].astype(np.float32))
     np.savez("nan.npz", image=np.full((4, 28, 28, 1), np.nan, np.float32))
     np.savez("colour.npz", image=digits(0, 3)["image"].repeat(3, axis=-1))
     other = sides / "others.npz"
+    before = sorted(path.name for path in tmp_path.iterdir())
     for arguments, message in [
         (["absent", other], "absent does not exist: give a run directory, a folder of images"),
         (["empty", other], "an empty folder: no image found"),
@@ -237,10 +264,15 @@ def test_what_cannot_be_opened_is_one_sentence(sides, tmp_path, monkeypatch, cap
         (["emoji", "emoji:train"], "no feature network for images of 64x64 pixels and 3 channels"),
         ([other, "--metrics", "fid"], "has no test split of its own to be compared with; give a REFERENCE"),
         ([other], "is no run; give a REFERENCE to compare these images with"),
+        ([other, "mnist", "--num-real", "5", "--metrics", "prdc"], "prdc needs at least 6 images of either side"),
+        (["text.npz", other], "or is no NumPy file"),
+        (["bright.npz", other], "float32 images with values from 0 to 255: their range is not guessed"),
+        (["runs", other], "neither a run nor a folder of images: no image found in it"),
+        ([other, other, "--backbone", "text.npz"], "no .npz of weights, it is damaged or cut short"),
         ([other, "mnist", "--num", "0"], "the number of images must be at least 1, not 0"),
     ]:
         assert message in error_of(capsys, *arguments), arguments
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["colour.npz", "empty", "nan.npz", "text.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_foreign_or_damaged_weights_are_refused_by_the_command(sides, tmp_path, capsys):

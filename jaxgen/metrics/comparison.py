@@ -52,13 +52,14 @@ Metric = Callable[[Seen, Seen, jax.Array], Measured]
 
 def frechet(real: Seen, fake: Seen, key: jax.Array) -> Measured:
     """`fid`, and `fid_floor`: the distance between two random halves of the real images."""
-    deficient = []
+    a, b = (fid.feature_statistics([seen.features]) for seen in (real, fake))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", fid.RankDeficientWarning)
-        a, b = (fid.feature_statistics([seen.features]) for seen in (real, fake))
         value = fid.frechet_distance(*a[:2], *b[:2])
-        deficient = [name for name, statistics in (("real", a), ("fake", b)) if statistics.is_rank_deficient]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fid.RankDeficientWarning)  # half the images: what is wrong with all, is said
         floor = fid.distance_between_halves(real.features, key) if len(real.features) >= 4 else float("nan")
+    deficient = [name for name, statistics in (("real", a), ("fake", b)) if statistics.is_rank_deficient]
     for name in deficient:
         n, width = len((real if name == "real" else fake).features), len(a.mean)
         warnings.warn(
@@ -67,16 +68,29 @@ def frechet(real: Seen, fake: Seen, key: jax.Array) -> Measured:
             fid.RankDeficientWarning,
             stacklevel=2,
         )
-    if not deficient and any(issubclass(c.category, fid.RankDeficientWarning) for c in caught):
-        deficient = ["constant features"]  # dead units of the network, harmless: said, but no reason to warn
+    if not deficient:
+        found = [c.message for c in caught if isinstance(c.message, fid.RankDeficientWarning)]
+        ranks = {"real" if message.which == "a" else "fake": message.rank for message in found}
+        deficient = [f"rank {rank} of {len(a.mean)} ({name})" for name, rank in ranks.items()]
+        full = ranks.get("real", len(a.mean))
+        if ranks.get("fake", full) < full / 2:  # fewer than that are dead units of the network: said, but harmless
+            warnings.warn(
+                f"the fake images have hardly any variety: their features have rank {ranks['fake']} of "
+                f"{len(a.mean)}, those of the real images {full}",
+                fid.RankDeficientWarning,
+                stacklevel=2,
+            )
     settings = {"rank_deficient": ", ".join(deficient) or "no"}
     return Measured({"fid": value, "fid_floor": floor}, settings)
 
 
 def kernel(real: Seen, fake: Seen, key: jax.Array) -> Measured:
-    """`kid` by 100 subsets of 1,000, or of all images at once where there are fewer."""
+    """`kid` by 100 subsets of 1,000, or of all images at once where there are fewer than 2,000.
+
+    Subsets of hardly more than 1,000 would be nearly the same, and their standard deviation nearly 0.
+    """
     smaller = min(len(real.features), len(fake.features))
-    subsets = {"subset_size": 1000, "num_subsets": 100} if smaller >= 1000 else {}
+    subsets = {"subset_size": 1000, "num_subsets": 100} if smaller >= 2000 else {}
     found = kid.kernel_distance(real.features, fake.features, **subsets, key=key if subsets else None)
     values = {"kid": found.mean} | ({"kid_standard_deviation": found.standard_deviation} if subsets else {})
     return Measured(values, subsets or {"subset_size": "all", "num_subsets": 1})
@@ -293,6 +307,17 @@ def _keep(file: Path, seen: Seen) -> None:
         run_directory.write_atomically(file, buffer.getvalue())
     except OSError as error:
         warnings.warn(f"what was seen could not be kept: {error}", stacklevel=3)
+
+
+def check_enough(metrics: dict[str, Metric], num_real: int, num_fake: int) -> None:
+    """Raises a ValueError where there are too few images for a metric; before any of them is looked at."""
+    for name, metric in metrics.items():
+        least = 6 if metric is neighbours else 2
+        if min(num_real, num_fake) < least:
+            raise ValueError(
+                f"{name} needs at least {least} images of either side, but there are {num_real:,} real and "
+                f"{num_fake:,} fake ones; take more, or other metrics (--metrics)"
+            )
 
 
 def compare(

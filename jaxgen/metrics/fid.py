@@ -21,7 +21,16 @@ BLOCK = 2048  # rows that enter the sums at once, whatever the batches of the ca
 
 
 class RankDeficientWarning(UserWarning):
-    """A covariance matrix has directions without variance: too few images, or features that never change."""
+    """A covariance matrix has directions without variance: too few images, or features that never change.
+
+    Attributes:
+      which: the set, "a" or "b"; "" where a caller warns of both.
+      rank: of its covariance; None where it was not computed.
+    """
+
+    def __init__(self, message: str, *, which: str = "", rank: int | None = None):
+        super().__init__(message)
+        self.which, self.rank = which, rank
 
 
 class FeatureStatistics(NamedTuple):
@@ -194,12 +203,11 @@ def _factor(mean, covariance, name):
     # Eigenvalues that are 0 come out as some rounding errors, whose square roots would be a million times larger.
     kept = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
     if not kept.all():
-        warnings.warn(
+        message = (
             f"the covariance of set {name} has rank {kept.sum()} of {len(values)}: either there were not more images "
-            "than features, or some features never change. Distances between such sets are dominated by their size",
-            RankDeficientWarning,
-            stacklevel=3,
+            "than features, or some features never change. Distances between such sets are dominated by their size"
         )
+        warnings.warn(RankDeficientWarning(message, which=name, rank=int(kept.sum())), stacklevel=3)
     return mean, vectors[:, kept] * np.sqrt(values[kept]), np.sum(values[kept])
 
 

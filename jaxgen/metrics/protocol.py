@@ -16,10 +16,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+SUBJECT = ("images", "latents", "weights", "precision")
+"""Entries that say what was evaluated: they may differ within a table, which then says so below it."""
 REPLICATES = (
-    *("seed", "step", "run", "preset", "config_sha256", "training_seed", "commit", "date", "fake", "fake_sha256"),
+    *("seed", "step", "run", "preset", "config_sha256", "training_seed", "fake", "fake_sha256"),
+    *("commit", "date", "jax", "device_kind", "rank_deficient"),
+    *SUBJECT,
 )
 """Entries of a protocol in which numbers of one table may differ: what was evaluated and which draw of it, not how."""
+
+OF_REAL = ("_floor", "_of_real", "_of_test_images")
+"""How names of numbers end that are of the real images, not of what was evaluated: they have no spread."""
 
 
 class UnlikeProtocols(ValueError):
@@ -147,7 +154,8 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
     """A Markdown table, a row for each subject and a column for each metric, with the common protocol below it.
 
     Values of one subject, metric and step that differ in their seed alone become mean and standard deviation (of the
-    sample, n - 1), with the number of seeds. `by_preset` makes runs of one preset with several seeds one subject.
+    sample, n - 1), with n: of trainings where there are several, each the mean of its draws, and else of draws.
+    `by_preset` makes runs of one preset with several seeds one subject.
 
     Args:
       records: from `read`.
@@ -178,7 +186,8 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
     }
     lines = [["", *columns], ["---", *["---"] * len(columns)], *([subject, *cells] for subject, cells in rows.items())]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([text, "", "Protocol: " + _common(records), *(f"[{i}] {note}" for i, note in enumerate(notes, 1))])
+    below = ["Protocol: " + _common(records), *_subjects(records)]
+    return "\n".join([text, "", *below, *(f"[{i}] {note}" for i, note in enumerate(notes, 1))])
 
 
 def _cells(found: Sequence[Record], first: Record, notes: list[str]) -> str:
@@ -204,12 +213,36 @@ def _cells(found: Sequence[Record], first: Record, notes: list[str]) -> str:
 
 
 def _mean(group: Sequence[Record]) -> str:
-    # The same draw, evaluated twice, is one value and not two.
-    draws = {(r.protocol.get("seed"), r.protocol.get("run"), r.protocol.get("fake_sha256")): r.value for r in group}
-    values = list(draws.values())
-    if len(values) == 1:
+    # The same draw, evaluated twice, is one value and not two; and several draws of one training are one training.
+    trainings: dict[Any, dict[Any, float]] = {}
+    for record in group:
+        of = record.protocol.get
+        training = (of("training_seed"), of("config_sha256"))
+        trainings.setdefault(training, {})[of("seed"), of("fake_sha256") or of("run")] = record.value
+    means = [statistics.fmean(draws.values()) for draws in trainings.values()]
+    values, what = (means, "trainings") if len(means) > 1 else ([*next(iter(trainings.values())).values()], "draws")
+    if len(values) == 1 or (len(set(values)) == 1 and group[0].metric.endswith(OF_REAL)):
         return f"{values[0]:.4g}"
-    return f"{statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g} (n = {len(values)})"
+    return f"{statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g} (n = {len(values)} {what})"
+
+
+def _subjects(records: Sequence[Record]) -> list[str]:
+    """What was evaluated, a line for each entry that somebody states."""
+    lines = []
+    for name in SUBJECT:
+        stated: dict[str, dict[Any, None]] = {}
+        for record in records:
+            values = stated.setdefault(record.subject, {})
+            if (value := record.protocol.get(name)) is not None:
+                values[value] = None
+        if not any(stated.values()):
+            continue
+        whose: dict[str, list[str]] = {}
+        for subject, values in stated.items():
+            whose.setdefault(" or ".join(map(str, values)) or "not stated", []).append(subject)
+        told = [value if len(whose) == 1 else f"{value} ({', '.join(who)})" for value, who in whose.items()]
+        lines.append(f"{name.capitalize()}: {'; '.join(told)}")
+    return lines
 
 
 def _common(records: Sequence[Record]) -> str:
