@@ -9,6 +9,8 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import json
+import math
 import os
 import signal
 import sys
@@ -29,7 +31,6 @@ from jaxgen import checkpoint, data, images, report, run_directory, sharding
 
 MAX_STEPS_PER_DISPATCH = 64
 SECONDS_PER_DISPATCH = 0.25  # what a progress bar or Ctrl-C waits for at the most, about
-SECONDS_BETWEEN_LINES = 10.0  # of progress, where there is no terminal
 SECONDS_BETWEEN_REPORTS = 60.0
 RUN_AHEAD = 2  # dispatches in flight
 
@@ -183,13 +184,14 @@ def train(
       sample_every, evaluate_every, checkpoint_every: steps between these; 0 for only at the end.
       keep_last: how many of the newest checkpoints to keep, beside the best.
       sample: `state -> {name: images [N, H, W, C]}`, always of the same latents; each a PNG and a TensorBoard image.
+        Of [N, K, H, W, C] the K images of each group are drawn as one.
       evaluate: `state -> numbers`, logged under `eval/`; a checkpoint follows.
       best_metric: name of the number (as in the log) by which the best checkpoint is kept.
       best_mode: "max" or "min".
       max_rollbacks: how often in the run's life to go back to the last checkpoint (or the beginning), with fresh noise
         and another data order, when a loss is not finite; 0 stops the run.
       tensorboard: whether to write TensorBoard events.
-      progress: whether to show a progress bar (on a terminal) or a line now and then (elsewhere).
+      progress: whether to show a progress bar (on a terminal) or each line of the log in short (elsewhere).
 
     Returns:
       The end of the run. After SIGINT (Ctrl-C) or SIGTERM the state has been saved first; a second signal ends at once.
@@ -224,6 +226,8 @@ def train(
             metric_names = _check_first_batch(train_step, dataset, batch_size, seed, state, key)
         with _on_all_hosts(mesh):  # only now: a mistake on any host leaves no directory behind
             stack.enter_context(run_directory.hold(directory, config, may_change=may_change, is_primary=primary))
+            if primary:
+                _describe_data(directory, dataset, seed)
         manager = checkpoint.open_checkpoints(
             directory / "checkpoints", keep_last=keep_last, best_metric=best_metric, best_mode=best_mode
         )
@@ -248,7 +252,7 @@ def train(
                     run_directory.open_metrics(
                         directory, resume_step=step, tensorboard=tensorboard, is_primary=primary
                     ) as log,
-                    _Display(num_steps, step, mesh, show=progress and primary) as display,
+                    _Display(num_steps, step, mesh, directory, show=progress and primary) as display,
                     _dispatcher(
                         train_step,
                         dataset,
@@ -477,7 +481,8 @@ def _describe(bad: _WentWrong, directory: Path, last_good: int | None) -> str:
         where = f"There is no checkpoint yet in {directory}."
     return (
         f"The step after step {bad.step} went wrong, a loss or an update is not finite: {numbers}. {where} "
-        "A smaller learning rate, clip_norm, skip_norm or max_rollbacks may help."
+        "With max_rollbacks above 0 the same run goes back there and on with fresh noise; a smaller learning rate, "
+        "clip_norm or skip_norm is for a new run."
     )
 
 
@@ -651,10 +656,36 @@ def _means(tally: Tally) -> dict[str, float]:
 def _write_samples(run: _Run, log, step: int, samples: Mapping[str, jax.Array]) -> None:
     if run.primary:
         for name, shown in samples.items():
-            picture = images.grid(np.asarray(shown), upscale=None)
+            picture = _picture(np.asarray(shown))
             file = f"{step:08d}.png" if name == "samples" else f"{name}_{step:08d}.png"
             images.save_png(run.directory / "samples" / file, picture)
             log.write_image(step, name, picture)
+
+
+def _picture(shown: np.ndarray) -> np.ndarray:
+    """A grid of images; of groups of images, each group a strip without gaps, on grey so that white ones show, too."""
+    if shown.ndim == 4:
+        return images.grid(shown, upscale=None)
+    n, k, height, width, channels = shown.shape
+    strips = shown.transpose(0, 2, 1, 3, 4).reshape(n, height, k * width, channels)
+    return images.grid(strips, columns=math.ceil(math.sqrt(n / k)), padding=8, background=0.6, upscale=None)
+
+
+def _describe_data(directory: Path, dataset: data.Dataset, seed: int) -> None:
+    """RUN/data.json and RUN/real.png: what the report tells of the data; 64 images of the run's order, or fewer."""
+    facts = {
+        "name": dataset.name,
+        "num_examples": dataset.num_examples,
+        "image_shape": dataset.image_shape,
+        "class_names": dataset.class_names,
+    }
+    run_directory.write_atomically(directory / run_directory.DATA, (json.dumps(facts, indent=2) + "\n").encode())
+    height, width, channels = dataset.image_shape
+    if channels in (1, 3):  # others are no pictures
+        num = min(64, max(9, 2**18 // (height * width)), dataset.num_examples)
+        rows = data.batch_indices(0, batch_size=num, num_examples=dataset.num_examples, seed=seed)
+        real = dataset.prepare(dataset.fetch(rows), jax.random.key(seed))["image"]
+        images.save_png(directory / run_directory.REAL, images.grid(np.asarray(real), upscale=None))
 
 
 class _Stop:
@@ -726,19 +757,18 @@ def _status_recorder(directory: Path, primary: bool) -> Callable:
 
 
 class _Display:
-    """Progress for people: a bar on a terminal, elsewhere a line now and then."""
+    """Progress for people: a bar with the newest line of the log on a terminal, elsewhere each line of the log."""
 
-    def __init__(self, num_steps: int, step: int, mesh, *, show: bool):
+    def __init__(self, num_steps: int, step: int, mesh, directory: Path, *, show: bool):
         from tqdm import tqdm
 
         self._num_steps = num_steps
         self._show = show
         self._terminal = sys.stderr.isatty()
-        self._next_line = time.monotonic()
         if show:
             devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' * (mesh.size > 1)}"
             start = "Resuming at" if step else "Starting at"
-            print(f"{start} step {step} of {num_steps} on {devices}; compiling.", file=sys.stderr)
+            print(f"{start} step {step} of {num_steps} on {devices}, in {directory}; compiling.", file=sys.stderr)
         self._bar = tqdm(
             total=num_steps, initial=step, unit="step", dynamic_ncols=True, disable=not (show and self._terminal)
         )
@@ -756,9 +786,8 @@ class _Display:
             return
         text = _in_short(metrics)
         self._bar.set_postfix_str(text)
-        if not self._terminal and (time.monotonic() >= self._next_line or step == self._num_steps):
+        if not self._terminal:
             self._print(f"step {step}/{self._num_steps}: {text}")
-            self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def tell(self, step: int, metrics: Mapping[str, float]) -> None:
         """What is worth a line in any case."""

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxgen import checkpoint, data, experiment, loop, presets, run_directory, sharding
 
@@ -327,13 +328,15 @@ def test_images_per_second_are_those_of_the_steps_and_not_of_the_pauses(tmp_path
     assert max(rates) <= 400 and np.median(rates) > 100
 
 
-def test_progress_elsewhere_than_on_a_terminal_is_a_few_lines(tmp_path, capsys):
+def test_progress_elsewhere_than_on_a_terminal_is_each_line_of_the_log(tmp_path, capsys):
     evaluate = {"evaluate": lambda state: {"accuracy": 0.5}, "evaluate_every": 10}
-    train(tmp_path / "run", progress=True, **evaluate)
+    train(tmp_path / "run", progress=True, log_every=2, **evaluate)
     text = capsys.readouterr().err
-    assert text.splitlines()[0] == "Starting at step 0 of 20 on 1 cpu device; compiling."
-    assert "step 20/20: images/s" in text and "step 10/20: eval/accuracy 0.5" in text
-    assert "\r" not in text and len(text.splitlines()) <= 6
+    first, *others = text.splitlines()
+    assert first == f"Starting at step 0 of 20 on 1 cpu device, in {tmp_path / 'run'}; compiling."
+    steps = [line.split(": ")[0] for line in others if "eval/" not in line]
+    assert steps == [f"step {step}/20" for step in range(2, 21, 2)]
+    assert "step 20/20: images/s" in text and "step 10/20: eval/accuracy 0.5" in text and "\r" not in text
     train(tmp_path / "run", progress=True, **evaluate)
     assert "is finished already, at step 20" in capsys.readouterr().err
     train(tmp_path / "silent", progress=False, **evaluate)
@@ -369,6 +372,26 @@ def test_progress_on_a_terminal_is_a_bar(tmp_path, monkeypatch):
     text = b"".join(received).decode()
     assert "20/20" in text and "100%" in text and "loss" in text
     assert "\rstep 10/20: eval/accuracy 0.5\r\n" in text.replace(" " * 40, "")[-10000:] or "eval/accuracy 0.5" in text
+
+
+def test_groups_of_images_are_drawn_as_strips(tmp_path):
+    pairs = jnp.stack([-jnp.ones((3, 4, 4, 1)), jnp.ones((3, 4, 4, 1))], axis=1)
+    train(tmp_path / "run", num_steps=1, sample=lambda state: {"pairs": pairs})
+    picture = np.asarray(Image.open(tmp_path / "run" / "samples" / "pairs_00000001.png"))
+    row = picture[picture.shape[0] // 6, :, 0]  # through the first strips: grey, black, white, grey, ...
+    colours = row[np.flatnonzero(np.diff(row, prepend=-1.0))]
+    assert colours.tolist() == [204, 0, 255, 204, 0, 255, 204]
+
+
+def test_the_data_are_described_for_the_report(tmp_path):
+    train(tmp_path / "run", dataset=rows(50))
+    facts = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert facts["name"] == "rows" and facts["num_examples"] == 50 and facts["image_shape"] == [4, 4, 1]
+    assert len(facts["class_names"]) == 50
+    real = np.asarray(Image.open(tmp_path / "run" / "real.png"))
+    assert real.shape[2] == 3 and len(np.unique(real)) > 50
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "rows: 50 images of 4 × 4 pixels, grey; 50 classes (0, 1, 2," in page and "Real images" in page
 
 
 def test_the_report_is_written_at_the_end_and_its_failure_is_a_warning(tmp_path, monkeypatch):
@@ -554,6 +577,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_nothing_bad_saved(tmp_path,
         train(tmp_path / "run", nan_at(7), dataset=dataset)
     message = str(raised.value)
     assert "after step 7" in message and "loss nan" in message and "which 7" in message
+    assert "With max_rollbacks above 0 the same run goes back there" in message and "for a new run" in message
     assert f"last good checkpoint is {tmp_path / 'run' / 'checkpoints' / '5'}" in message
     assert status(tmp_path / "run")["status"] == "non-finite" and status(tmp_path / "run")["step"] == 7
     assert checkpoint.all_steps(tmp_path / "run" / "checkpoints") == [5]
