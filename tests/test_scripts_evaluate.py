@@ -283,7 +283,7 @@ def test_foreign_or_damaged_weights_are_refused_by_the_command(sides, tmp_path, 
 
 def test_a_run_that_draws_nothing_and_training_without_a_network_are_told(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = ["emoji-dcgan-r1", "--data.image-size", 32, "--eval-metric", "fid", "--num-devices", 1]
+    arguments = ["emoji-dcgan-r1", "--data.image-size", 64, "--eval-metric", "fid", "--num-devices", 1]
     assert call("train", *arguments) == 2
-    assert "the package has no feature network for images of 32x32 pixels and 3" in capsys.readouterr().err
+    assert "the package has no feature network for images of 64x64 pixels and 3" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
