@@ -25,6 +25,8 @@ from jaxgen.metrics import likelihood as likelihoods
 from jaxgen.models import article, cnn, conv_vae, dcgan, mlp
 from jaxgen.presets import GAN, VAE, Classifier, Config, Data, Optimizer, lookup
 
+FEW_IMAGES = 100  # held out, below which a number from them is warned of
+
 # Building -------------------------------------------------------------------------------------------------------------
 
 
@@ -51,7 +53,7 @@ class Experiment(NamedTuple):
 
     networks: Networks
     dataset: data.Dataset
-    sample: Callable | None  # state -> {name: images [N, H, W, C]} to look at
+    sample: Callable | None  # state -> {name: images [N, H, W, C], or groups of K [N, K, H, W, C]} to look at
     evaluate: Callable | None  # state -> numbers, on the test split
 
 
@@ -70,14 +72,14 @@ def build(config: Config) -> Experiment:
     mesh = sharding.make_mesh(config.num_devices)
     dataset = load_data(config.data, "train")
     networks = build_networks(config, dataset.image_shape, len(dataset.class_names))
-    test = load_data(config.data, "test") if networks.eval_step and has_test_split(config.data) else None
+    test = _load_held_out(config.data) if networks.eval_step and has_test_split(config.data) else None
     key = jax.random.key(config.seed)
     sample = evaluate = None
     if networks.show is not None:
         shown = dataset if test is None else test
         rows = np.arange(min(32, shown.num_examples), dtype=np.int32)
         real = shown.prepare(shown.fetch(rows), key)["image"]
-        show = sharding.jit_global(networks.show, mesh, batch_axes=(None, None))
+        show = sharding.jit_global(lambda *given: _in_pairs(networks.show(*given)), mesh, batch_axes=(None, None))
         sample = lambda state: show(sharding.as_replicated(mesh, state.ema), real)  # noqa: E731
     if test is not None:
         evaluate = loop.make_evaluate(
@@ -86,7 +88,7 @@ def build(config: Config) -> Experiment:
     elif isinstance(config, GAN) and config.eval_metric != "none":
         if not has_test_split(config.data):
             raise ValueError(f"eval_metric {config.eval_metric} needs a test split, and these data have none")
-        held_out = load_data(config.data, "test")
+        held_out = _load_held_out(config.data)
         evaluate = make_gan_evaluate(
             networks,
             dataset,
@@ -98,6 +100,26 @@ def build(config: Config) -> Experiment:
             mesh=mesh,
         )
     return Experiment(networks, dataset, sample, evaluate)
+
+
+def _in_pairs(shown: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Originals and reconstructions, which take turns, as pairs."""
+    return {
+        name: images.reshape(-1, 2, *images.shape[1:]) if name == "reconstructions" else images
+        for name, images in shown.items()
+    }
+
+
+def _load_held_out(config: Data) -> data.Dataset:
+    held_out = load_data(config, "test")
+    if held_out.num_examples < FEW_IMAGES:
+        warnings.warn(
+            f"{held_out.name}: only {held_out.num_examples} held-out images for evaluation; numbers from so few vary "
+            "by chance, and so does the choice of the best checkpoint by them"
+            + ("; a larger --data.validation-share gives more" if config.name == "folder" else ""),
+            stacklevel=3,
+        )
+    return held_out
 
 
 def make_gan_evaluate(
@@ -370,8 +392,26 @@ _BUILDERS = {GAN: _build_gan, VAE: _build_vae, Classifier: _build_classifier}
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _naming_flags(config: Config) -> Iterator[None]:
+    """Notes beside an error which flags stand for the settings that the library names in it."""
+    try:
+        yield
+    except run_directory.RunDirectoryError:
+        raise  # names settings as config.json does
+    except Exception as error:
+        if flags := presets.flags_named_in(str(error), config):
+            error.add_note(f"On the command line: {', '.join(flags)}")
+        raise
+
+
 def train(config: Config, directory: str, *, preset: str = "", progress: bool = True) -> loop.Result:
     """Builds an experiment and trains it in a run directory, from its newest checkpoint if it holds one."""
+    with _naming_flags(config):
+        return _train(config, directory, preset, progress)
+
+
+def _train(config: Config, directory: str, preset: str, progress: bool) -> loop.Result:
     sharding.check_divisible(config.batch_size, sharding.make_mesh(config.num_devices).size)
     networks, dataset, sample, evaluate = build(config)
     try:

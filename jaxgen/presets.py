@@ -7,8 +7,10 @@ A preset is data: a frozen configuration with the paper it follows, every field 
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -81,10 +83,20 @@ DATASETS = {
         max_broken_share=d.max_broken_share,
     ),
     "arrays": lambda d, split: data.array_file(
-        _needs_path(d) if split == "train" else _needs_path(d, "test_path"), value_range=d.value_range
+        _needs_path(d) if split == "train" else _needs_path(d, "test_path"),
+        value_range=d.value_range,
+        image_key=d.image_key,
+        label_key=d.label_key,
     ),
     "hub": lambda d, split: data.hub_dataset(
-        _needs_path(d), image_size=d.image_size or 64, channels=d.channels, background=d.background, split=split
+        _needs_path(d),
+        image_size=d.image_size or 64,
+        split=split,
+        image_key=d.image_key,
+        label_key=d.label_key,
+        channels=d.channels,
+        background=d.background,
+        max_broken_share=d.max_broken_share,
     ),
 }
 
@@ -121,9 +133,13 @@ class Data:
     validation_share: float = 0.05
     """For folders: share of the files held out for evaluation."""
     max_broken_share: float = 0.01
-    """For folders: share of unreadable files that is tolerated."""
+    """For folders and hub sets: share of unreadable images that is tolerated; a single one is, unless this is 0."""
     value_range: tuple[float, float] | None = None
     """For `arrays`: the values of black and white, such as 0 1."""
+    image_key: str | None = None
+    """For `arrays` and hub sets: the name of the array or column of images, where it cannot be guessed."""
+    label_key: str | None = None
+    """For `arrays` and hub sets: that of the labels."""
     binarise: BinarisationName = "none"
     """For MNIST: a fresh Bernoulli draw at every visit, a threshold, or grey levels."""
     drawn_by: Literal["noto", "twemoji"] = "noto"
@@ -135,11 +151,15 @@ class Optimizer:
     """An optimiser with its clip, skip and schedule."""
 
     name: OptimizerName = "adam"
+    """The rule."""
     learning_rate: float = 2e-4
+    """At the start of the schedule."""
     b1: float = 0.9
     """Decay of the first moment; momentum for sgd and rmsprop."""
     b2: float = 0.999
+    """Decay of the second moment; for sgd without meaning."""
     eps: float = 1e-8
+    """Added to the denominator."""
     weight_decay: float = 0.0
     """For adamw."""
     schedule: ScheduleName = "constant"
@@ -155,19 +175,25 @@ class Run:
     """What all experiments have."""
 
     data: Data = Data()
+    """Which images, and how they are prepared."""
     batch_size: int = 64
     """Images in a step (for each discriminator step), over all devices and hosts."""
     num_steps: int = 10_000
+    """Train steps in all, counted from the run's beginning."""
     seed: int = 0
+    """Of the initialisation, the noise and the order of the data."""
     precision: PrecisionName = "float32"
     """Of the computation; parameters are always float32."""
     num_devices: int | None = None
     """All by default."""
     log_every: int = 100
+    """Steps between lines of the log and of the console, each a mean over these steps."""
     sample_every: int = 1000
+    """Steps between pictures of samples."""
     evaluate_every: int = 0
-    """0: only at the end, as for all intervals but log_every."""
+    """Steps between evaluations; 0: only at the end, as for all intervals but log_every."""
     checkpoint_every: int = 1000
+    """Steps between checkpoints: what a kill may cost."""
     keep_last: int = 3
     """How many of the newest checkpoints to keep, beside the best."""
     max_rollbacks: int = 0
@@ -179,12 +205,15 @@ class GAN(Run):
     """A generative adversarial network."""
 
     model: Literal["dcgan", "article"] = "dcgan"
+    """The networks: DCGAN (28 to 64 pixels) or the survey article's (56 pixels)."""
     latent_dim: int = 100
+    """Numbers of noise from which the generator makes an image."""
     features: int = 64
     """Of the outermost hidden layer of DCGAN."""
     discriminator_batch_norm: bool = True
     """For DCGAN; switch it off where a gradient penalty is used."""
     loss: LossName = "non_saturating"
+    """Of both players."""
     r1: float = 0.0
     """Weight gamma of the R1 penalty gamma/2 E|grad D(real)|^2."""
     r2: float = 0.0
@@ -192,6 +221,7 @@ class GAN(Run):
     gradient_penalty: float = 0.0
     """Weight of the WGAN-GP penalty."""
     gradient_penalty_target: float = 1.0
+    """The norm that the WGAN-GP penalty pulls gradients to."""
     dragan: float = 0.0
     """Weight of the DRAGAN penalty."""
     num_discriminator_steps: int = 1
@@ -215,10 +245,13 @@ class VAE(Run):
     """A variational autoencoder."""
 
     model: Literal["mlp", "conv"] = "mlp"
+    """The networks: fully connected (binarised images) or convolutional (28 to 64 pixels)."""
     latent_dim: int = 50
+    """Numbers that the encoder describes an image with."""
     features: int = 32
     """Of the outermost hidden layer of the convolutional model."""
     likelihood: LikelihoodName = "bernoulli"
+    """Of pixels given the latents; bernoulli is for binarised images."""
     beta: float = 1.0
     """Weight of the rate (KL divergence) in the loss."""
     kl_warmup_steps: int = 0
@@ -232,6 +265,7 @@ class VAE(Run):
     eval_samples: int = 1
     """k of the importance-weighted bound in evaluation."""
     optimizer: Optimizer = Optimizer(learning_rate=1e-3)
+    """Of encoder and decoder."""
     ema_half_life: float = 0.0
     """Of the moving average, in images; 0: the latest weights."""
 
@@ -243,10 +277,13 @@ class Classifier(Run):
     widths: tuple[int, ...] = (32, 64, 128)
     """Features of each 3x3 convolution; a 2x2 pooling follows each."""
     dropout: float = 0.3
+    """Share of the last features that a train step leaves out."""
     shift: int = 2
     """Augmentation: random shifts by up to so many pixels."""
     label_smoothing: float = 0.0
+    """Share of each label that is spread over all classes."""
     optimizer: Optimizer = Optimizer(learning_rate=1e-3, schedule="cosine")
+    """Of the classifier."""
     ema_half_life: float = 0.0
     """Of the moving average, in images; 0: the latest weights."""
 
@@ -379,9 +416,9 @@ PRESETS: dict[str, Preset] = {
         Classifier(
             data=Data("emoji", image_size=32),
             batch_size=100,
-            num_steps=3000,
-            evaluate_every=500,
-            checkpoint_every=500,
+            num_steps=800,  # of 3341 images; later it only learns them by heart
+            evaluate_every=200,
+            checkpoint_every=200,
             dropout=0.5,
             ema_half_life=20_000,
         ),
@@ -472,6 +509,21 @@ def _broken_rule(name: str, value: Any) -> str | None:
     return None
 
 
+def flags_named_in(text: str, config: Any, prefix: str = "") -> list[str]:
+    """The flags of settings that a message of the library calls by their names in Python, such as `max_broken_share`.
+
+    Only names of several words count: `name` and `path` are English, too.
+    """
+    flags = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flags += flags_named_in(text, value, f"{prefix}{field.name}.")
+        elif "_" in field.name and re.search(rf"(?<![\w/.]){field.name}(?![\w/])", text):
+            flags.append(f"--{prefix}{field.name}".replace("_", "-"))
+    return flags
+
+
 # Stored configurations ------------------------------------------------------------------------------------------------
 
 
@@ -544,3 +596,19 @@ def may_change(config: Config) -> tuple[str, ...]:
     optimizers = [value for value in vars(config).values() if isinstance(value, Optimizer)]
     constant = all(o.schedule == "constant" for o in optimizers)
     return (*MAY_CHANGE, "num_steps") if constant else MAY_CHANGE
+
+
+def default_directory(preset: str, config: Config) -> str:
+    """Where a run goes that names no directory: runs/PRESET, with what a resumed run could not change in the name.
+
+    So a short trial of a preset does not take the place of the preset itself.
+    """
+    plain, asked = (flatten(to_dict(c)) for c in (PRESETS[preset].config, config))
+    fixed = {name: value for name, value in asked.items() if value != plain[name] and name not in may_change(config)}
+    if not fixed:
+        return f"runs/{preset}"
+    text = "-".join(f"{name.replace('_', '-')}-{value}" for name, value in fixed.items())
+    suffix = re.sub(r"[^\w.-]+", "-", text)
+    if suffix != text or len(suffix) > 60:  # two settings must not share a directory
+        suffix = f"{suffix[:50]}-{zlib.crc32(text.encode()):08x}"
+    return f"runs/{preset}-{suffix}"

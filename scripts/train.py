@@ -15,7 +15,8 @@ def help_text() -> str:
     rows = "\n".join(f"  {name:<{width}}  {preset.about}" for name, preset in presets.PRESETS.items())
     return f"""usage: train.py [PRESET] [overrides]
 
-Trains a preset and writes metrics, samples, checkpoints and report.html to runs/PRESET.
+Trains a preset and writes metrics, samples, checkpoints and report.html to runs/PRESET (with other settings
+than the preset's, to runs/PRESET-SETTINGS), or to --directory.
 Run the same command again to go on where it stopped, even after kill -9.
 
 presets (none given: {next(iter(presets.PRESETS))}):
@@ -49,15 +50,13 @@ def parse(arguments: list[str]):
         raise SystemExit(0)
     preset = presets.lookup(presets.PRESETS, name, "preset")
 
+    about_directory = f"The run directory; runs/{name} by default, or runs/{name}-SETTINGS if it has other settings."
+
     def collect(
-        config: Annotated[type(preset.config), tyro.conf.arg(name="")] = preset.config, directory: str = f"runs/{name}"
+        config: Annotated[type(preset.config), tyro.conf.arg(name="")] = preset.config,
+        directory: Annotated[str | None, tyro.conf.arg(help=about_directory)] = None,
     ):
-        """
-        Args:
-          config: the experiment.
-          directory: The run directory; an existing run in it is resumed.
-        """
-        return name, config, directory
+        return name, config, presets.default_directory(name, config) if directory is None else directory
 
     return tyro.cli(
         collect,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import jax
 import numpy as np
@@ -144,6 +145,22 @@ def test_a_classifier_of_data_without_labels_is_refused():
 def test_data_that_cannot_be_opened_are_named(config, error, message):
     with pytest.raises(error, match=message):
         experiment.load_data(config, "train")
+
+
+def test_an_evaluation_on_few_images_is_warned_of(tmp_path):
+    for name, count in (("few", 99), ("enough", 100)):
+        np.savez(
+            tmp_path / f"{name}.npz", image=np.random.RandomState(0).randint(0, 256, (count, 28, 28)).astype("uint8")
+        )
+    few = presets.Data(name="arrays", path=str(tmp_path / "enough.npz"), test_path=str(tmp_path / "few.npz"))
+    vae_config = presets.VAE(data=few, model="conv", likelihood="gaussian", features=2, latent_dim=2)
+    gan_config = presets.GAN(data=few, features=2, eval_metric="fid")
+    for config in (vae_config, gan_config):
+        with pytest.warns(UserWarning, match="only 99 held-out images for evaluation"):
+            experiment.build(config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            experiment.build(dataclasses.replace(config, data=dataclasses.replace(few, test_path=few.path)))
 
 
 def test_an_empty_folder_is_named(tmp_path):

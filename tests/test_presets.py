@@ -86,21 +86,52 @@ def test_a_name_without_anything_near_lists_what_there_is():
     assert "did you mean" not in str(raised.value)
 
 
-def test_every_setting_that_its_name_does_not_explain_has_a_sentence():
+def test_settings_that_a_message_names_as_python_does_are_found_as_flags():
+    gan = presets.GAN()
+    assert presets.flags_named_in("pass value_range=(0, 1)", gan) == ["--data.value-range"]
+    assert presets.flags_named_in("a smaller clip_norm may help", gan) == [
+        "--generator.clip-norm",
+        "--discriminator.clip-norm",
+    ]
+    for text in (
+        "the name of a path",
+        "--data.image-size",
+        "penalty/gradient_penalty 3",
+        "runs/seed_1",
+        "eval_imagesx",
+    ):
+        assert presets.flags_named_in(text, gan) == []
+
+
+def test_a_run_that_names_no_directory_shares_that_of_its_preset_only_if_it_could_be_resumed_there():
+    def default(name, **changes):
+        return presets.default_directory(name, dataclasses.replace(presets.PRESETS[name].config, **changes))
+
+    for name in presets.PRESETS:
+        assert default(name) == default(name, num_devices=2, log_every=7, keep_last=5) == f"runs/{name}"
+    assert default("mnist-dcgan", num_steps=5) == "runs/mnist-dcgan-num-steps-5"
+    assert default("emoji-dcgan-r1", num_steps=5) == "runs/emoji-dcgan-r1"  # no schedule: the preset goes on from there
+    assert default("mnist-dcgan", seed=1, r1=0.5) == "runs/mnist-dcgan-seed-1-r1-0.5"
+    assert default("emoji-dcgan-r1", generator=presets.Optimizer(learning_rate=1e-3)).startswith(
+        "runs/emoji-dcgan-r1-generator.learning-rate-0.001-"
+    )
+    folders = [
+        default("mnist-cnn", data=presets.Data("folder", path=path)) for path in ("a/b", "a-b", "a_b", "a b", "x" * 99)
+    ]
+    assert len(set(folders)) == 5 and max(map(len, folders)) < 80
+    assert all(re.fullmatch(r"runs/[\w.-]+", folder) for folder in folders)
+
+
+def test_every_setting_has_a_sentence():
     """What the command line shows is the string under each field."""
     from tyro._docstrings import get_field_docstring
 
-    plain = {
-        *("name", "learning_rate", "b2", "eps", "num_steps", "seed", "log_every", "sample_every", "model"),
-        *("checkpoint_every", "latent_dim", "loss", "dropout", "label_smoothing", "likelihood", "data", "optimizer"),
-        "gradient_penalty_target",
-    }
     families = [*typing.get_args(presets.Config), presets.Data, presets.Optimizer]
     missing = [
         f"{family.__name__}.{field.name}"
         for family in families
         for field in dataclasses.fields(family)
-        if field.name not in plain and not get_field_docstring(family, field.name, ())
+        if not get_field_docstring(family, field.name, ())
     ]
     assert missing == []
     for family in families:

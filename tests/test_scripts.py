@@ -36,6 +36,7 @@ def test_help_comes_quickly_and_without_a_preset_lists_them():
     assert [errors for _, errors in outputs] == ["", ""]
     assert all(name in outputs[0][0] for name in presets.PRESETS)
     assert "--discriminator.learning-rate" in outputs[1][0] and "two learning rates are TTUR" in outputs[1][0]
+    assert "runs/mnist-dcgan-SETTINGS if it has other" in " ".join(outputs[1][0].replace("│", "").split())
     assert time.monotonic() - begin < 30  # 2 s on an idle machine; JAX itself takes one to import
 
 
@@ -71,10 +72,24 @@ def test_a_reader_that_leaves_early_causes_no_error():
 def test_a_mistake_is_one_sentence_and_makes_no_directory(tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert call("train", *arguments) == 2
-    errors = capsys.readouterr().err.splitlines()
+    errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("On the command line: --")]
     assert len(errors) == 2 and errors[0].startswith("error: ") and message in errors[0]
     assert "JAXGEN_TRACEBACK" in errors[1]
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "arrays, flags",
+    [
+        ({"image": np.linspace(0, 1, 8 * 28 * 28, dtype=np.float32).reshape(8, 28, 28)}, "--data.value-range"),
+        ({"image": np.full((8, 28, 28), 9, np.uint8), "x": np.zeros(8)}, "--data.image-key"),
+        ({"image": np.full((8, 28, 28), 9, np.uint8), "y": np.zeros(8), "label": np.zeros(8)}, "--data.label-key"),
+    ],
+)
+def test_where_the_library_names_an_argument_the_flag_is_told(tmp_path, capsys, arrays, flags):
+    np.savez(tmp_path / "digits.npz", **arrays)
+    assert call("train", "mnist-dcgan", "--data.name", "arrays", "--data.path", tmp_path / "digits.npz") == 2
+    assert f"\nOn the command line: {flags}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ def hub_dataset(
     split: str = "train",
     config_name: str | None = None,
     revision: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
+    image_key: str | None = None,
+    label_key: str | None = None,
     labelled: bool = True,
     channels: int = 3,
     background: str = "white",
@@ -37,9 +37,9 @@ def hub_dataset(
         split: as the data set calls it.
         config_name: for a data set with several configurations.
         revision: a tag or commit of its repository; name one to make a run repeatable.
-        image_column: needed only if there are several of type Image.
-        label_column: integers, class labels or strings (then sorted); found if there is one class label or a column
-            called "label".
+        image_key: the column of images; needed only if there are several of type Image.
+        label_key: the column of integers, class labels or strings (then sorted); found if there is one class label or
+            a column called "label".
         labelled: False ignores labels.
         channels, background, crop, resize: as for `decode_image`.
         max_broken_share, max_bytes_in_memory, num_threads: as for `image_folder`.
@@ -60,17 +60,17 @@ def hub_dataset(
     table = _load(datasets, name, config_name, split, revision)
     if len(table) == 0:
         raise ValueError(f"hub data set {name!r}: split {split!r} is empty")
-    image_column = _image_column(datasets, name, table, image_column)
+    image_key = _find_images(datasets, name, table, image_key)
     label, class_names = None, ()
     if labelled:
-        label_column = _label_column(datasets, name, table, label_column)
-        if label_column is not None:
-            label, class_names = _labels(datasets, name, table, label_column)
+        label_key = _find_labels(datasets, name, table, label_key)
+        if label_key is not None:
+            label, class_names = _labels(datasets, name, table, label_key)
     # Encoded bytes rather than Pillow images: decode_image then applies the same rules as to files.
-    encoded = table.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+    encoded = table.select_columns([image_key]).cast_column(image_key, datasets.Image(decode=False))
 
     def read(row):
-        value = encoded[row][image_column]
+        value = encoded[row][image_key]
         if value is None:
             raise ValueError("no image in this row")
         return decode.decode_image(
@@ -119,7 +119,7 @@ def _load(datasets, name, config_name, split, revision):
         ) from error
 
 
-def _image_column(datasets, name, table, column):
+def _find_images(datasets, name, table, column):
     images = [key for key, feature in table.features.items() if isinstance(feature, datasets.Image)]
     if column is not None:
         if column not in images:
@@ -131,12 +131,12 @@ def _image_column(datasets, name, table, column):
     if len(images) != 1:
         raise ValueError(
             f"hub data set {name!r}: {len(images)} columns of type Image ({', '.join(images) or 'none'}) among "
-            f"{', '.join(table.features)}: choose one with image_column"
+            f"{', '.join(table.features)}: choose one with image_key"
         )
     return images[0]
 
 
-def _label_column(datasets, name, table, column):
+def _find_labels(datasets, name, table, column):
     if column is not None:
         if column not in table.features:
             raise ValueError(f"hub data set {name!r}: no column {column!r}, only {', '.join(table.features)}")
@@ -144,7 +144,7 @@ def _label_column(datasets, name, table, column):
     labels = [key for key, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
     if len(labels) > 1 and "label" not in labels:
         raise ValueError(
-            f"hub data set {name!r}: several label columns ({', '.join(labels)}): choose one with label_column, or "
+            f"hub data set {name!r}: several label columns ({', '.join(labels)}): choose one with label_key, or "
             "pass labelled=False"
         )
     if "label" in table.features:
