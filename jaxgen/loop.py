@@ -481,7 +481,7 @@ def _describe(bad: _WentWrong, directory: Path, last_good: int | None) -> str:
         where = f"There is no checkpoint yet in {directory}."
     return (
         f"The step after step {bad.step} went wrong, a loss or an update is not finite: {numbers}. {where} "
-        "With max_rollbacks above 0 the same run goes back there and on with fresh noise; a smaller learning rate, "
+        "With max_rollbacks above 0 the same run goes back and on with fresh noise; a smaller learning rate, "
         "clip_norm or skip_norm is for a new run."
     )
 

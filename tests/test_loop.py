@@ -577,7 +577,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_nothing_bad_saved(tmp_path,
         train(tmp_path / "run", nan_at(7), dataset=dataset)
     message = str(raised.value)
     assert "after step 7" in message and "loss nan" in message and "which 7" in message
-    assert "With max_rollbacks above 0 the same run goes back there" in message and "for a new run" in message
+    assert "With max_rollbacks above 0 the same run goes back and on" in message and "for a new run" in message
     assert f"last good checkpoint is {tmp_path / 'run' / 'checkpoints' / '5'}" in message
     assert status(tmp_path / "run")["status"] == "non-finite" and status(tmp_path / "run")["step"] == 7
     assert checkpoint.all_steps(tmp_path / "run" / "checkpoints") == [5]
