@@ -579,7 +579,7 @@ def added_since(stored: Mapping[str, Any], config: Config) -> tuple[str, ...]:
     Raises:
       ValueError: as `from_dict`.
     """
-    before, now = (flatten(to_dict(c)) for c in (from_dict(stored), config))
+    before, now = (flatten(dataclasses.asdict(c)) for c in (from_dict(stored), config))
     there = flatten(stored)
     return tuple(name for name, value in now.items() if name not in there and before.get(name) == value)
 

@@ -426,6 +426,15 @@ def test_a_signal_saves_first_and_the_same_call_goes_on_to_the_same_bits(tmp_pat
     assert set(lines(tmp_path / "run")) == {5, 10, 15, 20}
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT raises KeyboardInterrupt, also where a shell ignores it: in what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_signal_ends_at_once(tmp_path):
     def sample(state):
         signal.raise_signal(signal.SIGTERM)  # to this thread: os.kill may choose another, and come late
