@@ -158,6 +158,8 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
     for name in ("cut.npy", "empty.npy", "cut.npz", "text.npz", "wrong.npz", "wrong.npy"):
         with pytest.raises(ValueError, match=name):
             data.array_file(tmp_path / name)
+    with pytest.raises(ValueError, match="cut.npz: damaged or cut short .*again"):
+        data.array_file(tmp_path / "cut.npz")
     with pytest.raises(ValueError, match="cut.npy"):
         data.array_file(tmp_path / "cut.npy", max_bytes_in_memory=10)
     with pytest.raises(FileNotFoundError, match="no such file"):

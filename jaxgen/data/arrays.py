@@ -114,6 +114,8 @@ def _load(path, image_key, label_key, max_bytes_in_memory):
                 "it holds Python objects (pickled), or is no NumPy file. Such arrays are not loaded because a pickle "
                 "can run code; images of different sizes must be brought to one size and stacked first"
             )
+        elif isinstance(error, (EOFError, zipfile.BadZipFile)):
+            text = f"damaged or cut short ({text}); copy or download it again"
         raise ValueError(f"{path}: {text}") from error
 
 
