@@ -13,9 +13,10 @@ timed:
     loop        one member after the other, the same step under jax.jit, one dispatch a step; compiled once for all,
                 since the rates are arguments
     scan        the same, all steps of a member in one dispatch
-    torch       one member after the other, eager PyTorch, fused Adam
+    torch       one member after the other, eager PyTorch, its Adam as it is by default
+    torch-fused the same with the fused Adam
 
-GAN-steps/s of one GAN after the other do not depend on the number of members, so loop, scan and torch time a few.
+GAN-steps/s of one GAN after the other do not depend on the number of members, so all but the program time a few.
 Compilation is left out. Ratios are taken within a round. That PyTorch does the same work is checked: given jaxgen's
 weights, points and latents, both losses and the lengths of both gradients must be equal.
 """
@@ -33,7 +34,8 @@ import time
 from benchmark import WorkerError, serve, worker, worker_environment
 
 HERE = pathlib.Path(__file__).parent
-RIVALS = ("program", "loop", "scan", "torch")
+TORCH = ("torch", "torch-fused")
+RIVALS = ("program", "loop", "scan", *TORCH)
 RING_STD = 0.01
 TOLERANCE = 1e-4
 
@@ -158,19 +160,18 @@ def jaxgen_worker() -> None:
 
 def start_workers(stack, rivals, threads, torch_python):
     """rival -> ask. The program's worker sees one device for each core, the others one."""
-    found, shared = {}, None
     environment = worker_environment(threads, "")
+    jaxgen = [sys.executable, str(pathlib.Path(__file__)), "--worker"]
+    torch = [torch_python, str(HERE / "benchmark_members_torch.py")]
+    found, shared = {}, {}
     for rival in rivals:
-        if rival == "torch":
-            command = [torch_python, str(HERE / "benchmark_members_torch.py")]
-            found[rival] = stack.enter_context(worker(command, environment))
-            continue
-        command = [sys.executable, str(pathlib.Path(__file__)), "--worker"]
         if rival == "program":
-            found[rival] = stack.enter_context(worker(command, environment | {"JAX_NUM_CPU_DEVICES": str(threads)}))
-        else:
-            shared = shared or stack.enter_context(worker(command, environment))
-            found[rival] = shared
+            found[rival] = stack.enter_context(worker(jaxgen, environment | {"JAX_NUM_CPU_DEVICES": str(threads)}))
+            continue
+        kind = "torch" if rival in TORCH else "jaxgen"
+        if kind not in shared:
+            shared[kind] = stack.enter_context(worker(torch if kind == "torch" else jaxgen, environment))
+        found[rival] = shared[kind]
     return found
 
 
@@ -179,7 +180,7 @@ def check(asks, work):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "weights.npz")
         ours = next(iter(asks.values()))("reference", path=path, **work)
-        theirs = asks["torch"]("reference", path=path, **work)
+        theirs = next(ask for rival, ask in asks.items() if rival in TORCH)("reference", path=path, **work)
     worst = max(abs(theirs[name] / ours[name] - 1) for name in ours)
     if not worst < TOLERANCE:
         raise WorkerError(f"PyTorch does other work than jaxgen: {theirs} against {ours}")
@@ -235,17 +236,16 @@ def main(arguments=None) -> int:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
     if min(options.members) < 1:
         parser.error(f"--members must be at least 1, not {min(options.members)}")
-    rivals = [rival for rival in RIVALS if rival in options.rivals or (rival == "torch" and options.torch_python)]
-    if "torch" in rivals and not options.torch_python:
-        options.torch_python = sys.executable
-    if rivals == ["torch"]:
+    rivals = [rival for rival in RIVALS if rival in options.rivals or (rival in TORCH and options.torch_python)]
+    if set(rivals) <= set(TORCH):
         parser.error("torch alone has nothing to be compared with")
+    options.torch_python = options.torch_python or sys.executable
     work = {"width": options.width, "batch_size": options.batch_size}
     with contextlib.ExitStack() as stack:
         asks = start_workers(stack, rivals, options.threads, options.torch_python)
         try:
             described = {rival: ask("describe") for rival, ask in asks.items()}
-            difference = check(asks, work) if "torch" in asks else None
+            difference = check(asks, work) if set(rivals) & set(TORCH) else None
             found = measure(
                 asks,
                 work,

@@ -1,7 +1,8 @@
 """The PyTorch side of `benchmark_members.py`, which starts it and asks it over stdin. Needs torch and NumPy, not JAX.
 
-One GAN of the ring after the other, eager, with what makes PyTorch fast at it: fused Adam, gradients set to None, one
-forward pass of the generator for both players, no synchronisation, and no gradient norms, which jaxgen reports.
+One GAN of the ring after the other, eager, with what makes PyTorch fast at it: gradients set to None, one forward pass
+of the generator for both players, no synchronisation, and no gradient norms, which jaxgen reports. Adam as
+`torch.optim.Adam` is by default, or fused.
 """
 
 import time
@@ -38,22 +39,22 @@ def discriminator_loss(discriminator, real, fake):
     return softplus(-discriminator(real)).mean() + softplus(discriminator(fake)).mean()
 
 
-def time_members(number, num_steps, width, batch_size):
+def time_members(number, num_steps, width, batch_size, fused):
     """Seconds for so many GANs, one after the other."""
     players = [(perceptron(width, 2), perceptron(width, 1)) for _ in range(number)]
-    train(*players[0], 1e-4, 3, batch_size)  # to warm up
+    train(*players[0], 1e-4, 3, batch_size, fused)  # to warm up
     synchronise()
     begin = time.perf_counter()
     for rate, (generator, discriminator) in zip(np.geomspace(1e-4, 1e-3, number), players, strict=True):
-        train(generator, discriminator, float(rate), num_steps, batch_size)
+        train(generator, discriminator, float(rate), num_steps, batch_size, fused)
     synchronise()
     return time.perf_counter() - begin
 
 
-def train(generator, discriminator, rate, num_steps, batch_size):
+def train(generator, discriminator, rate, num_steps, batch_size, fused):
     """Alternating steps: the discriminator, then the generator on the same fake points."""
     optimizers = [
-        torch.optim.Adam(player.parameters(), lr=lr, betas=(0.5, 0.999), fused=True)
+        torch.optim.Adam(player.parameters(), lr=lr, betas=(0.5, 0.999), fused=fused)
         for player, lr in ((generator, rate), (discriminator, 2 * rate))
     ]
     for _ in range(num_steps):
@@ -104,4 +105,11 @@ def describe():
 
 
 if __name__ == "__main__":
-    serve({"describe": describe, "reference": reference, "torch": time_members})
+    serve(
+        {
+            "describe": describe,
+            "reference": reference,
+            "torch": lambda **work: time_members(**work, fused=None),
+            "torch-fused": lambda **work: time_members(**work, fused=True),
+        }
+    )

@@ -415,8 +415,11 @@ def _advance(program, data, seed, num_steps, settings, member, arrays, inputs, f
 
 
 def _all_finite(tree):
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(x)) for x in leaves], jnp.asarray(True))
+    finite = {}  # shape -> one array for all leaves of that shape: few large operations instead of many small ones
+    for x in jax.tree.leaves(tree):
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            finite[x.shape] = finite.get(x.shape, True) & jnp.isfinite(x)
+    return functools.reduce(jnp.logical_and, [jnp.all(x) for x in finite.values()], jnp.asarray(True))
 
 
 class _Layout(NamedTuple):
