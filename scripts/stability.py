@@ -358,6 +358,8 @@ def sweep(
     failed_below: float | None = None,
     block_size: int | None = None,
     num_devices: int | None = None,
+    metrics: tuple[str, ...] = (),
+    num_images: int = 2000,
 ) -> None:
     """Train many networks in one program, one for each combination of settings, and tabulate what became of them.
 
@@ -384,6 +386,10 @@ def sweep(
       failed_below: A final score below this counts as a failure.
       block_size: Networks that a device trains at once; chosen by default.
       num_devices: To divide the networks over; all by default.
+      metrics: Of images that each network draws at the end, against the test images in the package's own feature
+        network: fid, kid, prdc, inception_score, confidence, swd. They are columns of members.csv, and one record
+        each with its protocol in evaluation/, so that `evaluate.py --table DIRECTORY` prints them.
+      num_images: How many each network draws for that.
     """
     one_device_for_each_core()
     from jaxgen.stability import sweep_presets
@@ -416,6 +422,8 @@ def sweep(
         failed_below=failed_below,
         block_size=block_size,
         num_devices=num_devices,
+        metrics=metrics,
+        num_images=num_images,
     )
     for line in sweep_presets.text(found, failed_below=failed_below):
         print(line)

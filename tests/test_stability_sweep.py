@@ -15,6 +15,7 @@ from jaxgen import gan as gans
 from jaxgen import vae as vaes
 from jaxgen.data import toy
 from jaxgen.losses import adversarial, penalties
+from jaxgen.metrics import protocol
 from jaxgen.models import dcgan, mlp
 from jaxgen.stability import games, members, oracles, sweep, updates
 
@@ -343,6 +344,38 @@ def test_the_command_writes_a_table_and_resumes(tmp_path, monkeypatch, capsys):
     assert "holds another sweep (num_steps 4 there, 8 now)" in capsys.readouterr().err
 
 
+def test_measured_numbers_are_columns_of_the_table():
+    good = run(settings_of(3))
+    bad = good._replace(table=good.table | {"finite": np.array([True, False, True])})
+
+    def rate_and_step(member, state):
+        return {"twice_the_rate": 2 * good.settings["generator_rate"][member], "done": state.step}
+
+    table = sweep.measure(bad, rate_and_step).table
+    twice = 2 * good.settings["generator_rate"]
+    np.testing.assert_allclose(table["twice_the_rate"], [twice[0], np.nan, twice[2]])  # NaN for what failed
+    np.testing.assert_allclose(table["done"], [20, np.nan, 20])
+    with pytest.raises(ValueError, match="a column finite already"):
+        sweep.measure(good, lambda member, state: {"finite": 1.0})
+
+
+def test_networks_of_a_sweep_are_compared_with_real_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    arguments = "--rate 1e-3 --beta 1 --clip 1 inf --steps 2 --records 1 --batch-size 8 --num-devices 1"
+    arguments += " --metrics fid swd --num-images 150"
+    assert command("mnist-vae", "--directory", tmp_path / "made", *arguments.split()) == 0
+    rows = list(csv.DictReader((tmp_path / "made" / "members.csv").open()))
+    assert len(rows) == 2 and all(float(row["fid"]) > 10 * float(row["fid_floor"]) > 0 for row in rows)
+    assert all(float(row["swd"]) > 0 for row in rows)
+    stored = [r for r in protocol.read(tmp_path / "made") if r.metric == "fid"]
+    assert [r.subject for r in stored] == ["clip 1", "clip inf"]
+    assert [r.value for r in stored] == pytest.approx([float(row["fid"]) for row in rows])
+    assert {r.protocol["backbone"] for r in stored} == {"mnist-cnn"} and stored[0].protocol["n_fake"] == 150
+    protocol.require_alike(stored)
+    assert (tmp_path / "made" / "samples.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -354,6 +387,9 @@ def test_the_command_writes_a_table_and_resumes(tmp_path, monkeypatch, capsys):
         ("ring --steps 7 --records 2", "7 steps are asked for in 2 records"),
         ("ring --num-devices 99", "99 devices asked for, but this program sees 8"),
         ("ring --block-size 0", "block_size must be at least 1, not 0"),
+        ("ring --metrics fid", "this sweep is of points"),
+        ("mnist-gan --metrics fdi", "did you mean 'fid'"),
+        ("mnist-gan --metrics prdc --num-images 5", "prdc needs at least 6 images"),
     ],
 )
 def test_the_command_explains_mistakes_before_it_trains(tmp_path, monkeypatch, capsys, arguments, message):

@@ -754,6 +754,35 @@ def budget_curve(scores: Sequence[float], *, failure_score: float | None = None)
     return curve
 
 
+def measure(result: Result, of_member: Callable[[int, Any], Mapping[str, Any]], *, progress: bool = False) -> Result:
+    """Adds to the table what no compiled score can hold, an FID for example: computed on the host, once, at the end.
+
+        result = sweep.measure(result, lambda member, state: {"fid": my_fid(state)})
+        sweep.over_seeds(result.table, ["clip"], score="fid")
+
+    Args:
+      result: of `run`.
+      of_member: (row of the table, the member's last state) -> numbers by name. Called for the members that are
+        finite to the end; the others get NaN.
+      progress: whether to show a bar.
+
+    Returns:
+      The result with a column for each name.
+
+    Raises:
+      ValueError: for a name that is a column already.
+    """
+    from tqdm import tqdm
+
+    columns: dict[str, np.ndarray] = {}
+    for member in tqdm(np.flatnonzero(result.table["finite"]), "measuring", disable=not progress, unit="member"):
+        for name, value in of_member(int(member), jax.tree.map(lambda x, i=member: x[i], result.states)).items():
+            if name in result.table:
+                raise ValueError(f"the table has a column {name} already: give what is measured another name")
+            columns.setdefault(name, np.full(len(result.table["finite"]), np.nan))[member] = value
+    return result._replace(table=result.table | columns)
+
+
 # -------------------------------------------------------------------------------------------------------------- writing
 
 

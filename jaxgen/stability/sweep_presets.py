@@ -1,6 +1,7 @@
 """Sweeps by name, for the command line: what is trained, over which settings, for how long."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import data, gan, images
+from jaxgen import command_line, data, evaluation, gan, images, presets, run_directory, vae
 from jaxgen.data import toy
+from jaxgen.metrics import comparison, features
 from jaxgen.models import dcgan, mlp
 from jaxgen.stability import members, sweep
 
@@ -29,6 +31,8 @@ class Preset:
     axes: setting -> values; the members are all combinations, for each seed.
     program: (optimizer, update rule or None) -> Program.
     data: (batch size) -> Data.
+    draw: (state, z) -> images, for a picture and metrics; None for points.
+    held_out: what drawn images are compared with.
     """
 
     axes: Mapping[str, Sequence[float]]
@@ -38,8 +42,9 @@ class Preset:
     num_steps: int
     num_records: int
     batch_size: int
-    generator: Any = None  # of images, for a picture of samples
+    draw: Callable[[Any, jax.Array], jax.Array] | None = None
     latent_dim: int = 0
+    held_out: Callable[[], evaluation.Images] | None = None
     block_size: int | None = None
 
 
@@ -114,8 +119,9 @@ def mnist_gan() -> Preset:
         num_steps=1000,
         num_records=10,
         batch_size=64,
-        generator=generator,
+        draw=lambda state, z: gan.sample(generator, state.generator.variables, z),
         latent_dim=64,
+        held_out=_test_digits,
         block_size=1 if jax.default_backend() == "cpu" else None,  # batched convolutions are slow on CPU
     )
 
@@ -147,7 +153,14 @@ def mnist_vae() -> Preset:
         num_steps=2000,
         num_records=10,
         batch_size=100,
+        draw=lambda state, z: vae.sample(decoder, state.ema, z),
+        latent_dim=50,
+        held_out=_test_digits,
     )
+
+
+def _test_digits():
+    return evaluation.Images(data.mnist("test"), "mnist", "test")
 
 
 def run(
@@ -164,19 +177,30 @@ def run(
     failed_below: float | None = None,
     block_size: int | None = None,
     num_devices: int | None = None,
+    metrics: Sequence[str] = (),
+    num_images: int = 2000,
     progress: bool = True,
 ) -> tuple[sweep.Result, list[Path]]:
     """Runs a preset with other values, and writes its results.
 
+    Args:
+      metrics: names in `presets.METRICS`, of images that each network draws at the end.
+      num_images: how many.
+
     Raises:
-      ValueError: for numbers or updates that the family cannot use, before anything is trained.
+      ValueError: for numbers, updates or metrics that the family cannot use, before anything is trained.
     """
-    for name, value in (("seeds", seeds), ("steps", num_steps), ("records", num_records), ("batch size", batch_size)):
+    counts = {"seeds": seeds, "steps": num_steps, "records": num_records, "batch size": batch_size}
+    for name, value in (counts | {"images": num_images}).items():
         if value is not None and value < 1:
             raise ValueError(f"the number of {name} must be at least 1, not {value}")
     if num_devices is not None and not 1 <= num_devices <= len(jax.devices()):
         raise ValueError(f"{num_devices} devices asked for, but this program sees {len(jax.devices())}")
     preset = make()
+    if metrics and preset.draw is None:
+        raise ValueError("these metrics are of images, and this sweep is of points: its score tells modes and quality")
+    table = {name: presets.lookup(presets.METRICS, name, "metric") for name in metrics}
+    comparison.check_enough(table, num_images, num_images)
     settings = sweep.product(
         *({name: list(values)} for name, values in (dict(preset.axes) | dict(axes)).items()),
         {"seed": range(preset.seeds if seeds is None else seeds)},
@@ -198,14 +222,42 @@ def run(
         directory=directory,
         progress=progress,
     )
+    if metrics:
+        result = _evaluate(preset, result, metrics, num_images, directory / "evaluation", progress)
     paths = sweep.write(result, directory, failed_below=failed_below)
-    if preset.generator is not None:
+    if preset.draw is not None:
         z = jax.random.normal(jax.random.key(0), (16, preset.latent_dim))
-        rows = jax.jit(lambda variables: jax.lax.map(lambda v: gan.sample(preset.generator, v, z), variables))
-        found = np.asarray(rows(result.states.generator.variables))
+        rows = jax.jit(lambda states: jax.lax.map(lambda state: preset.draw(state, z), states))
+        found = np.asarray(rows(result.states))
         picture = images.grid(found.reshape(-1, *found.shape[2:]), columns=16)
         paths.append(images.save_png(directory / "samples.png", picture))
-    return result, paths
+    return result, paths + ([directory / "evaluation"] if metrics else [])
+
+
+def _evaluate(preset, result, metrics, num, directory, progress):
+    """The result with metrics of images that each member draws; each has a record of its own in the directory."""
+    reference = preset.held_out()
+    backbone = features.shipped_for(reference.dataset.image_shape)
+    size = min(num, 250)
+    draw = jax.jit(lambda state, block: preset.draw(state, _latents(block, size, preset.latent_dim)))
+    varied = [name for name, values in result.settings.items() if len(np.unique(values)) > 1]
+    cache = command_line.cache_directory() / "features"
+    directory.mkdir(parents=True, exist_ok=True)
+
+    def of_member(member, state):
+        name = ", ".join(f"{name} {result.settings[name][member]:g}" for name in varied) or "the only member"
+        drawn = np.concatenate([images.to_uint8(draw(state, block)) for block in range(-(-num // size))])[:num]
+        fake = evaluation.Images(data.from_arrays(name, drawn), name)
+        record = evaluation.compare(fake, reference, backbone, metrics, cache=cache)
+        record["protocol"] |= {"weights": "of the last step", "latents": "standard normal, the same for each member"}
+        run_directory.write_atomically(directory / f"member_{member:04d}.json", json.dumps(record, indent=2).encode())
+        return {name: value for name, value in record["metrics"].items() if isinstance(value, int | float)}
+
+    return sweep.measure(result, of_member, progress=progress)
+
+
+def _latents(block, size, latent_dim):
+    return jax.random.normal(jax.random.fold_in(jax.random.key(0), block), (size, latent_dim))
 
 
 def text(result: sweep.Result, *, failed_below: float | None = None, best: int = 5) -> list[str]:
