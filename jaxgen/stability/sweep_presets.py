@@ -109,14 +109,14 @@ def mnist_gan() -> Preset:
 
     return Preset(
         axes={
-            "generator_rate": (1e-4, 4e-4),
+            "generator_rate": (4e-4, 1.6e-3),
             "discriminator_rate": (1e-4, 4e-4, 1.6e-3, 6.4e-3),
             "clip": (0.3, float("inf")),
         },
         program=program,
         data=lambda batch_size: sweep.of_dataset(dataset, batch_size),
         seeds=1,
-        num_steps=1000,
+        num_steps=2000,
         num_records=10,
         batch_size=64,
         draw=lambda state, z: gan.sample(generator, state.generator.variables, z),
