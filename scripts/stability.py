@@ -192,6 +192,7 @@ def spectrum(
 
     import jax
     import numpy as np
+    import optax
 
     from jaxgen.stability import runs, spectrum
 
@@ -234,6 +235,11 @@ def spectrum(
         "antisymmetric_share": shares.antisymmetric,
         "share_error": shares.standard_error,
         "largest_stable_rate": limits,
+        "gradient_norms": {
+            name: float(optax.tree.norm(move)) for name, move in found.field(found.players)._asdict().items()
+        },
+        "clip_norms": {name: getattr(found.config, name).clip_norm for name in found.players._fields},
+        "optimizers": {name: getattr(found.config, name).name for name in found.players._fields},
     }
     if train_step:
         steps = spectrum.ritz_values(step_map, point, num_iterations=iterations, key=key)
@@ -304,6 +310,16 @@ def spectrum_text(record: dict, top: int) -> list[str]:
     now = record["learning_rates_at_this_step"]["discriminator"]
     if now != rates["discriminator"]:
         lines.append(f"  {'  and at this step of its schedule':38s}{now:12.4g}")
+    lines += [
+        "  all: where no direction grows; 0 if one grows at every rate, as in a network that is still learning",
+        "  damped only: where the damped directions begin to grow, too",
+        "",
+        "length of the gradient on this batch",
+    ]
+    for player, norm in record["gradient_norms"].items():
+        lines.append(f"  {player:38s}{norm:12.4g}   {clip_text(norm, record['clip_norms'][player])}")
+    if any(name.startswith("adam") for name in record["optimizers"].values()):
+        lines.append("  Adam's update does not depend on the gradient's scale: a clip that acts hardly changes its rate")
     if "step_eigenvalues" in record:
         lines += ["", *values("eigenvalues of the train step", record["step_eigenvalues"], record["step_residuals"])]
         radius = record["spectral_radius"]
@@ -331,6 +347,15 @@ def spectrum_text(record: dict, top: int) -> list[str]:
             for position, angle, norm in zip(path["positions"], path["angles"], path["norms"], strict=True)
         ]
     return lines
+
+
+def clip_text(norm: float, clip: float | None) -> str:
+    """What a clip does to a gradient of this length."""
+    if clip is None:
+        return f"the run does not clip; a clip above {norm:.3g} would change nothing here"
+    if norm <= clip:
+        return f"the run's clip at {clip:g} does not act here"
+    return f"the run's clip at {clip:g} acts: rates of plain descent may be {norm / clip:.3g} times as large"
 
 
 def complex_list(values) -> list[list[float]]:

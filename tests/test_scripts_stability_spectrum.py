@@ -77,6 +77,18 @@ def test_people_get_sentences(record):
     assert text.index("eigenvalues of the game") < text.index("rotation") < text.index("line from step 1 (0) to 2 (1)")
 
 
+def test_the_lengths_of_gradients_are_those_of_the_log_and_clips_are_judged_by_them(directory, record):
+    logged = [json.loads(line) for line in (directory / "gan" / "metrics.jsonl").read_text().splitlines()]
+    (third,) = [line for line in logged if line["step"] == 3 and "discriminator/grad_norm" in line]
+    norms = record["gradient_norms"]
+    assert norms["discriminator"] == pytest.approx(third["discriminator/grad_norm"], rel=1e-4)
+    text = "\n".join(script("stability").spectrum_text(record, 3))
+    assert "the run does not clip; a clip above" in text and "a clip that acts hardly changes its rate" in text
+    clipped = {"generator": norms["generator"] / 4, "discriminator": 2 * norms["discriminator"]}
+    text = "\n".join(script("stability").spectrum_text(record | {"clip_norms": clipped}, 3))
+    assert "acts: rates of plain descent may be 4 times as large" in text and "does not act here" in text
+
+
 def test_the_field_of_a_run_is_what_its_own_train_step_sees(directory):
     run = runs.load_gan(directory / "gan", step=2)
     after, metrics = jax.jit(run.train_step)(run.state, run.batch, run.key)
