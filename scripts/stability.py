@@ -166,7 +166,9 @@ def spectrum(
     state included; singular values of the layers; and how well the generator's input is conditioned.
 
     A rate of 0 means that some direction grows at every rate: the network is still learning, or rotates. The rate of
-    the damped directions is where those begin to diverge, too, which is how a rate is too large.
+    the damped directions is where those begin to diverge, too, which is how a rate is too large for plain descent, with
+    or without momentum. Adam's own row is for its second moments as they are; they grow where a direction oscillates,
+    so that this limit follows the rate in use instead of bounding it (Cohen et al. 2022).
 
     Args:
       run: The run directory that train.py wrote, of a GAN.
@@ -311,15 +313,20 @@ def spectrum_text(record: dict, top: int) -> list[str]:
     if now != rates["discriminator"]:
         lines.append(f"  {'  and at this step of its schedule':38s}{now:12.4g}")
     lines += [
-        "  all: where no direction grows; 0 if one grows at every rate, as in a network that is still learning",
-        "  damped only: where the damped directions begin to grow, too",
+        "  all: up to here no direction grows; 0 if one grows at every rate, as in a network that is still learning",
+        "  damped only: up to here the damped directions stay damped",
+    ]
+    adam = any(name.startswith("adam") for name in record["optimizers"].values())
+    if adam:
+        lines.append("  Adam's moments grow where a direction oscillates: its limit follows the rate in use")
+    lines += [
         "",
         "length of the gradient on this batch",
     ]
     for player, norm in record["gradient_norms"].items():
         lines.append(f"  {player:38s}{norm:12.4g}   {clip_text(norm, record['clip_norms'][player])}")
-    if any(name.startswith("adam") for name in record["optimizers"].values()):
-        lines.append("  Adam's update does not depend on the gradient's scale: a clip that acts hardly changes its rate")
+    if adam:
+        lines.append("  Adam's update does not depend on the gradient's scale: a clip hardly changes its rate")
     if "step_eigenvalues" in record:
         lines += ["", *values("eigenvalues of the train step", record["step_eigenvalues"], record["step_residuals"])]
         radius = record["spectral_radius"]

@@ -482,8 +482,8 @@ def trained_ring(
             "learning that is still going on.)",
             "Observed: two runs from the trained weights, the second displaced by 1e-5. Below the largest rate they "
             "stay together; the observed rate is the first at which they are ten times as far apart in the end. A cell "
-            "is an update rule; it disagrees if both rates differ by more than 10 %. A prediction is of one point of the "
-            "path: how far it moves along the path is how exact it can be.",
+            "is an update rule; it disagrees if both rates differ by more than 10 %. A prediction is of one point of "
+            "the path: how far it moves along the path is how exact it can be.",
             "A clip at a norm c that the field does not reach changes nothing. Where it acts, the field is c v/|v|, "
             "with the Jacobian c/|v| (I - v v^T/|v|^2) J: rates may be |v|/c times as large, and more where the stiff "
             "direction is that of v.",
