@@ -300,8 +300,9 @@ def compare(
     values, settings = comparison.compare(backbone, seen_real, seen_fake, table, key)
     if values.get("fid", math.inf) <= values.get("fid_floor", -math.inf) and fake_digest != real_digest:
         warnings.warn(
-            f"the FID, {values['fid']:.3g}, is not above its floor, {values['fid_floor']:.3g}, that of the two halves "
-            f"of the {reference.dataset.num_examples:,} real images: it tells no difference. More images do",
+            f"the FID, {values['fid']:.3g}, is not above {values['fid_floor']:.3g}, that between two halves of the "
+            f"{reference.dataset.num_examples:,} real images. So few images bias both upwards, the halves more: the "
+            "FID cannot say whether there is a difference. Take more images, or the KID, which has no such bias",
             stacklevel=2,
         )
     if train is not None:
@@ -588,6 +589,27 @@ def _floats(image) -> np.ndarray:
     return np.asarray(data.prepare_default({"image": np.asarray(image)})["image"])
 
 
+MEANINGS = {
+    "fid": "distance between the features' means and covariances; less is better. Comparable under one protocol only",
+    "fid_floor": "the same between two random halves of the real images: what no difference looks like with half as "
+    "many images. With fewer images than these halves on either side, no difference looks larger",
+    "kid": "like the FID without its bias: 0 for no difference, in the mean; less is better",
+    "kid_standard_deviation": "over the subsets",
+    "precision": "share of the images that lie among the real ones: quality, 1 at best",
+    "recall": "share of the real images that lie among these: variety, 1 at best",
+    "density": "how densely real images surround these; about 1 for equal sets",
+    "coverage": "share of the real images that have one of these near by: 1 at best",
+    "inception_score": "sure and varied classes; more is better, up to the number of classes",
+    "confident_share": "share of images whose class the network is sure of; compare with that of real images",
+    "swd": "sliced Wasserstein distance of the features; less is better",
+    "nearest_ratio": "distance to the nearest training image over that of held-out images: 1 is good, 0 is a copy",
+    "nearer_share": "share of images nearer to a training image than 1 % of held-out ones: 0.01 is good, 1 is copies",
+    "discriminator_overfitting": "0: held-out images look as real to the discriminator as those of the training; "
+    "1: as fake as generated ones",
+}
+"""How to read a number, for the page."""
+
+
 def write_page(path: Path, record: Mapping[str, Any], found: Sequence[tuple[str, str, np.ndarray]]) -> Path:
     """One HTML file with the pictures, the numbers and their protocol; nothing is loaded from elsewhere."""
     sections = []
@@ -601,7 +623,8 @@ def write_page(path: Path, record: Mapping[str, Any], found: Sequence[tuple[str,
     tables = []
     for title in ("metrics", "protocol"):
         rows = "".join(
-            f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(_in_words(value))}</td></tr>"
+            f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(_in_words(value))}</td>"
+            f"<td>{html.escape(MEANINGS.get(name, ''))}</td></tr>"
             for name, value in record[title].items()
         )
         tables.append(f"<h2>{title.capitalize()}</h2><table>{rows}</table>")
