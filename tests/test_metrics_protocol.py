@@ -125,3 +125,21 @@ def test_what_is_no_evaluation_is_told(tmp_path):
             protocol.read(tmp_path / f"{name}.json")
     with pytest.raises(ValueError, match="no numbers to show"):
         protocol.table([])
+
+
+def test_what_only_some_metrics_depend_on_is_told_with_their_names():
+    fid, kid, share = (
+        protocol.Record("a", metric, 1.0, entries)
+        for metric, entries in (
+            ("fid", {"n_real": 10, "backbone": "cnn"}),
+            ("kid", {"n_real": 10, "backbone": "cnn", "subset_size": 5}),
+            ("confident_share", {"n_real": 10, "threshold": 0.9}),
+        )
+    )
+    below = protocol.table([fid, kid, share]).splitlines()[4:]
+    assert below == [
+        "Protocol: n_real 10",
+        "  of fid, kid: backbone cnn",
+        "  of kid: subset_size 5",
+        "  of confident_share: threshold 0.9",
+    ]

@@ -151,7 +151,7 @@ def _by_metric(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def table(records: Sequence[Record], *, mix: bool = False) -> str:
-    """A Markdown table, a row for each subject and a column for each metric, with the common protocol below it.
+    """A Markdown table, a row for each subject and a column for each metric, with the protocols below it.
 
     Values of one subject, metric and step that differ in their seed alone become mean and standard deviation (of the
     sample, n - 1), with n: of trainings where there are several, each the mean of its draws, and else of draws.
@@ -186,7 +186,7 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
     }
     lines = [["", *columns], ["---", *["---"] * len(columns)], *([subject, *cells] for subject, cells in rows.items())]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    below = ["Protocol: " + _common(records), *_subjects(records)]
+    below = [*_protocols(records), *_subjects(records)]
     return "\n".join([text, "", *below, *(f"[{i}] {note}" for i, note in enumerate(notes, 1))])
 
 
@@ -245,11 +245,29 @@ def _subjects(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def _common(records: Sequence[Record]) -> str:
+def _protocols(records: Sequence[Record]) -> list[str]:
+    """What all numbers have in common, and then what else those of some metrics have."""
+    shared = _common(records)
+    whose: dict[str, list[str]] = {}  # entry -> metrics
+    for metric, group in _by_metric(records).items():
+        for name, value in _common(group).items():
+            if name not in shared:
+                whose.setdefault(_in_a_line({name: value}), []).append(metric)
+    entries: dict[str, list[str]] = {}  # metrics -> entries
+    for entry, metrics in whose.items():
+        entries.setdefault(", ".join(metrics), []).append(entry)
+    lines = [f"Protocol: {_in_a_line(shared) or 'nothing in common'}"]
+    return lines + [f"  of {metrics}: {', '.join(own)}" for metrics, own in entries.items()]
+
+
+def _in_a_line(entries: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_short(value)}" for name, value in entries.items())
+
+
+def _common(records: Sequence[Record]) -> dict[str, Any]:
     unlike = differences(records)
-    common = {
+    return {
         name: value
         for name, value in records[0].protocol.items()
         if name not in unlike and name not in REPLICATES and all(name in r.protocol for r in records)
     }
-    return ", ".join(f"{name} {_short(value)}" for name, value in common.items()) or "nothing in common"
