@@ -181,12 +181,17 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
     import numpy as np
 
     from jaxgen import checkpoint, data, evaluation, experiment, presets, run_directory
+    from jaxgen.data import folder
     from jaxgen.metrics import comparison, features
     from jaxgen.metrics.confidence import class_confidence
 
     run = Path(what)
+    holds_images = run.is_dir() and any(file.suffix.lower() in folder.EXTENSIONS for file in run.iterdir())
     if not (run / run_directory.CONFIG).exists() and (
-        run.suffix in (".npz", ".npy") or not run.is_dir() and what.partition(":")[0] in evaluation.BUILT_IN
+        holds_images
+        or run.suffix in (".npz", ".npy")
+        or not run.is_dir()
+        and what.partition(":")[0] in evaluation.BUILT_IN
     ):
         raise ValueError(f"{what} is no run; give a REFERENCE to compare these images with")
     trained = experiment.load(run, step=step)

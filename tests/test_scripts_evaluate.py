@@ -264,6 +264,7 @@ def test_what_cannot_be_opened_is_one_sentence(sides, tmp_path, monkeypatch, cap
         (["emoji", "emoji:train"], "no feature network for images of 64x64 pixels and 3 channels"),
         ([other, "--metrics", "fid"], "has no test split of its own to be compared with; give a REFERENCE"),
         ([other], "is no run; give a REFERENCE to compare these images with"),
+        ([sides / "pictures"], "is no run; give a REFERENCE to compare these images with"),
         ([other, "mnist", "--num-real", "5", "--metrics", "prdc"], "prdc needs at least 6 images of either side"),
         (["text.npz", other], "or is no NumPy file"),
         (["bright.npz", other], "float32 images with values from 0 to 255: their range is not guessed"),
