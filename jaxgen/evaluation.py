@@ -279,11 +279,30 @@ def compare(
       progress: shows it.
 
     Returns:
-      `subject`, `metrics`, `protocol` and `settings` as in `jaxgen.metrics.protocol`.
+      `subject`, `metrics`, `protocol`, `settings` and, if there are any, `warnings` as in `jaxgen.metrics.protocol`.
 
     Raises:
       ValueError: for images that do not fit each other or the network, too few of them, NaN, unknown metrics.
     """
+    with _kept_warnings() as said:
+        record = _compare(fake, reference, backbone, metrics, train, seed, cache, progress)
+    return record | ({"warnings": said} if said else {})
+
+
+@contextlib.contextmanager
+def _kept_warnings():
+    """Gives a list that holds, after the block, what its warnings said; they are warned of then, too."""
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield said
+    for found in caught:
+        warnings.warn_explicit(found.message, found.category, found.filename, found.lineno)
+        if issubclass(found.category, UserWarning) and str(found.message) not in said:
+            said.append(str(found.message))
+
+
+def _compare(fake, reference, backbone, metrics, train, seed, cache, progress):
     table = {name: presets.lookup(presets.METRICS, name, "metric") for name in metrics}
     check_alike(fake, reference)
     comparison.check_enough(table, reference.dataset.num_examples, fake.dataset.num_examples)
@@ -471,6 +490,7 @@ def pictures(
     backbone: features.Backbone,
     train: data.Dataset,
     *,
+    held_out: bool = False,
     cache: str | os.PathLike | None = None,
     num: int = 24,
     progress: Progress = _no_progress,
@@ -481,6 +501,7 @@ def pictures(
       fake: what is evaluated.
       backbone: in whose features images are near to each other.
       train: the images that may have been copied.
+      held_out: they are the reference, since nobody said which images these ones were learnt from.
       cache: as in `compare`.
       num: samples whose neighbours are shown.
       progress: shows it.
@@ -502,14 +523,14 @@ def pictures(
         barred = np.concatenate([barred, index[:, None]], axis=1)
         columns.append(_floats(train.fetch(index)["image"]))
     pairs = np.stack(columns, axis=1)
-    found.append(
-        (
-            "Nearest training images",
-            f"Each sample, and right of it the {len(columns) - 1} training images of {train.name} that are nearest to "
-            f"it in the features of {backbone.name}. A sample that equals its neighbour is a copy.",
-            _groups(pairs, in_a_row=2),
-        )
+    kind = "reference" if held_out else "training"
+    caption = (
+        f"Each image, and right of it the {len(columns) - 1} {kind} images of {train.name} that are nearest to it in "
+        f"the features of {backbone.name}. One that equals its neighbour is a copy."
     )
+    if held_out:
+        caption += " Which images these were learnt from was not said: --train does, and measures copying."
+    found.append((f"Nearest {kind} images", caption, _groups(pairs, in_a_row=2)))
     return found + (_latents(fake.run) if fake.run is not None and fake.run.networks.decode is not None else [])
 
 
@@ -628,10 +649,11 @@ def write_page(path: Path, record: Mapping[str, Any], found: Sequence[tuple[str,
             for name, value in record[title].items()
         )
         tables.append(f"<h2>{title.capitalize()}</h2><table>{rows}</table>")
+    told = "".join(f"<p><b>Note:</b> {html.escape(text)}.</p>" for text in record.get("warnings", []))
     style = "body{font:15px sans-serif;max-width:920px;margin:2em auto}td{padding:2px 12px 2px 0}img{max-width:100%}"
     name = html.escape(str(record["subject"]))
     text = f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{style}</style><h1>{name}</h1>"
-    run_directory.write_atomically(path, (text + tables[0] + "".join(sections) + tables[1] + "\n").encode())
+    run_directory.write_atomically(path, (text + tables[0] + told + "".join(sections) + tables[1] + "\n").encode())
     return path
 
 

@@ -144,17 +144,21 @@ def compare(what, reference, *, metrics, backbone, num, num_real, train, image_s
         record["settings"] |= dict.fromkeys(gap, {"images_of_each_kind": 1000})
     slug = re.sub(r"[^A-Za-z0-9]+", "-", f"{real.name}-{real.split}".strip("-"))
     if trained is not None:
-        directory, name = Path(what) / "evaluation", f"{int(trained.state.step):08d}_against_{slug}"
+        directory, name = Path(what) / "evaluation", f"{int(trained.state.step):08d}"
     else:
-        directory = Path("evaluation")
-        name = f"{re.sub(r'[^A-Za-z0-9]+', '-', what).strip('-')}_against_{slug}"
-    if seed:
-        name += f"_seed{seed}"
-    path = (output or directory) / f"{name}.json"
-    keep(path, record)
+        directory, name = Path("evaluation"), re.sub(r"[^A-Za-z0-9]+", "-", what).strip("-")
+    counts = f"{fake.dataset.num_examples}_to_{real.dataset.num_examples}"
+    path = (output or directory) / f"{name}_against_{slug}_{counts}{f'_seed{seed}' if seed else ''}.json"
+    path, record = keep(path, record)
     if options["pictures"]:
-        copied_from = real.dataset if train is None else train
-        found = evaluation.pictures(fake, network, copied_from, cache=cache, progress=progress)
+        found = evaluation.pictures(
+            fake,
+            network,
+            real.dataset if train is None else train,
+            held_out=train is None,
+            cache=cache,
+            progress=progress,
+        )
         if trained is not None and real.split:
             found += evaluation.reconstructions(trained, real.dataset)
         try:
@@ -164,15 +168,16 @@ def compare(what, reference, *, metrics, backbone, num, num_real, train, image_s
     return record
 
 
-def keep(path: Path, record: dict) -> None:
-    """Writes a record; a disk that takes none costs the file, not the numbers."""
-    from jaxgen import run_directory
+def keep(path: Path, record: dict) -> tuple[Path, dict]:
+    """Stores a record, and says where; a disk that takes none costs the file, not the numbers."""
+    from jaxgen.metrics import protocol
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        run_directory.write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+        path, record = protocol.write(path, record)
+        print(f"numbers: {path}", file=sys.stderr)
     except OSError as error:  # somebody else's run, for example: the numbers are still printed
         warnings.warn(f"the numbers could not be kept: {error}", stacklevel=2)
+    return path, record
 
 
 def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
@@ -256,8 +261,11 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
         protocol |= {"n_real": test.num_examples, "reference_sha256": comparison.content_digest(test)}
         protocol |= evaluation.drawing_of(trained)
     record = {"subject": str(run), "metrics": metrics, "protocol": protocol}
-    suffix = "" if classifier is None else "_confidence"
-    keep((output or run / "evaluation") / f"{protocol['step']:08d}{suffix}.json", record)
+    suffix = f"modes_of_{num}" if is_stacked else f"confidence_of_{num}"
+    if classifier is None and not is_stacked:
+        suffix = f"bound_of_{protocol['samples']}" if "samples" in protocol else "test"
+    name = f"{protocol['step']:08d}_{suffix}{f'_seed{seed}' if seed else ''}.json"
+    _, record = keep((output or run / "evaluation") / name, record)
     return record
 
 

@@ -114,10 +114,36 @@ def test_an_evaluation_becomes_one_record_for_each_number(tmp_path):
     assert protocol.read(tmp_path / "mine.json")[0].subject == "mine"
 
 
+def stored(value, metric="fid", **changes):
+    return {"subject": "a", "metrics": {metric: value}, "protocol": BASE | changes}
+
+
+def test_an_evaluation_joins_one_of_its_protocol_and_takes_no_other_ones_place(tmp_path):
+    path = tmp_path / "deep" / "a.json"
+    first = stored(1.0, commit="old") | {"warnings": ["few"], "settings": {"fid": {"rank_deficient": "no"}}}
+    assert protocol.write(path, first) == (path, first)
+    file, whole = protocol.write(path, stored(2.0, "kid", commit="new"))
+    assert file == path and json.loads(path.read_text()) == whole
+    assert whole["metrics"] == {"fid": 1.0, "kid": 2.0} and whole["warnings"] == ["few"]
+    made = {r.metric: (r.protocol["commit"], r.protocol.get("rank_deficient")) for r in protocol.read(path)}
+    assert made == {"fid": ("old", "no"), "kid": ("new", None)}
+    assert protocol.write(path, stored(3.0, commit="new"))[1]["metrics"] == {"kid": 2.0, "fid": 3.0}  # made again
+
+    other, _ = protocol.write(path, stored(9.0, n_fake=50))
+    assert other != path and other.name.startswith("a_") and protocol.read(path)[1].value == 3.0
+    assert protocol.write(path, stored(8.0, n_fake=50))[0] == other  # found again
+    assert protocol.write(path, stored(7.0, n_fake=60))[0] not in (path, other)
+    with pytest.raises(protocol.UnlikeProtocols, match=re.escape(f"n_fake: 10000 ({path}); 50 ({other})")):
+        protocol.table([*protocol.read(path), *protocol.read(other)])
+    path.write_text('{"metrics": ')  # cut short by somebody else
+    assert protocol.write(path, first) == (path, first)
+
+
 def test_what_is_no_evaluation_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such evaluation"):
         protocol.read(tmp_path / "absent.json")
-    with pytest.raises(FileNotFoundError, match="holds no evaluation"):
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="holds no evaluation: .* sweep ... --metrics"):
         protocol.read(tmp_path)
     for name, text in {"cut": '{"metrics": ', "list": "[1]", "other": '{"a": 1}'}.items():
         (tmp_path / f"{name}.json").write_text(text)

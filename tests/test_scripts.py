@@ -15,7 +15,7 @@ import pytest
 from in_process import SCRIPTS, call, script
 from PIL import Image
 
-from jaxgen import checkpoint, command_line, presets, run_directory
+from jaxgen import checkpoint, command_line, data, presets, run_directory
 
 pytestmark = pytest.mark.usefixtures("scripts_in_process")
 
@@ -261,6 +261,23 @@ def test_what_cannot_be_sampled_is_one_sentence(runs, capsys, run, arguments, me
     assert errors[0].startswith("error: ") and message in errors[0] and len(errors) == 2
 
 
+def test_images_of_a_built_in_set_become_files(tmp_path, capsys):
+    assert call("sample", "mnist:test", "--num", 3, "--separate", "--output", tmp_path / "real") == 0
+    files = sorted((tmp_path / "real").iterdir())
+    digits = data.mnist("test").fetch(np.arange(3))["image"]
+    np.testing.assert_array_equal([np.asarray(Image.open(file)) for file in files], digits[..., 0])
+    assert call("sample", "mnist:test") == 2
+    assert "mnist:test is a set and no run: say with --output" in capsys.readouterr().err
+
+
+def test_a_folder_of_separate_images_holds_no_others(tmp_path, capsys):
+    arguments = ["mnist:test", "--separate", "--output", tmp_path / "real", "--num"]
+    assert call("sample", *arguments, 3) == call("sample", *arguments, 4) == 0  # the same ones, and one more
+    assert call("sample", *arguments, 2) == 2
+    assert "real holds 2 other images (000002.png, ...): choose another --output" in capsys.readouterr().err
+    assert len(list((tmp_path / "real").iterdir())) == 4
+
+
 def test_evaluation_prints_and_keeps_numbers_with_their_protocol(runs, capsys):
     records = {}
     for name, arguments in {
@@ -271,8 +288,8 @@ def test_evaluation_prints_and_keeps_numbers_with_their_protocol(runs, capsys):
         capsys.readouterr()
         assert call("evaluate", runs / name, *arguments) == 0
         records[name] = json.loads(capsys.readouterr().out)
-        suffix = "_confidence" if name == "gan" else ""
-        assert json.loads((runs / name / "evaluation" / f"00000002{suffix}.json").read_text()) == records[name]
+        what = {"cnn": "test", "vae": "bound_of_3", "gan": "confidence_of_30"}[name]
+        assert json.loads((runs / name / "evaluation" / f"00000002_{what}.json").read_text()) == records[name]
         assert records[name]["protocol"]["step"] == 2
     assert set(records["cnn"]["metrics"]) == {"loss", "accuracy"}
     assert records["cnn"]["protocol"]["split"] == "test"

@@ -76,6 +76,10 @@ def test_a_set_against_itself_has_distance_zero_and_few_images_are_said(sides, t
     record = json.loads(capsys.readouterr().out)
     assert record["metrics"]["fid"] < 1e-6 < record["metrics"]["fid_floor"]
     assert record["settings"]["fid"]["rank_deficient"] == "real, fake"
+    (page,) = tmp_path.glob("*.html")
+    assert any(text.startswith("only 40 fake images for 128 features") for text in record["warnings"])
+    assert page.read_text().count("<b>Note:</b>") == len(record["warnings"]) >= 3  # few, few, the same images
+    assert "Nearest reference images" in page.read_text()  # no training images were named
 
 
 def test_training_images_that_are_handed_over_as_samples_are_found_to_be_copies(sides, tmp_path, capsys):
@@ -167,6 +171,16 @@ def test_stored_numbers_make_a_table_unless_their_protocols_differ(sides, tmp_pa
     assert call("evaluate", "--table", tmp_path / "40", tmp_path / "30", "--mix") == 0
     assert "n_real 30 instead of 40" in capsys.readouterr().out
     assert "no evaluation has fid; there is: kid" in error_of(capsys, "--table", tmp_path / "40", "--metrics", "fid")
+
+
+def test_no_evaluation_takes_the_place_of_another(sides, tmp_path, capsys):
+    arguments = [sides / "pictures", sides / "others.npz", "--no-pictures", "--output", tmp_path]
+    for more in (["--metrics", "kid"], ["--metrics", "swd"], ["--metrics", "kid", "--num", 30]):
+        assert call("evaluate", *arguments, *more) == 0
+    assert "numbers: " in capsys.readouterr().err
+    held = {file.name.split("against_")[1]: set(json.loads(file.read_text())["metrics"]) for file in tmp_path.iterdir()}
+    whole, part = (next(name for name in held if f"_{num}_to_50" in name) for num in (40, 30))
+    assert len(held) == 2 and {"kid", "swd"} <= held[whole] and "kid" in held[part] and "swd" not in held[part]
 
 
 # What is opened -------------------------------------------------------------------------------------------------------

@@ -3,12 +3,13 @@
 An evaluation is stored as one JSON object:
 
     {"subject": "runs/mnist-dcgan", "metrics": {"fid": 3.2, ...}, "protocol": {"n_fake": 10000, ...},
-     "settings": {"precision": {"num_neighbours": 5}, ...}}
+     "settings": {"precision": {"num_neighbours": 5}, ...}, "warnings": ["only 600 fake images ..."]}
 
 `protocol` holds for all metrics of the evaluation, and `settings` has what one metric depends on beyond it.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import statistics
@@ -16,14 +17,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxgen import run_directory
+
 SUBJECT = ("images", "latents", "weights", "precision")
 """Entries that say what was evaluated: they may differ within a table, which then says so below it."""
+MADE_BY = ("commit", "jax", "device_kind")
+"""Entries that say what computed a number; an evaluation made again has the same numbers, up to rounding."""
 REPLICATES = (
     *("seed", "step", "run", "preset", "config_sha256", "training_seed", "fake", "fake_sha256"),
-    *("commit", "date", "jax", "device_kind", "rank_deficient"),
+    *("rank_deficient", *MADE_BY),
     *SUBJECT,
 )
 """Entries of a protocol in which numbers of one table may differ: what was evaluated and which draw of it, not how."""
+
+OTHER_FILES = ("config.json", "environment.json", "status.json", "data.json", "sweep.json")
+"""What lies in the directories of runs and sweeps, and is no evaluation."""
 
 OF_REAL = ("_floor", "_of_real", "_of_test_images")
 """How names of numbers end that are of the real images, not of what was evaluated: they have no spread."""
@@ -43,12 +51,71 @@ class Record:
       value: the number.
       protocol: names to numbers and strings: backbone and its sha256, resize rule, n_real, n_fake, reference with its
         split and sha256, preprocessing, seed, version, and the settings of the metric.
+      file: where it is stored.
     """
 
     subject: str
     metric: str
     value: float
     protocol: Mapping[str, Any]
+    file: str = ""
+
+
+def write(path: str | os.PathLike, new: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Stores an evaluation, and loses none that is there.
+
+    If the file holds an evaluation of the same protocol, its other metrics are kept beside the new ones. If it holds
+    one that was made otherwise (of other images, counts, seeds, ...), that stays, and the new one gets a file of its
+    own, with a digest of its protocol in its name.
+
+    Returns:
+      The file, and what it holds now.
+
+    Raises:
+      OSError: with the path and what to do.
+    """
+    path = Path(path)
+    how = {name: value for name, value in new["protocol"].items() if name not in MADE_BY}
+    digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:8]
+    whole = dict(new)
+    for file in (path, path.with_name(f"{path.stem}_{digest}{path.suffix}")):
+        old = stored(file)
+        if old is None:
+            break
+        if {name: value for name, value in old["protocol"].items() if name not in MADE_BY} == how:
+            whole = _merged(old, new)
+            break
+    with run_directory.explained(file, "write"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    run_directory.write_atomically(file, (json.dumps(whole, indent=2) + "\n").encode())
+    return file, whole
+
+
+def stored(file: Path) -> dict[str, Any] | None:
+    """An evaluation that can be read, or None: what is damaged is replaced."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return found if isinstance(found["metrics"], dict) and isinstance(found["protocol"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _merged(old, new) -> dict[str, Any]:
+    kept = [name for name in old["metrics"] if name not in new["metrics"]]
+    settings = {
+        name: {
+            **{entry: old["protocol"].get(entry) for entry in MADE_BY if entry in new["protocol"]},
+            **old.get("settings", {}).get(name, {}),
+        }
+        for name in kept
+    }
+    told = dict.fromkeys([*old.get("warnings", []), *new.get("warnings", [])])
+    return {
+        **new,
+        "metrics": {name: old["metrics"][name] for name in kept} | new["metrics"],
+        "settings": settings | new.get("settings", {}),
+        **({"warnings": list(told)} if told else {}),
+    }
 
 
 def read(path: str | os.PathLike) -> list[Record]:
@@ -61,15 +128,18 @@ def read(path: str | os.PathLike) -> list[Record]:
     path = Path(path)
     if path.is_dir():
         files = sorted((path / "evaluation").glob("*.json")) or sorted(path.glob("*.json"))
-        files = [file for file in files if file.name not in ("config.json", "environment.json", "status.json")]
+        files = [file for file in files if file.name not in OTHER_FILES]
         if not files:
-            raise FileNotFoundError(f"{path} holds no evaluation; scripts/evaluate.py writes them")
+            raise FileNotFoundError(
+                f"{path} holds no evaluation: scripts/evaluate.py writes those of a run, and `stability.py sweep ... "
+                "--metrics` those of a sweep's networks"
+            )
         return [record for file in files for record in read(file)]
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such evaluation")
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return records(stored, subject=path.stem)
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return [dataclasses.replace(record, file=str(path)) for record in records(found, subject=path.stem)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: {error}") from error
 
@@ -123,18 +193,18 @@ def require_alike(records: Sequence[Record]) -> None:
             raise UnlikeProtocols(
                 f"these values of {metric} cannot stand in one table, because they were not made in the same way:\n"
                 + "\n".join(_told(name, values, group) for name, values in unlike.items())
-                + "\nEvaluate them again under one protocol, or ask for a mixed table (--mix), which says all this."
+                + "\nGive the files of one protocol, evaluate again under one, or ask for a mixed table (--mix), which "
+                "says all this."
             )
 
 
 def _told(name, values, group) -> str:
-    subjects: dict[str, list[str]] = {}
-    for record, value in zip(group, values, strict=True):
-        text = "not stated" if value is None else _short(value)
-        subjects.setdefault(text, [])
-        if record.subject not in subjects[text]:
-            subjects[text].append(record.subject)
-    return f"  {name}: " + "; ".join(f"{text} ({', '.join(who)})" for text, who in subjects.items())
+    texts = ["not stated" if value is None else _short(value) for value in values]
+    whose: dict[str, dict[str, None]] = {}  # text -> subjects, or files where a subject alone does not tell
+    for record, text in zip(group, texts, strict=True):
+        unlike = any(r.subject == record.subject and t != text for r, t in zip(group, texts, strict=True))
+        whose.setdefault(text, {})[record.file if unlike and record.file else record.subject] = None
+    return f"  {name}: " + "; ".join(f"{text} ({', '.join(who)})" for text, who in whose.items())
 
 
 def _short(value) -> str:

@@ -1,7 +1,9 @@
 """Sweeps by name, for the command line: what is trained, over which settings, for how long."""
 
 import dataclasses
+import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 
 from jaxgen import command_line, data, evaluation, gan, images, presets, run_directory, vae
 from jaxgen.data import toy
-from jaxgen.metrics import comparison, features
+from jaxgen.metrics import comparison, features, protocol
 from jaxgen.models import dcgan, mlp
 from jaxgen.stability import members, sweep
 
@@ -223,7 +225,7 @@ def run(
         progress=progress,
     )
     if metrics:
-        result = _evaluate(preset, result, metrics, num_images, directory / "evaluation", progress)
+        result = _evaluate(make.__name__, preset, result, metrics, num_images, directory / "evaluation", progress)
     paths = sweep.write(result, directory, failed_below=failed_below)
     if preset.draw is not None:
         z = jax.random.normal(jax.random.key(0), (16, preset.latent_dim))
@@ -234,8 +236,11 @@ def run(
     return result, paths + ([directory / "evaluation"] if metrics else [])
 
 
-def _evaluate(preset, result, metrics, num, directory, progress):
-    """The result with metrics of images that each member draws; each has a record of its own in the directory."""
+def _evaluate(name, preset, result, metrics, num, directory, progress):
+    """The result with metrics of images that each member draws; each has a record of its own in the directory.
+
+    A record of the same images is not made again: a sweep that is resumed, or shown once more, only draws.
+    """
     reference = preset.held_out()
     backbone = features.shipped_for(reference.dataset.image_shape)
     size = min(num, 250)
@@ -244,16 +249,45 @@ def _evaluate(preset, result, metrics, num, directory, progress):
     cache = command_line.cache_directory() / "features"
     directory.mkdir(parents=True, exist_ok=True)
 
+    reference_sha256 = comparison.content_digest(reference.dataset)
+    told: dict[str, None] = {}
+
     def of_member(member, state):
-        name = ", ".join(f"{name} {result.settings[name][member]:g}" for name in varied) or "the only member"
+        row = {setting: values[member].item() for setting, values in result.settings.items()}
+        subject = ", ".join(f"{setting} {row[setting]:g}" for setting in varied) or "the only member"
         drawn = np.concatenate([images.to_uint8(draw(state, block)) for block in range(-(-num // size))])[:num]
-        fake = evaluation.Images(data.from_arrays(name, drawn), name)
-        record = evaluation.compare(fake, reference, backbone, metrics, cache=cache)
-        record["protocol"] |= {"weights": "of the last step", "latents": "standard normal, the same for each member"}
-        run_directory.write_atomically(directory / f"member_{member:04d}.json", json.dumps(record, indent=2).encode())
+        fake = evaluation.Images(data.from_arrays(subject, drawn), subject)
+        file = directory / f"member_{member:04d}.json"
+        same = {
+            "fake_sha256": comparison.content_digest(fake.dataset),
+            "reference_sha256": reference_sha256,
+            "backbone_sha256": backbone.digest,
+            **evaluation.code_version(),
+        }
+        record = protocol.stored(file)
+        if record is None or record.get("asked") != list(metrics) or not same.items() <= record["protocol"].items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they are in the record, and told once for all members
+                record = evaluation.compare(fake, reference, backbone, metrics, cache=cache)
+            seed = row.pop("seed")
+            kind = ", ".join(f"{setting} {row[setting]:g}" for setting in varied if setting in row)
+            record["protocol"] |= {
+                "weights": "of the last step",
+                "latents": "standard normal, the same for each member",
+                "step": int(result.steps[-1]),
+                "preset": f"{name.replace('_', '-')}: {kind}" if kind else name.replace("_", "-"),
+                "training_seed": seed,
+                "config_sha256": hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest(),
+            }
+            record["asked"] = list(metrics)
+            run_directory.write_atomically(file, json.dumps(record, indent=2).encode())
+        told.update(dict.fromkeys(record.get("warnings", [])))
         return {name: value for name, value in record["metrics"].items() if isinstance(value, int | float)}
 
-    return sweep.measure(result, of_member, progress=progress)
+    result = sweep.measure(result, of_member, progress=progress)
+    for text in told:
+        warnings.warn(text, stacklevel=2)
+    return result
 
 
 def _latents(block, size, latent_dim):
