@@ -158,6 +158,8 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
     for name in ("cut.npy", "empty.npy", "cut.npz", "text.npz", "wrong.npz", "wrong.npy"):
         with pytest.raises(ValueError, match=name):
             data.array_file(tmp_path / name)
+    with pytest.raises(ValueError, match="text.npz: it is no NumPy file, whatever its name"):
+        data.array_file(tmp_path / "text.npz")
     with pytest.raises(ValueError, match="cut.npz: damaged or cut short .*again"):
         data.array_file(tmp_path / "cut.npz")
     with pytest.raises(ValueError, match="cut.npy"):
@@ -173,7 +175,9 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((6, 8), "expected"),
+        ((6, 8), r"expected \[N, H, W, C\] or \[N, H, W\]$"),
+        ((), "expected"),
+        ((6, 784), r"if each row is an image, save images.reshape\(-1, 28, 28\) instead"),
         ((0, 8, 8, 3), "no images"),
         ((6, 3, 8, 8), "channels first"),
         ((6, 1, 28, 28), "channels first"),

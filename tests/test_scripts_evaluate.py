@@ -280,7 +280,7 @@ def test_what_cannot_be_opened_is_one_sentence(sides, tmp_path, monkeypatch, cap
         ([other], "is no run; give a REFERENCE to compare these images with"),
         ([sides / "pictures"], "is no run; give a REFERENCE to compare these images with"),
         ([other, "mnist", "--num-real", "5", "--metrics", "prdc"], "prdc needs at least 6 images of either side"),
-        (["text.npz", other], "or is no NumPy file"),
+        (["text.npz", other], "text.npz: it is no NumPy file, whatever its name"),
         (["bright.npz", other], "float32 images with values from 0 to 255: their range is not guessed"),
         (["runs", other], "neither a run nor a folder of images: no image found in it"),
         ([other, other, "--backbone", "text.npz"], "no .npz of weights, it is damaged or cut short"),

@@ -1,5 +1,6 @@
 """A data set from a NumPy file: .npz, or .npy (mapped into memory when large)."""
 
+import math
 import os
 import zipfile
 from collections.abc import Sequence
@@ -93,6 +94,10 @@ def _load(path, image_key, label_key, max_bytes_in_memory):
         raise ValueError(f"{path}: a folder; array_file wants a .npz or .npy file (for images there is image_folder)")
     if not path.lower().endswith((".npz", ".npy")):
         raise ValueError(f"{path}: array_file reads .npz and .npy files")
+    with open(path, "rb") as file:
+        begin = file.read(6)
+    if begin and not begin.startswith((b"PK", b"\x93NUMPY"[: len(begin)])):
+        raise ValueError(f"{path}: it is no NumPy file, whatever its name: save it with numpy.savez or numpy.save")
     try:
         named_npy = path.lower().endswith(".npy")
         large = os.path.getsize(path) > max_bytes_in_memory
@@ -111,8 +116,8 @@ def _load(path, image_key, label_key, max_bytes_in_memory):
         text = str(error)
         if "allow_pickle" in text or "Object arrays" in text or "pickled" in text:
             text = (
-                "it holds Python objects (pickled), or is no NumPy file. Such arrays are not loaded because a pickle "
-                "can run code; images of different sizes must be brought to one size and stacked first"
+                "it holds Python objects (pickled). Such arrays are not loaded because a pickle can run code; images "
+                "of different sizes must be brought to one size and stacked first"
             )
         elif isinstance(error, (EOFError, zipfile.BadZipFile)):
             text = f"damaged or cut short ({text}); copy or download it again"
@@ -125,12 +130,13 @@ def _choose(what, key, candidates, present, *, required):
             raise ValueError(f"it has no array {key!r}, only {', '.join(sorted(present)) or 'none at all'}")
         return key
     matches = [candidate for candidate in candidates if candidate in present]
+    advice = f"save them as `{what[:-1]}`, or name them with {what[:-1]}_key in Python"
     if len(matches) > 1:
-        raise ValueError(f"both {' and '.join(matches)} could be the {what}: choose with {what[:-1]}_key")
+        raise ValueError(f"both {' and '.join(matches)} could be the {what}: {advice}")
     if not matches and required:
         raise ValueError(
             f"no {what} found under {', '.join(candidates)}; it holds {', '.join(sorted(present)) or 'nothing'}: "
-            f"choose with {what[:-1]}_key"
+            f"{advice}"
         )
     return matches[0] if matches else None
 
@@ -141,7 +147,10 @@ def _check_shape(path, image):
     if image.ndim == 3:
         image = image[..., None]
     if image.ndim != 4:
-        raise ValueError(f"{path}: the images have the shape {image.shape}, expected [N, H, W, C] or [N, H, W]")
+        hint = ""
+        if image.ndim == 2 and (side := math.isqrt(image.shape[1])) ** 2 == image.shape[1]:
+            hint = f": if each row is an image, save images.reshape(-1, {side}, {side}) instead"
+        raise ValueError(f"{path}: the images have the shape {image.shape}, expected [N, H, W, C] or [N, H, W]{hint}")
     if 0 in image.shape:
         raise ValueError(f"{path}: there are no images, the shape is {image.shape}")
     if image.shape[1] in (1, 3, 4) and image.shape[3] not in (1, 2, 3, 4):
