@@ -107,6 +107,17 @@ def open_images(
     )
 
 
+def open_test_split(config: presets.Data, whose: str) -> Images:
+    """The images held out from a run's own data.
+
+    Raises:
+      ValueError: where there are none.
+    """
+    if not experiment.has_test_split(config):
+        raise ValueError(f"{whose} has no test split of its own to be compared with; give a REFERENCE")
+    return Images(experiment.load_data(config, "test"), config.name, "test")
+
+
 def _open_built_in(name, split, shape, image_size) -> Images:
     if split not in SPLITS:
         raise ValueError(f"{name} has the splits train and test, not {split!r}: write {name}:train or {name}:test")
@@ -369,16 +380,20 @@ def code_length(trained: experiment.Trained, bound: float) -> dict[str, float]:
 
 def training_of(trained: experiment.Trained, directory: str | os.PathLike) -> dict[str, Any]:
     """Which training a run was: preset, step, seed, and a digest of everything else that training depends on."""
-    without = presets.to_dict(trained.config)
-    for name in ("seed", *presets.MAY_CHANGE):
-        without.pop(name, None)
-    digest = hashlib.sha256(json.dumps(without, sort_keys=True).encode()).hexdigest()
     return {
         "step": int(trained.state.step),
         "preset": run_directory.load_config(directory).get("preset", ""),
         "training_seed": trained.config.seed,
-        "config_sha256": digest,
+        "config_sha256": config_digest(trained.config),
     }
+
+
+def config_digest(config: presets.Config) -> str:
+    """A digest of all that a training depends on but its seed."""
+    without = presets.to_dict(config)
+    for name in ("seed", *presets.MAY_CHANGE):
+        without.pop(name, None)
+    return hashlib.sha256(json.dumps(without, sort_keys=True).encode()).hexdigest()
 
 
 def weights_of(trained: experiment.Trained) -> dict[str, str]:

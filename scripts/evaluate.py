@@ -117,11 +117,10 @@ def compare(what, reference, *, metrics, backbone, num, num_real, train, image_s
     own = trained.config.data if trained is not None else None
     if reference is not None:
         real = evaluation.open_images(reference, num=num_real, seed=seed + 1, shape=shape, **shared)
-    elif own is None or not experiment.has_test_split(own):
+    elif own is None:
         raise ValueError(f"{what} has no test split of its own to be compared with; give a REFERENCE")
     else:
-        test = experiment.load_data(own, "test")
-        real = evaluation.first(evaluation.Images(test, own.name, "test"), num_real)
+        real = evaluation.first(evaluation.open_test_split(own, what), num_real)
     evaluation.check_alike(fake, real)
     network = evaluation.open_backbone(backbone, shape, rule=options["resize_rule"])
     if train is not None:

@@ -195,6 +195,7 @@ def spectrum(
     import jax
     import numpy as np
     import optax
+    from tqdm import tqdm
 
     from jaxgen.stability import runs, spectrum
 
@@ -214,12 +215,19 @@ def spectrum(
     ratio = runs.Players(peak.generator / peak.discriminator, 1.0)  # of both at the top of their schedules
     own = runs.own_rule(found)
 
+    bar = tqdm(bar_format="{desc} [{elapsed}]", disable=None, leave=False)
+    bar.set_description_str("eigenvalues of the game")
     plain = spectrum.ritz_values(found.field, found.players, num_iterations=iterations, key=key)
-    scaled = spectrum.ritz_values(found.field, found.players, rates=ratio, num_iterations=iterations, key=key)
+    scaled = plain
+    if ratio.generator != 1:
+        bar.set_description_str("eigenvalues of the game at the run's ratio of rates")
+        scaled = spectrum.ritz_values(found.field, found.players, rates=ratio, num_iterations=iterations, key=key)
+    bar.set_description_str("attraction and rotation")
     shares = spectrum.shares(found.field, found.players, num_probes=probes, key=key)
     limits = spectrum.rate_table(scaled)
     if own is not None:
         name, rates, factor = own
+        bar.set_description_str("eigenvalues under the run's own optimiser")
         preconditioned = spectrum.ritz_values(
             found.field, found.players, rates=rates, num_iterations=iterations, key=key
         )
@@ -244,6 +252,7 @@ def spectrum(
         "optimizers": {name: getattr(found.config, name).name for name in found.players._fields},
     }
     if train_step:
+        bar.set_description_str("eigenvalues of the train step")
         steps = spectrum.ritz_values(step_map, point, num_iterations=iterations, key=key)
         record |= {
             "step_eigenvalues": complex_list(steps.values),
@@ -251,6 +260,7 @@ def spectrum(
             "spectral_radius": float(np.abs(steps.values).max()),
         }
     if layers:
+        bar.set_description_str("singular values of the layers")
         record["layers"] = {
             f"{player}/{name}": {
                 "operator": layer.operator.tolist(),
@@ -264,6 +274,7 @@ def spectrum(
             for name, layer in spectrum.layer_singular_values(module, variables, x, key=key).items()
         }
     if latents:
+        bar.set_description_str("the generator's input")
         z = jax.random.normal(key, (latents, found.config.latent_dim))
         singular = spectrum.input_singular_values(found.generator, found.state.ema, z)
         conditions = spectrum.condition_numbers(singular)
@@ -273,6 +284,7 @@ def spectrum(
             "smallest_singular_value": float(singular.min()),
         }
     if earlier is not None:
+        bar.set_description_str("the path between both checkpoints")
         line = spectrum.path(found.field, earlier.players, found.players)
         record["path"] = {
             "from_step": from_step,
@@ -280,6 +292,7 @@ def spectrum(
             "angles": line.angles.tolist(),
             "norms": line.norms.tolist(),
         }
+    bar.close()
     if as_json:
         print(json.dumps(without_infinities(record), allow_nan=False))
     else:
@@ -292,18 +305,28 @@ def spectrum_text(record: dict, top: int) -> list[str]:
     def values(title, eigenvalues, bounds):
         yield f"{title:40s}{'modulus':>12s}{'residual':>12s}"
         for (real, imaginary), bound in list(zip(eigenvalues, bounds, strict=True))[:top]:
-            yield f"  {f'{real:.5g}{imaginary:+.5g}i':38s}{math.hypot(real, imaginary):12.5g}{bound:12.2g}"
+            modulus = math.hypot(real, imaginary)
+            unsettled = "   not settled: more --iterations" if bound > 0.01 * modulus else ""
+            yield f"  {f'{real:.5g}{imaginary:+.5g}i':38s}{modulus:12.5g}{bound:12.2g}{unsettled}"
 
     rates = record["learning_rates"]
     lines = [f"{record['run']}, step {record['step']}, {record['batch_size']} images"]
     lines += ["", *values("eigenvalues of the game", record["eigenvalues"], record["residuals"])]
+    growing = [
+        value
+        for value, bound in zip(record["eigenvalues"], record["residuals"], strict=True)
+        if value[0] > max(bound, 0.0)
+    ]
     lines += [
+        f"  of {len(record['eigenvalues'])} found, {len(growing)} have a positive real part: directions that grow"
+        + (f", the fastest {max(growing)[0]:.4g}" if growing else ""),
         "",
         f"attraction and stiffness (symmetric share)  {record['symmetric_share']:.1%} +- {record['share_error']:.1%}",
         f"rotation (antisymmetric share)              {record['antisymmetric_share']:.1%}",
         "",
-        f"largest stable discriminator rate, generator's {rates['generator'] / rates['discriminator']:g} of it",
-        f"  {'players at once':38s}{'all':>12s}{'damped only':>14s}",
+        f"largest stable discriminator rate, with {rates['generator'] / rates['discriminator']:g} times it for the "
+        "generator and no clip",
+        f"  {'if both players step at once':38s}{'all':>12s}{'damped only':>14s}",
     ]
     for name, limit in record["largest_stable_rate"].items():
         everything, damped = limit["all"], limit["damped"]
@@ -318,7 +341,8 @@ def spectrum_text(record: dict, top: int) -> list[str]:
     ]
     adam = any(name.startswith("adam") for name in record["optimizers"].values())
     if adam:
-        lines.append("  Adam's moments grow where a direction oscillates: its limit follows the rate in use")
+        lines.append("  Adam with its second moments as they are; they grow where a direction oscillates, so that its")
+        lines.append("  limit follows the rate in use: `stability.py sweep RUN` tries what rates the GAN really bears")
     lines += [
         "",
         "length of the gradient on this batch",
@@ -326,11 +350,12 @@ def spectrum_text(record: dict, top: int) -> list[str]:
     for player, norm in record["gradient_norms"].items():
         lines.append(f"  {player:38s}{norm:12.4g}   {clip_text(norm, record['clip_norms'][player])}")
     if adam:
-        lines.append("  Adam's update does not depend on the gradient's scale: a clip hardly changes its rate")
+        lines.append("  Adam's update does not depend on the gradient's scale, but a clip takes out what is far above")
+        lines.append("  the usual: `stability.py sweep RUN --clip 1 inf` tries both")
     if "step_eigenvalues" in record:
         lines += ["", *values("eigenvalues of the train step", record["step_eigenvalues"], record["step_residuals"])]
         radius = record["spectral_radius"]
-        lines.append(f"  {'spectral radius on this batch':38s}{radius:12.6g}")
+        lines.append(f"  {'spectral radius on this batch':38s}{radius:12.6g}{radius_text(radius, now)}")
     if "layers" in record:
         lines += ["", f"{'largest singular value':40s}{'operator':>12s}{'matrix':>12s}"]
         lines += [
@@ -356,6 +381,15 @@ def spectrum_text(record: dict, top: int) -> list[str]:
     return lines
 
 
+def radius_text(radius: float, rate: float) -> str:
+    """How to read the spectral radius of a train step."""
+    if rate == 0:
+        return "   the schedule is at rate 0, and nothing moves: see an earlier --step"
+    if radius <= 1 + 1e-6:
+        return "   nothing grows"
+    return f"   above 1: some direction grows {radius:.4g} times in a step, as while learning or at a rate too large"
+
+
 def clip_text(norm: float, clip: float | None) -> str:
     """What a clip does to a gradient of this length."""
     if clip is None:
@@ -371,11 +405,12 @@ def complex_list(values) -> list[list[float]]:
 
 
 def sweep(
-    preset: tyro.conf.Positional[Literal["ring", "grid", "mnist-gan", "mnist-vae"]],
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET_OR_RUN")],
+    /,
     directory: Path | None = None,
     generator_rate: tuple[float, ...] = (),
     discriminator_rate: tuple[float, ...] = (),
-    rate: tuple[float, ...] = (),
+    learning_rate: tuple[float, ...] = (),
     clip: tuple[float, ...] = (),
     r1: tuple[float, ...] = (),
     momentum: tuple[float, ...] = (),
@@ -395,16 +430,35 @@ def sweep(
 ) -> None:
     """Train many networks in one program, one for each combination of settings, and tabulate what became of them.
 
-    Presets: `ring` and `grid`, GANs of points in the plane; `mnist-gan`, 16 small DCGANs; `mnist-vae`. Give a list to
-    replace a preset's values: `--clip 0.1 1 inf`. Writes members.csv (one row a network), sweep.json (all numbers,
-    medians and failure probabilities over seeds, the budget curve), and checkpoints: run the same line again to resume.
+    PRESET_OR_RUN is a GAN's run directory, whose networks, data, loss and optimisers are taken: they are trained anew
+    at 1, 4, 16 and 64 times its discriminator's rate, with and without a clip, 500 steps at constant rates. Which rates
+    does my GAN bear, and does clipping change it? Or it is a preset:
+
+    ring: GANs of points on a ring, SGD, 4000 steps, 3 seeds; --generator-rate 0.03 0.1, --discriminator-rate 0.03 0.1,
+    --r1 0 0.1 1, --clip 0.1 1 inf.
+
+    grid: the same on a grid of 25 modes; --r1 0 0.1, --clip 1 inf.
+
+    mnist-gan: small DCGANs of digits, Adam, 2000 steps, 1 seed; --generator-rate 0.0004 0.0016, --discriminator-rate
+    0.0001 0.0004 0.0016 0.0064, --clip 0.3 inf.
+
+    mnist-vae: VAEs of digits, Adam, 2000 steps, 1 seed; --learning-rate 0.0003 0.001 0.003, --clip 10 inf, --beta 1 2,
+    --momentum 0.9.
+
+    Give a list to replace these values: `--clip 0.1 1 inf`; one value fixes a setting. Writes members.csv (one row a
+    network), columns.txt (what its columns mean), sweep.json (all numbers, medians and failure probabilities over
+    seeds, the budget curve), samples.png of images (one row a network, in the order of members.csv), and checkpoints:
+    run the same line again to resume.
+
+    The score (more is better) is, of points, the share of modes found times the share of samples near one; of images
+    minus their sliced Wasserstein distance from real ones; of VAEs the ELBO.
 
     Args:
-      preset: What is trained.
-      directory: For results; sweeps/PRESET if none is given.
+      what: What is trained: ring, grid, mnist-gan, mnist-vae, or a GAN's run directory.
+      directory: For results; sweeps/PRESET, or sweeps/NAME of the run, if none is given.
       generator_rate: Learning rates of the generator, of GANs.
       discriminator_rate: Learning rates of the discriminator, of GANs.
-      rate: Learning rates, of VAEs.
+      learning_rate: Learning rates, of VAEs.
       clip: Norms to clip each player's gradient at; inf for no clip.
       r1: Weights gamma of R1, of GANs.
       momentum: Of SGD; b1 of Adam.
@@ -415,7 +469,8 @@ def sweep(
       batch_size: Images or points in a step.
       optimizer: For both players.
       update: How the players move; those of games with a closed form are not all for networks.
-      failed_below: A final score below this counts as a failure.
+      failed_below: A final score below this counts as a failure. If none is given, a failure is what is not finite;
+        and for a run also a score that is nearer to that of an untrained network than to that of real images.
       block_size: Networks that a device trains at once; chosen by default.
       num_devices: To divide the networks over; all by default.
       metrics: Of images that each network draws at the end, against the test images in the package's own feature
@@ -429,21 +484,17 @@ def sweep(
     given = {
         "generator_rate": generator_rate,
         "discriminator_rate": discriminator_rate,
-        "rate": rate,
+        "learning_rate": learning_rate,
         "clip": clip,
         "r1": r1,
         "momentum": momentum,
         "beta": beta,
     }
-    make = {
-        "ring": sweep_presets.ring,
-        "grid": sweep_presets.grid,
-        "mnist-gan": sweep_presets.mnist_gan,
-        "mnist-vae": sweep_presets.mnist_vae,
-    }
-    found, paths = sweep_presets.run(
-        make[preset],
-        Path("sweeps") / preset if directory is None else directory,
+    swept = sweep_presets.run(
+        what,
+        Path("sweeps") / (what if what in sweep_presets.PRESETS else Path(what).resolve().name)
+        if directory is None
+        else directory,
         {name: values for name, values in given.items() if values},
         seeds=seeds,
         num_steps=steps,
@@ -456,10 +507,10 @@ def sweep(
         num_devices=num_devices,
         metrics=metrics,
         num_images=num_images,
+        tell=lambda line: print(line, file=sys.stderr),
     )
-    for line in sweep_presets.text(found, failed_below=failed_below):
-        print(line)
-    print("wrote " + ", ".join(map(str, paths)))
+    print("\n".join(sweep_presets.text(swept)))
+    print("wrote " + ", ".join(map(str, swept.paths)))
 
 
 def atlas(

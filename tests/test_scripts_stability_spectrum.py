@@ -1,6 +1,8 @@
-"""`stability.py spectrum` on runs of the train script: numbers of a DCGAN, and refusals."""
+"""`stability.py spectrum` and `sweep` on runs of the train script: numbers of a DCGAN, and refusals."""
 
 import contextlib
+import csv
+import dataclasses
 import io
 import json
 
@@ -10,7 +12,8 @@ import optax
 import pytest
 from in_process import call, script
 
-from jaxgen.stability import runs, spectrum
+from jaxgen import experiment
+from jaxgen.stability import runs, spectrum, sweep_presets
 
 pytestmark = pytest.mark.usefixtures("fast_compilation", "scripts_in_process")
 
@@ -72,9 +75,25 @@ def test_people_get_sentences(record):
     text = "\n".join(script("stability").spectrum_text(record, 3))
     real, imaginary = record["eigenvalues"][0]
     assert f"{real:.5g}{imaginary:+.5g}i" in text
-    for part in ("step 2, 4 images", "generator's 2 of it", "at this step of its schedule", "spectral radius"):
+    for part in (
+        "step 2, 4 images",
+        "with 2 times it for the generator",
+        "at this step of its schedule",
+        "spectral radius",
+    ):
         assert part in text
     assert text.index("eigenvalues of the game") < text.index("rotation") < text.index("line from step 1 (0) to 2 (1)")
+
+
+def test_people_are_told_what_grows_what_is_not_settled_and_where_nothing_moves(record):
+    made = record | {"eigenvalues": [[-9.0, 0.0], [2.0, 1.0], [2.0, -1.0]], "residuals": [1e-3, 0.5, 0.5]}
+    made |= {"spectral_radius": 1.0, "learning_rates_at_this_step": {"generator": 0.0, "discriminator": 0.0}}
+    lines = script("stability").spectrum_text(made, 3)
+    assert "  of 3 found, 2 have a positive real part: directions that grow, the fastest 2" in lines
+    assert ["not settled: more --iterations" in line for line in lines[3:6]] == [False, True, True]
+    assert any("the schedule is at rate 0, and nothing moves" in line for line in lines)
+    text = script("stability").radius_text
+    assert "nothing grows" in text(0.99, 0.1) and "grows 1.5 times in a step" in text(1.5, 0.1)
 
 
 def test_the_lengths_of_gradients_are_those_of_the_log_and_clips_are_judged_by_them(directory, record):
@@ -83,7 +102,7 @@ def test_the_lengths_of_gradients_are_those_of_the_log_and_clips_are_judged_by_t
     norms = record["gradient_norms"]
     assert norms["discriminator"] == pytest.approx(third["discriminator/grad_norm"], rel=1e-4)
     text = "\n".join(script("stability").spectrum_text(record, 3))
-    assert "the run does not clip; a clip above" in text and "a clip hardly changes its rate" in text
+    assert "the run does not clip; a clip above" in text and "`stability.py sweep RUN --clip 1 inf` tries both" in text
     clipped = {"generator": norms["generator"] / 4, "discriminator": 2 * norms["discriminator"]}
     text = "\n".join(script("stability").spectrum_text(record | {"clip_norms": clipped}, 3))
     assert "acts: rates of plain descent may be 4 times as large" in text and "does not act here" in text
@@ -98,6 +117,58 @@ def test_the_field_of_a_run_is_what_its_own_train_step_sees(directory):
     )
     moved = run.players._replace(discriminator=after.discriminator.params)  # who moves before the generator
     assert metrics["generator/grad_norm"] == pytest.approx(float(optax.tree.norm(field(moved).generator)), rel=1e-4)
+
+
+# A sweep of a run -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_trained_anew_at_other_rates_and_told_which_it_bears(directory, tmp_path, capsys):
+    arguments = ["--discriminator-rate", "0.001", "1e30", "--clip", "1", "--steps", "6", "--records", "2"]
+    assert call("stability", "sweep", directory / "gan", *arguments, "--directory", tmp_path / "made") == 0
+    captured = capsys.readouterr()
+    assert "2 networks, 6 steps each: generator_rate 0.002 x discriminator_rate 0.001 1e+30" in captured.err
+    assert "(failure: not finite, or a final score below -" in captured.out
+    rows = list(csv.DictReader((tmp_path / "made" / "members.csv").open()))
+    assert [row["finite"] for row in rows] == ["True", "False"]
+    columns = [line.split(": ")[0] for line in (tmp_path / "made" / "columns.txt").read_text().splitlines()]
+    assert columns == list(rows[0])
+    # Six steps teach so little that its score may count as a failure: say what does.
+    assert call("stability", "sweep", directory / "gan", *arguments, "--directory", tmp_path / "made",
+                "--failed-below", "-9") == 0  # fmt: skip
+    out = capsys.readouterr().out
+    assert "largest discriminator_rate up to which nothing failed\n  all: 0.001\n" in out
+
+
+def test_a_member_of_such_a_sweep_moves_as_the_run_does(directory):
+    preset = sweep_presets.of_run(directory / "gan")
+    assert "r1" not in preset.axes and preset.axes["discriminator_rate"] == (0.001, 0.004, 0.016, 0.064)
+    run = runs.load_gan(directory / "gan", step=2)
+    constant = {p: dataclasses.replace(getattr(run.config, p), schedule="constant") for p in run.players._fields}
+    networks = experiment.build_networks(dataclasses.replace(run.config, **constant), (28, 28, 1), 3)
+    settings = {f"{p}_rate": constant[p].learning_rate for p in constant} | {"clip": np.inf}
+    program, key = preset.program(None, None), jax.random.key(7)
+    start = program.init(settings, jax.random.key(run.config.seed))
+    moved, metrics = jax.jit(lambda *given: program.step(settings, *given))(start, run.batch, key)
+    expected, _ = jax.jit(networks.train_step)(networks.state, run.batch, jax.random.fold_in(key, 2))
+    assert "penalty/gradient_penalty" in metrics
+    for player in run.players._fields:
+        found, wanted = (getattr(state, player).params for state in (moved, expected))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), found, wanted)
+        assert not np.allclose(*(jax.tree.leaves(getattr(s, player).params)[0] for s in (start, moved)))
+
+
+@pytest.mark.parametrize(
+    "run, arguments, message",
+    [
+        ("cnn", [], "cnn is a Classifier, which has one player and no game"),
+        ("nothing", [], "nothing is neither a GAN's run directory nor one of ring, grid, mnist-gan, mnist-vae"),
+        ("gan", ["--beta", "1"], "a sweep of GANs cannot use beta"),
+        ("gan", ["--metrics", "fid"], "has no test split of its own to be compared with"),
+    ],
+)
+def test_what_run_cannot_be_swept_is_one_sentence_and_code_2(directory, tmp_path, capsys, run, arguments, message):
+    assert call("stability", "sweep", directory / run, *arguments, "--directory", tmp_path / "made") == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from in_process import call
+from in_process import call, script
 
 from jaxgen import evaluation
 from jaxgen import gan as gans
@@ -18,7 +18,7 @@ from jaxgen.data import toy
 from jaxgen.losses import adversarial, penalties
 from jaxgen.metrics import protocol
 from jaxgen.models import dcgan, mlp
-from jaxgen.stability import games, members, oracles, sweep, updates
+from jaxgen.stability import games, members, oracles, sweep, sweep_presets, updates
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 GENERATOR, DISCRIMINATOR, LATENT_DIM = mlp.Generator(widths=(8,)), mlp.Discriminator(widths=(8,)), 3
@@ -192,12 +192,19 @@ def test_vaes_are_members_and_beta_is_a_setting():
     )
     data = sweep.Data((), lambda first, number: np.arange(first, first + number), lambda _, step: {"image": image})
     result = sweep.run(
-        program, data, {"rate": [0.01, 0.01], "beta": [0.1, 10.0]}, num_steps=40, num_records=4, devices=ONE_DEVICE
+        program,
+        data,
+        {"learning_rate": [0.01, 0.01], "beta": [0.1, 10.0]},
+        num_steps=40,
+        num_records=4,
+        devices=ONE_DEVICE,
     )
     assert result.table["final_rate"][0] > result.table["final_rate"][1]
     assert vaes.VAEState is type(result.states)
-    with pytest.raises(ValueError, match="a sweep of VAEs cannot use discriminator_rate; its settings are rate, clip"):
-        sweep.run(program, data, {"rate": [1.0], "discriminator_rate": [1.0]}, num_steps=1, num_records=1)
+    with pytest.raises(
+        ValueError, match="a sweep of VAEs cannot use discriminator_rate; its settings are learning_rate, clip"
+    ):
+        sweep.run(program, data, {"learning_rate": [1.0], "discriminator_rate": [1.0]}, num_steps=1, num_records=1)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +304,7 @@ def test_over_seeds_counts_failures_and_quantiles():
 def test_results_are_one_tidy_table_and_json(tmp_path):
     settings = settings_of(3) | {"clip": np.array([1.0, math.inf, 1.0]), "generator_rate": np.array([1e-3, 1e38, 1e-3])}
     result = run(settings, ring_program(optimizer=members.sgd, scored=True))
-    table, record = sweep.write(result, tmp_path / "made")
+    table, _, record = sweep.write(result, tmp_path / "made")
     rows = list(csv.DictReader(table.open()))
     assert len(rows) == 3 and float(rows[1]["clip"]) == math.inf and rows[1]["finite"] == "False"
     assert rows[1]["final_score"] == "" and float(rows[0]["r1"]) == 0
@@ -337,12 +344,45 @@ def test_the_command_writes_a_table_and_resumes(tmp_path, monkeypatch, capsys):
     output = capsys.readouterr().out
     assert output.startswith("2 members, 4 steps, ") and "2 finite to the end" in output and "members.csv" in output
     rows = list(csv.DictReader((tmp_path / "made" / "members.csv").open()))
+    legend = (tmp_path / "made" / "columns.txt").read_text().splitlines()
+    assert [line.split(": ")[0] for line in legend] == list(rows[0]) and all(line.split(": ")[1] for line in legend)
     assert [row["clip"] for row in rows] == ["1.0", "inf"] and "discriminator_clip_share" in rows[0]
     assert command(*arguments) == 0  # from its checkpoint
     assert list(csv.DictReader((tmp_path / "made" / "members.csv").open())) == rows
     capsys.readouterr()
     assert command(*arguments, "--steps", "8") == 2
     assert "holds another sweep (num_steps 4 there, 8 now)" in capsys.readouterr().err
+
+
+def test_the_help_of_the_command_tells_the_presets_values():
+    told = " ".join(script("stability").sweep.__doc__.split())
+    for name, make in sweep_presets.PRESETS.items():
+        preset, text = make(), told[told.index(f"{name}: ") :]
+        for setting, values in preset.axes.items():
+            option = f"--{setting.replace('_', '-')} {' '.join(f'{value:g}' for value in values)}"
+            assert option in text or name == "grid" and option in told, (name, option)
+        assert f"{preset.num_steps} steps, {preset.seeds} seed" in text or name == "grid"
+
+
+def test_the_summary_tells_up_to_which_rate_nothing_failed(capsys):
+    settings = sweep.product(
+        {"discriminator_rate": [0.1, 0.2, 0.4]}, {"clip": [1.0, np.inf]}, {"seed": range(2)}, {"generator_rate": [0.1]}
+    )
+    score = np.where((settings["discriminator_rate"] > 0.1) & np.isinf(settings["clip"]), 0.2, 0.9)
+    score[-1] = np.nan  # one of two seeds, at the largest rate without a clip
+    table = settings | {"finite": np.isfinite(score), "final_score": score}
+    result = sweep.Result(settings, table, np.array([10]), {}, None, 1.0)
+    lines = sweep_presets.text(sweep_presets.Swept(result, [], 0.5))
+    assert lines[0].endswith("11 finite to the end (failure: not finite, or a final score below 0.5)")
+    assert lines[-3:] == [
+        "largest discriminator_rate up to which nothing failed",
+        "  clip 1: 0.4 or more: the largest tried",
+        "  clip inf: 0.1",
+    ]
+    lines = sweep_presets.text(sweep_presets.Swept(result, [], None))
+    assert "(failure: not finite)" in lines[0] and lines[-1] == "  clip inf: 0.2"
+    lines = sweep_presets.text(sweep_presets.Swept(result, [], 0.95))
+    assert lines[-1] == "  clip inf: below 0.1, the smallest tried"
 
 
 def test_measured_numbers_are_columns_of_the_table():
@@ -363,7 +403,7 @@ def test_measured_numbers_are_columns_of_the_table():
 def test_networks_of_a_sweep_are_compared_with_real_images(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    arguments = "--rate 1e-3 --beta 1 --clip 1 inf --steps 2 --records 1 --batch-size 8 --num-devices 1"
+    arguments = "--learning-rate 1e-3 --beta 1 --clip 1 inf --steps 2 --records 1 --batch-size 8 --num-devices 1"
     arguments += " --metrics fid swd --num-images 100"
     with pytest.warns(UserWarning) as caught:
         assert command("mnist-vae", "--directory", tmp_path / "made", *arguments.split()) == 0
@@ -387,7 +427,9 @@ def test_networks_of_a_sweep_are_compared_with_real_images(tmp_path, monkeypatch
 def test_seeds_of_a_sweep_are_one_row_of_a_table(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    arguments = "--rate 1e-3 --beta 1 --clip 1 inf --seeds 2 --steps 2 --records 1 --batch-size 8 --num-devices 1"
+    arguments = (
+        "--learning-rate 1e-3 --beta 1 --clip 1 inf --seeds 2 --steps 2 --records 1 --batch-size 8 --num-devices 1"
+    )
     arguments += " --metrics swd --num-images 20"
     assert command("mnist-vae", "--directory", tmp_path / "made", *arguments.split()) == 0
     lines = protocol.table(protocol.by_preset(protocol.read(tmp_path / "made"))).splitlines()

@@ -60,6 +60,18 @@ def test_what_is_not_finite_has_exploded_and_what_is_zero_has_decayed():
     assert law(np.zeros(100, np.float32)) == "decay"
 
 
+@pytest.mark.usefixtures("double_precision")
+def test_noise_around_a_level_is_no_growth_and_growth_under_noise_is():
+    noise = np.random.default_rng(0).normal(size=(200, 100))
+    fallen = np.exp(-0.2 * TIME[:100]) + 0.1 * np.exp(0.3 * noise)  # converged, up to the noise of its gradients
+    found = np.asarray(trajectories.growth_law(jnp.asarray(fallen)))
+    assert np.mean(found == trajectories.CYCLE) > 0.95
+    grown = np.sqrt(1 + 0.1 * TIME[:100]) * np.exp(0.05 * noise)
+    assert np.mean(np.asarray(trajectories.growth_law(jnp.asarray(grown))) == trajectories.SQUARE_ROOT) > 0.95
+    shrunk = np.exp(-0.01 * TIME[:100]) * np.exp(0.05 * noise)
+    assert np.mean(np.asarray(trajectories.growth_law(jnp.asarray(shrunk))) == trajectories.DECAY) > 0.95
+
+
 def test_laws_are_mapped_over_members_in_single_precision():
     radii = np.stack([np.exp(-0.01 * TIME), 1 + TURN, np.sqrt(1 + TIME), np.exp(0.005 * TIME)]).astype(np.float32)
     np.testing.assert_array_equal(jax.jit(trajectories.growth_law)(radii), range(4))

@@ -5,7 +5,7 @@ them inside the compiled program. Losses are mixed by weights, since under `vmap
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ def adam(rate, momentum) -> optax.GradientTransformation:
 def _transformation(settings, player, optimizer):
     prefix = f"{player}_" if player else ""
     momentum = settings.get(f"{prefix}momentum", settings.get("momentum"))
-    chain = optimizer(settings[f"{prefix}rate"], momentum)
+    chain = optimizer(settings[f"{player or 'learning'}_rate"], momentum)
     clip = settings.get(f"{prefix}clip", settings.get("clip"))
     return chain if clip is None else optax.chain(optim.clip_by_global_norm(clip), chain)
 
@@ -63,10 +63,11 @@ def gan(
     discriminator: nn.Module,
     *,
     latent_dim: int,
-    optimizer: Optimizer = adam,
+    optimizer: Optimizer | Players = adam,
     losses: Mapping[str, adversarial.AdversarialLoss] | adversarial.AdversarialLoss = adversarial.non_saturating,
     update_rule: gans.UpdateRule = gans.alternating,
     num_discriminator_steps: int = 1,
+    fixed_penalties: Sequence[penalties.Penalty] = (),
     score: Callable | None = None,
     name: str = "gan",
 ) -> Program:
@@ -79,10 +80,11 @@ def gan(
 
     Args:
       generator, discriminator, latent_dim: as for `gan.make_train_step`.
-      optimizer: (rate, momentum or None) -> optax transformation: `sgd`, `adam` or your own.
+      optimizer: (rate, momentum or None) -> optax transformation: `sgd`, `adam` or your own; or `Players` of two.
       losses: one, or several by name whose weights are settings.
       update_rule: of `jaxgen.gan`: `alternating`, `simultaneous`, `extragradient`.
       num_discriminator_steps: for each generator step; the batch then has that many times the images.
+      fixed_penalties: those that all members have, beside the swept ones.
       score: (settings, state, key) -> dict with `score`; see `mode_score` and `sliced_wasserstein_score`.
       name: of this kind of program.
 
@@ -96,6 +98,7 @@ def gan(
             "a GAN cannot use this update: update_rule is one of jaxgen.gan (alternating, simultaneous, extragradient) "
             "or a function (players, fakes, moves); the rules of jaxgen.stability.updates are for games"
         )
+    theirs, ours = optimizer if isinstance(optimizer, Players) else (optimizer, optimizer)
     several = losses if isinstance(losses, Mapping) else None
     weights = [f"loss/{loss}" for loss in several] if several else []
 
@@ -109,8 +112,8 @@ def gan(
     def parts(settings):
         return {
             "latent_dim": latent_dim,
-            "generator_optimizer": _transformation(settings, "generator", optimizer),
-            "discriminator_optimizer": _transformation(settings, "discriminator", optimizer),
+            "generator_optimizer": _transformation(settings, "generator", theirs),
+            "discriminator_optimizer": _transformation(settings, "discriminator", ours),
         }
 
     def init(settings, key):
@@ -122,7 +125,10 @@ def gan(
             generator,
             discriminator,
             loss=mixed(several, settings) if several else losses,
-            penalties=[make(settings[name]) for name, make in factories.items() if name in settings],
+            penalties=[
+                *(make(settings[name]) for name, make in factories.items() if name in settings),
+                *fixed_penalties,
+            ],
             num_discriminator_steps=num_discriminator_steps,
             update_rule=update_rule,
             ema_decay=0.0,
@@ -199,7 +205,7 @@ def vae(
 ) -> Program:
     """VAEs of one architecture.
 
-    Settings: `rate`; optional `clip`, `momentum`, `beta`, `seed`. Free bits are the same for all.
+    Settings: `learning_rate`; optional `clip`, `momentum`, `beta`, `seed`. Free bits are the same for all.
 
     Args:
       encoder, decoder, likelihood, free_bits: as for `vae.make_train_step`.
@@ -210,7 +216,7 @@ def vae(
     """
 
     def check(settings):
-        _check_names("VAEs", settings, ["rate"], ["clip", "momentum", "beta"])
+        _check_names("VAEs", settings, ["learning_rate"], ["clip", "momentum", "beta"])
 
     def init(settings, key):
         transformation = _transformation(settings, "", optimizer)

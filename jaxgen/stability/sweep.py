@@ -787,7 +787,10 @@ def measure(result: Result, of_member: Callable[[int, Any], Mapping[str, Any]], 
 
 
 def write(result: Result, directory: str | os.PathLike, *, failed_below: float | None = None) -> list[Path]:
-    """Writes `members.csv`, one row a member, and `sweep.json`, all numbers: members, settings, budget curve, history.
+    """Writes the numbers of a sweep.
+
+    `members.csv` has one row a member, `columns.txt` what its columns mean, and `sweep.json` all numbers: members,
+    settings, budget curve, history.
 
     Returns:
       The paths. What is not finite is empty in the table and null in JSON.
@@ -813,9 +816,43 @@ def write(result: Result, directory: str | os.PathLike, *, failed_below: float |
         record["failure_score"] = float(worst)
         record["budget_curve"] = budget_curve(scores, failure_score=float(worst)).tolist()
     record["history"] = {name: values.tolist() for name, values in result.history.items()}
-    run_directory.write_atomically(directory / "members.csv", text.getvalue().encode())
-    run_directory.write_atomically(directory / "sweep.json", json.dumps(finite_json(record), allow_nan=False).encode())
-    return [directory / "members.csv", directory / "sweep.json"]
+    legend = "".join(f"{name}: {_meaning(name, result.settings)}\n" for name in names)
+    files = {
+        "members.csv": text.getvalue(),
+        "columns.txt": legend,
+        "sweep.json": json.dumps(finite_json(record), allow_nan=False),
+    }
+    for name, content in files.items():
+        run_directory.write_atomically(directory / name, content.encode())
+    return [directory / name for name in files]
+
+
+MEANINGS = {
+    "finite": "whether all numbers were finite to the end",
+    "first_bad_step": "the step, from 0, whose numbers were not finite; -1 for none",
+    "final_score": "at the end, more is better; empty where the member failed",
+    "best_score": "the best of all records",
+    "best_step": "the step of that record",
+    "growth_law": "of the distance from the equilibrium (games), or of the length of all parameters (networks): decay, "
+    "cycle (neither grows nor decays), square-root growth (any slower than exponential), exponential",
+}
+"""What the columns of a table mean that are not settings; see `summarize`."""
+
+
+def _meaning(name, settings):
+    if name in settings:
+        return "a setting of the member"
+    if name in MEANINGS:
+        return MEANINGS[name]
+    if name.endswith("clip_share"):
+        return "share of the steps in which the clip shortened this gradient"
+    if name.endswith("tail_index"):
+        return (
+            "Hill's index of this gradient's norms, late in training: small is heavy-tailed, below 2 without a variance"
+        )
+    if name.startswith("final_"):
+        return f"{name.removeprefix('final_')}, beside the score at the end"
+    return "measured at the end"
 
 
 def finite_json(value: Any) -> Any:

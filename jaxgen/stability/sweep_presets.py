@@ -1,21 +1,25 @@
 """Sweeps by name, for the command line: what is trained, over which settings, for how long."""
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import command_line, data, evaluation, gan, images, presets, run_directory, vae
+from jaxgen import command_line, data, evaluation, experiment, gan, images, presets, run_directory, vae
 from jaxgen.data import toy
 from jaxgen.metrics import comparison, features, protocol
+from jaxgen.metrics.sliced_wasserstein import sliced_wasserstein_distance
 from jaxgen.models import dcgan, mlp
-from jaxgen.stability import members, sweep
+from jaxgen.stability import games, members, runs, sweep
 
 OPTIMIZERS = {"adam": members.adam, "sgd": members.sgd}
 UPDATE_RULES = {
@@ -35,6 +39,7 @@ class Preset:
     data: (batch size) -> Data.
     draw: (state, z) -> images, for a picture and metrics; None for points.
     held_out: what drawn images are compared with.
+    failed_below: a final score below this is a failure, where the caller does not say one.
     """
 
     axes: Mapping[str, Sequence[float]]
@@ -48,6 +53,15 @@ class Preset:
     latent_dim: int = 0
     held_out: Callable[[], evaluation.Images] | None = None
     block_size: int | None = None
+    failed_below: float | None = None
+
+
+class Swept(NamedTuple):
+    """What `run` found, the files it wrote, and below which score a member failed (None: only if not finite)."""
+
+    result: sweep.Result
+    paths: list[Path]
+    failed_below: float | None
 
 
 def _rule(update):
@@ -148,7 +162,12 @@ def mnist_vae() -> Preset:
         )
 
     return Preset(
-        axes={"rate": (3e-4, 1e-3, 3e-3), "clip": (10.0, float("inf")), "beta": (1.0, 2.0), "momentum": (0.9,)},
+        axes={
+            "learning_rate": (3e-4, 1e-3, 3e-3),
+            "clip": (10.0, float("inf")),
+            "beta": (1.0, 2.0),
+            "momentum": (0.9,),
+        },
         program=program,
         data=lambda batch_size: sweep.of_dataset(dataset, batch_size),
         seeds=1,
@@ -161,12 +180,94 @@ def mnist_vae() -> Preset:
     )
 
 
+def of_run(directory: Path) -> Preset:
+    """The GAN of a run directory, trained anew at other rates and clip norms: which rates does it bear?
+
+    Everything is the run's (networks, data, batches, loss, penalties, optimisers, order of the players), but for the
+    schedules: all rates are constant. The score is minus the sliced Wasserstein distance to real images; half way from
+    that of real images to that of an untrained network, a member has failed.
+
+    Raises:
+      ValueError: for another family, or data that do not fit on the device.
+    """
+    config = runs.check_gan(directory)
+    dataset = experiment.load_data(config.data, "train")
+    if (stored := run_directory.load_config(directory)["images"])["data_fingerprint"] != dataset.fingerprint:
+        warnings.warn(f"the data of {directory} have changed since it was trained", stacklevel=2)
+    image_shape = tuple(stored["image_shape"])
+    players = experiment.game(dataclasses.replace(config, r1=0.0), image_shape)  # R1 is a setting
+    theirs, ours = config.generator, config.discriminator
+    if theirs.skip_norm is not None or ours.skip_norm is not None:
+        warnings.warn(f"{directory} skips large updates; its sweep does not", stacklevel=2)
+    real = members.images_of(dataset, 512)
+    num = len(real) // 2
+    if num < 2:
+        raise ValueError(f"{dataset.name} has {dataset.num_examples} images, too few for a score")
+    score = members.sliced_wasserstein_score(players.generator, config.latent_dim, real[:num])
+
+    def program(optimizer, update):
+        def of(player):
+            return OPTIMIZERS[optimizer] if optimizer else functools.partial(_own_optimizer, player)
+
+        return members.gan(
+            players.generator,
+            players.discriminator,
+            latent_dim=config.latent_dim,
+            optimizer=games.Players(of(theirs), of(ours)),
+            losses=players.loss,
+            update_rule=_rule(update or config.update_rule),
+            num_discriminator_steps=config.num_discriminator_steps,
+            fixed_penalties=players.penalties,
+            score=score,
+            name=f"{evaluation.config_digest(config)[:16]}, {optimizer or 'its own'}, {update or 'its own'}",
+        )
+
+    key = jax.random.key(0)
+    own = {"generator_rate": jnp.asarray(theirs.learning_rate), "discriminator_rate": jnp.asarray(ours.learning_rate)}
+    untrained = score(own, program(None, None).init(own, key), key)["score"]
+    of_real = -sliced_wasserstein_distance(real[:num], real[num : 2 * num], key, num_projections=256)
+    norms = {norm for norm in (theirs.clip_norm, ours.clip_norm) if norm is not None} or {1.0}
+    return Preset(
+        axes={
+            "generator_rate": (theirs.learning_rate,),
+            "discriminator_rate": tuple(float(f"{ours.learning_rate * factor:.12g}") for factor in (1, 4, 16, 64)),
+            "clip": (*sorted(norms), float("inf")),
+        }
+        | ({"r1": (config.r1,)} if config.r1 else {}),
+        program=program,
+        data=lambda batch_size: sweep.of_dataset(dataset, batch_size * config.num_discriminator_steps),
+        seeds=1,
+        num_steps=500,
+        num_records=10,
+        batch_size=config.batch_size,
+        draw=lambda state, z: gan.sample(players.generator, state.generator.variables, z),
+        latent_dim=config.latent_dim,
+        held_out=lambda: evaluation.open_test_split(config.data, str(directory)),
+        block_size=1 if jax.default_backend() == "cpu" else None,
+        failed_below=float(of_real + untrained) / 2,
+    )
+
+
+def _own_optimizer(config, rate, momentum):
+    """A run's optimiser at a traced rate, and a traced momentum where one is swept."""
+    if momentum is None:
+        return presets.OPTIMIZERS[config.name](config, rate)
+    if config.name == "sgd":
+        return members.sgd(rate, momentum)
+    if config.name == "rmsprop":
+        raise ValueError("the run's optimiser is rmsprop, whose momentum cannot be swept")
+    return presets.OPTIMIZERS[config.name](dataclasses.replace(config, b1=momentum), rate)
+
+
 def _test_digits():
     return evaluation.Images(data.mnist("test"), "mnist", "test")
 
 
+PRESETS = {"ring": ring, "grid": grid, "mnist-gan": mnist_gan, "mnist-vae": mnist_vae}
+
+
 def run(
-    make: Callable[[], Preset],
+    name: str,
     directory: Path,
     axes: Mapping[str, Sequence[float]],
     *,
@@ -182,27 +283,39 @@ def run(
     metrics: Sequence[str] = (),
     num_images: int = 2000,
     progress: bool = True,
-) -> tuple[sweep.Result, list[Path]]:
+    tell: Callable[[str], None] = lambda line: None,
+) -> Swept:
     """Runs a preset with other values, and writes its results.
 
     Args:
+      name: in `PRESETS`, or a GAN's run directory.
+      directory: for the results.
+      axes: setting -> values, instead of the preset's.
       metrics: names in `presets.METRICS`, of images that each network draws at the end.
       num_images: how many.
+      tell: is told what is going to be trained.
 
     Raises:
       ValueError: for numbers, updates or metrics that the family cannot use, before anything is trained.
     """
     counts = {"seeds": seeds, "steps": num_steps, "records": num_records, "batch size": batch_size}
-    for name, value in (counts | {"images": num_images}).items():
+    for what, value in (counts | {"images": num_images}).items():
         if value is not None and value < 1:
-            raise ValueError(f"the number of {name} must be at least 1, not {value}")
+            raise ValueError(f"the number of {what} must be at least 1, not {value}")
     if num_devices is not None and not 1 <= num_devices <= len(jax.devices()):
         raise ValueError(f"{num_devices} devices asked for, but this program sees {len(jax.devices())}")
-    preset = make()
+    if name not in PRESETS and not (Path(name) / run_directory.CONFIG).exists():
+        raise ValueError(f"{name} is neither a GAN's run directory nor one of {', '.join(PRESETS)}")
+    preset = PRESETS[name]() if name in PRESETS else of_run(Path(name))
+    failed_below = preset.failed_below if failed_below is None else failed_below
     if metrics and preset.draw is None:
         raise ValueError("these metrics are of images, and this sweep is of points: its score tells modes and quality")
     table = {name: presets.lookup(presets.METRICS, name, "metric") for name in metrics}
     comparison.check_enough(table, num_images, num_images)
+    reference = backbone = None
+    if metrics:  # what is missing is said before anything is trained
+        reference = preset.held_out()
+        backbone = features.shipped_for(reference.dataset.image_shape)
     settings = sweep.product(
         *({name: list(values)} for name, values in (dict(preset.axes) | dict(axes)).items()),
         {"seed": range(preset.seeds if seeds is None else seeds)},
@@ -213,6 +326,11 @@ def run(
     num_steps = preset.num_steps if num_steps is None else num_steps
     if num_records is None:
         num_records = max(k for k in range(1, preset.num_records + 1) if num_steps % k == 0)
+    values = {name: [f"{value:g}" for value in np.unique(column)] for name, column in settings.items()}
+    tell(
+        f"{len(settings['seed'])} networks, {num_steps} steps each: "
+        + " x ".join(f"{name} {' '.join(found)}" for name, found in values.items())
+    )
     result = sweep.run(
         program,
         preset.data(preset.batch_size if batch_size is None else batch_size),
@@ -225,7 +343,9 @@ def run(
         progress=progress,
     )
     if metrics:
-        result = _evaluate(make.__name__, preset, result, metrics, num_images, directory / "evaluation", progress)
+        result = _evaluate(
+            name, preset, result, reference, backbone, metrics, num_images, directory / "evaluation", progress
+        )
     paths = sweep.write(result, directory, failed_below=failed_below)
     if preset.draw is not None:
         z = jax.random.normal(jax.random.key(0), (16, preset.latent_dim))
@@ -233,16 +353,14 @@ def run(
         found = np.asarray(rows(result.states))
         picture = images.grid(found.reshape(-1, *found.shape[2:]), columns=16)
         paths.append(images.save_png(directory / "samples.png", picture))
-    return result, paths + ([directory / "evaluation"] if metrics else [])
+    return Swept(result, paths + ([directory / "evaluation"] if metrics else []), failed_below)
 
 
-def _evaluate(name, preset, result, metrics, num, directory, progress):
+def _evaluate(name, preset, result, reference, backbone, metrics, num, directory, progress):
     """The result with metrics of images that each member draws; each has a record of its own in the directory.
 
     A record of the same images is not made again: a sweep that is resumed, or shown once more, only draws.
     """
-    reference = preset.held_out()
-    backbone = features.shipped_for(reference.dataset.image_shape)
     size = min(num, 250)
     draw = jax.jit(lambda state, block: preset.draw(state, _latents(block, size, preset.latent_dim)))
     varied = [name for name, values in result.settings.items() if len(np.unique(values)) > 1]
@@ -275,7 +393,7 @@ def _evaluate(name, preset, result, metrics, num, directory, progress):
                 "weights": "of the last step",
                 "latents": "standard normal, the same for each member",
                 "step": int(result.steps[-1]),
-                "preset": f"{name.replace('_', '-')}: {kind}" if kind else name.replace("_", "-"),
+                "preset": f"{name}: {kind}" if kind else name,
                 "training_seed": seed,
                 "config_sha256": hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest(),
             }
@@ -294,12 +412,14 @@ def _latents(block, size, latent_dim):
     return jax.random.normal(jax.random.fold_in(jax.random.key(0), block), (size, latent_dim))
 
 
-def text(result: sweep.Result, *, failed_below: float | None = None, best: int = 5) -> list[str]:
-    """A summary for people: how many failed, and the best settings by the median over seeds."""
+def text(swept: Swept, *, best: int = 10) -> list[str]:
+    """A summary for people: how many failed, the best settings by the median over seeds, and the largest rates."""
+    result, _, failed_below = swept
     finite = result.table["finite"]
+    failure = "not finite" if failed_below is None else f"not finite, or a final score below {failed_below:.4g}"
     lines = [
-        f"{len(finite)} members, {int(result.steps[-1])} steps, {result.seconds:.0f} s: "
-        f"{int(finite.sum())} finite to the end"
+        f"{len(finite)} members, {int(result.steps[-1])} steps, trained in {result.seconds:.0f} s: "
+        f"{int(finite.sum())} finite to the end (failure: {failure})"
     ]
     names = [name for name, values in result.settings.items() if name != "seed" and len(np.unique(values)) > 1]
     names = names or [name for name in result.settings if name != "seed"][:1]
@@ -307,8 +427,25 @@ def text(result: sweep.Result, *, failed_below: float | None = None, best: int =
     rows.sort(key=lambda row: -np.inf if np.isnan(row["median"]) else row["median"], reverse=True)
     for row in rows[:best]:
         setting = ", ".join(f"{name} {row[name]:g}" for name in names)
-        lines.append(
-            f"  score {row['median']:.4g} (10 to 90 %: {row['quantile_10']:.4g} to {row['quantile_90']:.4g}), "
-            f"fails {row['failures']} of {row['seeds']}: {setting}"
-        )
+        spread = f" (10 to 90 %: {row['quantile_10']:.4g} to {row['quantile_90']:.4g})" if row["seeds"] > 1 else ""
+        lines.append(f"  score {row['median']:.4g}{spread}, fails {row['failures']} of {row['seeds']}: {setting}")
+    if len(rows) > best:
+        lines.append(f"  and {len(rows) - best} other settings, in sweep.json")
+    return lines + _largest_rates(rows, names)
+
+
+def _largest_rates(rows, names) -> list[str]:
+    """Up to which rate no member failed, for each combination of the other settings."""
+    rate = next((name for name in ("discriminator_rate", "generator_rate", "learning_rate") if name in names), None)
+    if rate is None or not any(row["failures"] for row in rows):
+        return []
+    others = [name for name in names if name != rate]
+    lines = [f"largest {rate} up to which nothing failed"]
+    for setting in sorted({tuple(row[name] for name in others) for row in rows}):
+        column = sorted((row[rate], row["failures"]) for row in rows if tuple(row[name] for name in others) == setting)
+        good = [value for value, _ in itertools.takewhile(lambda pair: pair[1] == 0, column)]
+        found = f"{good[-1]:g}" if good else f"below {column[0][0]:g}, the smallest tried"
+        if len(good) == len(column):
+            found += " or more: the largest tried"
+        lines.append(f"  {', '.join(f'{n} {v:g}' for n, v in zip(others, setting, strict=True)) or 'all'}: {found}")
     return lines

@@ -40,8 +40,10 @@ def growth_law(radius: jax.Array, tolerance: float = 1e-3) -> jax.Array:
     Their differences tell the laws apart: `exponential` growth multiplies them by the same factor as E itself;
     `square-root growth` (r^2 linear in time, what joint clipping makes of exponential growth) leaves them equal, and
     stands for all growth that is slower than exponential; a `cycle` is where E changes by no more than the tolerance,
-    or where the shrinking differences lead to a limit that is nearly reached; `decay` is whatever else goes down, also
-    as slowly as 1 / sqrt(t). A clipped run may look stable by its last value; its law tells.
+    by no more than its own noise, or where the shrinking differences lead to a limit that is nearly reached; `decay` is
+    whatever else goes down, also as slowly as 1 / sqrt(t). A clipped run may look stable by its last value; its law
+    tells. What comes to rest away from the equilibrium, or at the noise of its gradients, is a `cycle`, too: all that a
+    distance can tell is that it neither grows nor decays.
 
     Args:
       radius: [..., T] at equal intervals, T at least 32, the start included; a run that turned to NaN or infinity is
@@ -81,9 +83,21 @@ def growth_law(radius: jax.Array, tolerance: float = 1e-3) -> jax.Array:
     exponential |= change > jnp.log(100.0)  # no power of time grows like that from 5/8 to 7/8 of a run
     law = jnp.where(exponential, EXPONENTIAL, SQUARE_ROOT)
     law = jnp.where(change < 0, DECAY, law)
-    law = jnp.where((jnp.abs(change) < tolerance) | settled, CYCLE, law)
+    steady = (jnp.abs(change) < tolerance) | settled
+    steady |= (jnp.abs(change) < jnp.log(2.0)) & ~_has_trend(relative)
+    law = jnp.where(steady, CYCLE, law)
     law = jnp.where(third < rounding, DECAY, law)  # nothing of the largest value is left
     return jnp.where(finite[..., 0], law, EXPONENTIAL).astype(jnp.int32)
+
+
+def _has_trend(x, threshold=4.0):
+    """Whether the second half of x goes up or down by more than it scatters, by Student's t of six windows in it."""
+    num = x.shape[-1]
+    values = jnp.stack([_smooth_mean(x, 4.5 + 0.6 * i, num // 8) for i in range(6)], axis=-1)
+    times = jnp.arange(6) - 2.5
+    slope = values @ times / jnp.sum(times**2)
+    scatter = values - jnp.mean(values, axis=-1, keepdims=True) - slope[..., None] * times
+    return jnp.abs(slope) > threshold * jnp.sqrt(jnp.sum(scatter**2, axis=-1) / 4 / jnp.sum(times**2))
 
 
 def _log_ratio(x, y):

@@ -96,7 +96,7 @@ def collapse(
         result = sweep.run(
             program,
             sweep.Data((), sweep.NO_DATA.inputs, batch),
-            {"rate": np.full(num_betas, learning_rate), "beta": betas},
+            {"learning_rate": np.full(num_betas, learning_rate), "beta": betas},
             num_steps=num_steps,
             num_records=num_records,
             progress=progress,
