@@ -65,8 +65,10 @@ def make_train_step(
       `grad_norm`, `update_norm`, `clipped`, `skipped`.
 
     Raises:
-      TypeError: at trace time, for images that are not floating point or labels that are not whole numbers.
+      TypeError: at trace time, for images that are not floating point or labels that are not whole numbers; at
+        once, for an optimiser that is a name or a number.
     """
+    network.check_optimizer(optimizer)
 
     def train_step(state: ClassifierState, batch: Mapping[str, jax.Array], key: jax.Array):
         image, label = network.images_of(batch), labels_of(batch)

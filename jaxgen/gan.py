@@ -185,11 +185,28 @@ def make_train_step(
       TypeError: at trace time, for images that are not floating point.
       ValueError: at trace time, for images of another shape than the generator's, or a batch that is no multiple of
         `num_discriminator_steps`; at once, if that is below 1 or two penalties share a name.
+      TypeError: at once, for a loss, penalty, update rule or optimiser that is a name, a number or not wrapped.
 
     Goodfellow et al. 2014, algorithm 1; two time scales: Heusel et al. 2017.
     """
     if num_discriminator_steps < 1:
         raise ValueError(f"num_discriminator_steps must be at least 1, not {num_discriminator_steps}")
+    network.check_optimizer(generator_optimizer, "generator_optimizer")
+    network.check_optimizer(discriminator_optimizer, "discriminator_optimizer")
+    if not (callable(getattr(loss, "generator", None)) and callable(getattr(loss, "discriminator", None))):
+        raise TypeError(
+            "loss must be a pair of functions, such as adversarial.hinge or "
+            f"AdversarialLoss(generator=f, discriminator=g), not {loss!r}"
+        )
+    if callable(penalties):
+        raise TypeError("penalties must be a list of functions: write penalties=[penalties.r1(gamma=1.0)]")
+    if not callable(update_rule):
+        raise TypeError(f"update_rule must be a function such as gan.simultaneous, not {update_rule!r}")
+    for penalty in penalties:
+        if not callable(penalty) or not hasattr(penalty, "__name__"):
+            raise TypeError(
+                f"a penalty must be a function with a __name__, under which it is reported, not {penalty!r}"
+            )
     names = [penalty.__name__ for penalty in penalties]
     if len(set(names)) < len(names):
         raise ValueError(f"penalties are reported by name, but two share one: {', '.join(names)}")
@@ -305,5 +322,8 @@ def sample(generator: nn.Module, variables: Any, z: jax.Array) -> jax.Array:
 
     Returns:
       [N, ...] in [-1, 1].
+
+    Raises:
+      TypeError, ValueError: for a whole state instead of variables, or latents that do not fit them.
     """
-    return generator.apply(variables, z, train=False)
+    return network.images_from(generator, variables, z)

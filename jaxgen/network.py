@@ -29,6 +29,7 @@ class Network:
     @classmethod
     def new(cls, variables: Mapping[str, Any], optimizer: optax.GradientTransformation) -> "Network":
         """Before the first step: `variables` is what `module.init` returns."""
+        check_optimizer(optimizer)
         params = variables.get("params", {})  # absent where a module has none
         model_state = {name: collection for name, collection in variables.items() if name != "params"}
         return cls(params, model_state, optimizer.init(params))
@@ -60,6 +61,32 @@ def apply(
         {"params": params, **model_state}, *inputs, train=True, mutable=list(model_state), rngs=rngs
     )
     return output, dict(model_state)
+
+
+def check_optimizer(optimizer: Any, name: str = "the optimizer") -> None:
+    """Raises a TypeError unless it is an optax transformation: a rate or a name, for example."""
+    if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
+        raise TypeError(f"{name} must be an optax transformation such as optax.adam(1e-4), not {optimizer!r}")
+
+
+def images_from(module: nn.Module, variables: Any, z: jax.Array) -> Any:
+    """What a generator or decoder makes of latents z [N, latent_dim], as it is evaluated.
+
+    Raises:
+      TypeError: for the state of a training instead of its variables.
+      ValueError: for latents of another number or rank.
+    """
+    if hasattr(variables, "ema"):
+        raise TypeError(f"variables must be those of a network, not a whole {type(variables).__name__}: give state.ema")
+    if jnp.ndim(z) != 2:
+        raise ValueError(f"z must have the shape [N, latent_dim], not {list(jnp.shape(z))}")
+    try:
+        return module.apply(variables, z, train=False)
+    except flax.errors.ScopeParamShapeError as error:
+        raise ValueError(
+            f"these variables do not fit z of shape {list(z.shape)}: they are of another latent_dim, or of another "
+            f"{type(module).__name__}. {str(error).partition(' (http')[0]}"
+        ) from error
 
 
 def apply_to_each(

@@ -39,6 +39,7 @@ def init(
     image_shape: tuple[int, int, int],
 ) -> VAEState:
     """The state before the first step, for images [H, W, C]."""
+    network.check_optimizer(optimizer)
 
     def build(key):
         encoder_key, decoder_key = jax.random.split(key)
@@ -103,7 +104,11 @@ def make_train_step(
       TypeError: at trace time, for images that are not floating point.
       ValueError: at trace time, for images of another shape than the decoder's; at once, for k below 1, negative free
         bits, or importance weighting with another beta or free bits.
+      TypeError: at once, for an optimiser or likelihood that is a name or a number.
     """
+    network.check_optimizer(optimizer)
+    if not hasattr(likelihood, "log_prob"):
+        raise TypeError(f"likelihood must be one of losses.variational, such as bernoulli, not {likelihood!r}")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, not {num_samples}")
     if free_bits < 0:
@@ -241,7 +246,9 @@ def sample(
 
     `variables` is `state.ema`.
     """
-    return likelihood.mean(decoder.apply(variables["decoder"], z, train=False))
+    if not hasattr(variables, "ema"):  # of a whole state the next line says what to give
+        variables = variables["decoder"]
+    return likelihood.mean(network.images_from(decoder, variables, z))
 
 
 def reconstruct(

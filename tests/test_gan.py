@@ -681,3 +681,44 @@ def test_arguments_without_meaning_are_refused_at_once():
         make(num_discriminator_steps=0)
     with pytest.raises(ValueError, match="two share one: r1, r1"):
         make(penalties=[penalties.r1(1.0), penalties.r1(2.0)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": "hinge"}, "loss must be a pair of functions, such as adversarial.hinge or .*not 'hinge'"),
+        ({"loss": lambda real, fake: real}, "loss must be a pair of functions"),
+        ({"penalties": penalties.r1(gamma=1.0)}, r"a list of functions: write penalties=\[penalties.r1\(gamma=1.0\)\]"),
+        ({"penalties": ["r1"]}, "a penalty must be a function with a __name__, under which it is reported, not 'r1'"),
+        ({"update_rule": "simultaneous"}, "update_rule must be a function such as gan.simultaneous"),
+        ({"generator_optimizer": 1e-4}, r"generator_optimizer must be an optax transformation .*, not 0.0001"),
+        ({"discriminator_optimizer": "adam"}, "discriminator_optimizer must be an optax transformation"),
+    ],
+)
+def test_what_is_not_of_the_right_kind_is_told_at_once(arguments, message):
+    valid = {"generator_optimizer": optax.sgd(0.1), "discriminator_optimizer": optax.sgd(0.1), "latent_dim": 3}
+    with pytest.raises(TypeError, match=message):
+        gan.make_train_step(mlp.Generator(), mlp.Discriminator(), **valid | arguments)
+
+
+def test_latents_and_variables_that_do_not_fit_are_told():
+    generator = mlp.Generator(widths=(4,))
+    state = gan.init(
+        KEY,
+        generator,
+        mlp.Discriminator(widths=(4,)),
+        generator_optimizer=optax.sgd(0.1),
+        discriminator_optimizer=optax.sgd(0.1),
+        latent_dim=3,
+    )
+    assert gan.sample(generator, state.ema, jnp.zeros((2, 3))).shape == (2, 2)
+    with pytest.raises(TypeError, match="not a whole GANState: give state.ema"):
+        gan.sample(generator, state, jnp.zeros((2, 3)))
+    with pytest.raises(
+        ValueError, match=r"do not fit z of shape \[2, 5\]: they are of another latent_dim, or of another"
+    ):
+        gan.sample(generator, state.ema, jnp.zeros((2, 5)))
+    with pytest.raises(ValueError, match=r"z must have the shape \[N, latent_dim\], not \[3\]"):
+        gan.sample(generator, state.ema, jnp.zeros(3))
+    with pytest.raises(TypeError, match="the optimizer must be an optax transformation"):
+        network.Network.new(state.ema, 1e-3)

@@ -364,6 +364,37 @@ def test_the_help_of_the_command_tells_the_presets_values():
         assert f"{preset.num_steps} steps, {preset.seeds} seed" in text or name == "grid"
 
 
+def test_what_is_not_of_the_right_kind_is_told():
+    settings, program = settings_of(2), ring_program()
+    arguments = {"num_steps": 2, "num_records": 1, "devices": ONE_DEVICE}
+    for wrong, message in [
+        ((program, toy.ring), "data is what sweep.stream, .* gives, not function"),
+        ((GENERATOR, RING), "program is a sweep.Program, from members.gan for example, not Generator"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            sweep.run(*wrong, settings, **arguments)
+    field = games.field(games.dirac(adversarial.wasserstein))
+    game = members.game(
+        lambda s: updates.simultaneous(s["rate"]), lambda s: field, games.Players(1.0, 0.0), games.Players(0.0, 0.0)
+    )
+    for changed, message in [
+        (program._replace(score=lambda *_: 1.0), "returns a dict with 'score' .more is better., not a float"),
+        (program._replace(score=lambda *_: {"s": 1.0}), "not s"),
+        (
+            program._replace(step=lambda s, state, b, k: (state, {"x": jnp.zeros(3)})),
+            "metrics of a step are scalars, but x",
+        ),
+        (
+            game,
+            "the program asks for the setting 'rate', but the sweep has discriminator_rate, generator_rate, r1, seed",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            sweep.run(changed, RING, settings, **arguments)
+    with pytest.raises(TypeError, match="of_member returns a dict of numbers, not a float"):
+        sweep.measure(sweep.run(program, RING, settings, **arguments), lambda member, state: 1.0)
+
+
 def test_the_summary_tells_up_to_which_rate_nothing_failed(capsys):
     settings = sweep.product(
         {"discriminator_rate": [0.1, 0.2, 0.4]}, {"clip": [1.0, np.inf]}, {"seed": range(2)}, {"generator_rate": [0.1]}

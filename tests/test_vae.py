@@ -537,3 +537,16 @@ def test_batch_statistics_of_both_networks_are_kept_and_averaged():
     averaged = new.ema["encoder"]["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(averaged["mean"], 0.9 * np.asarray(statistics["mean"]), rtol=1e-5, atol=1e-7)
     assert differ(new.network.model_state["decoder"], state.network.model_state["decoder"])
+
+
+def test_what_is_not_of_the_right_kind_is_told():
+    state, _ = default()
+    with pytest.raises(TypeError, match="not a whole VAEState: give state.ema"):
+        vae.sample(MODULES[1], state, jnp.zeros((2, 2)))
+    with pytest.raises(ValueError, match=r"do not fit z of shape \[2, 9\]"):
+        vae.sample(MODULES[1], state.ema, jnp.zeros((2, 9)))
+    with pytest.raises(TypeError, match="likelihood must be one of losses.variational"):
+        make(likelihood="bernoulli")
+    for make_one in (make, lambda rate: vae.init(KEY, *MODULES, optimizer=rate, image_shape=SHAPE)):
+        with pytest.raises(TypeError, match="the optimizer must be an optax transformation .*, not 0.1"):
+            make_one(0.1)

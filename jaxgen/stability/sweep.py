@@ -178,6 +178,13 @@ def check_numbers(settings: Settings) -> None:
             raise ValueError(f"{name} {rule}, but is {values[bad]:g} for member {bad}")
 
 
+class _Named(dict):
+    """Settings as a program sees them: one that is not there is told by name."""
+
+    def __missing__(self, name):
+        raise ValueError(f"the program asks for the setting {name!r}, but the sweep has {', '.join(sorted(self))}")
+
+
 def _checked(settings):
     if not settings:
         raise ValueError("a sweep without settings has no members; see sweep.product")
@@ -276,8 +283,15 @@ def run(
     Raises:
       ValueError: for settings that cannot be, before anything is compiled; for a sweep of which the directory holds
         another one.
+      TypeError: for a program or data that are none.
       MemoryError: for more members than fit, with what would fit.
     """
+    if not isinstance(program, Program):
+        raise TypeError(f"program is a sweep.Program, from members.gan for example, not {type(program).__name__}")
+    if not isinstance(data, Data):
+        raise TypeError(
+            f"data is what sweep.stream, sweep.of_dataset or sweep.NO_DATA gives, not {type(data).__name__}"
+        )
     settings = _checked(settings)
     if program.check is not None:
         program.check(settings)
@@ -292,8 +306,11 @@ def run(
     tell = _Tell(num, devices, memory, layout)
 
     def init(settings):
+        settings = _Named(settings)
         state = program.init(settings, _key(seed, settings))
         metrics = jax.eval_shape(lambda: program.step(settings, state, _one_batch(data), _key(seed, settings))[1])
+        if wrong := [name for name, value in metrics.items() if jnp.shape(value)]:
+            raise ValueError(f"metrics of a step are scalars, but {', '.join(wrong)} is not: take a mean")
         return _Member(
             state=state,
             first_bad_step=jnp.full((), -1, jnp.int32),
@@ -378,6 +395,7 @@ def _one_batch(data):
 
 def _advance(program, data, seed, num_steps, settings, member, arrays, inputs, first_step):
     """One member, from one record to the next."""
+    settings = _Named(settings)
     key = _key(seed, settings)
 
     def one_step(carry, step_inputs):
@@ -404,8 +422,9 @@ def _advance(program, data, seed, num_steps, settings, member, arrays, inputs, f
     alive = first_bad_step < 0
     if program.score is not None:
         scores = program.score(settings, state, jax.random.fold_in(key, 1))
-        if "score" not in scores:
-            raise ValueError(f"a score function returns a dict with 'score', not with {', '.join(scores)}")
+        if not isinstance(scores, Mapping) or "score" not in scores:
+            found = ", ".join(scores) if isinstance(scores, Mapping) else f"a {type(scores).__name__}"
+            raise ValueError(f"a score function returns a dict with 'score' (more is better), not {found}")
         for name, value in scores.items():
             name = name if name == "score" else f"score/{name}"
             record[name] = jnp.where(alive, jnp.asarray(value, jnp.zeros(()).dtype), jnp.nan)
@@ -771,12 +790,16 @@ def measure(result: Result, of_member: Callable[[int, Any], Mapping[str, Any]], 
 
     Raises:
       ValueError: for a name that is a column already.
+      TypeError: for anything but a dict.
     """
     from tqdm import tqdm
 
     columns: dict[str, np.ndarray] = {}
     for member in tqdm(np.flatnonzero(result.table["finite"]), "measuring", disable=not progress, unit="member"):
-        for name, value in of_member(int(member), jax.tree.map(lambda x, i=member: x[i], result.states)).items():
+        measured = of_member(int(member), jax.tree.map(lambda x, i=member: x[i], result.states))
+        if not isinstance(measured, Mapping):
+            raise TypeError(f"of_member returns a dict of numbers, not a {type(measured).__name__}")
+        for name, value in measured.items():
             if name in result.table:
                 raise ValueError(f"the table has a column {name} already: give what is measured another name")
             columns.setdefault(name, np.full(len(result.table["finite"]), np.nan))[member] = value
