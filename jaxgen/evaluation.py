@@ -7,7 +7,6 @@ import functools
 import hashlib
 import html
 import json
-import math
 import os
 import re
 import warnings
@@ -70,6 +69,7 @@ def open_images(
     shape: tuple[int, int, int] | None = None,
     image_size: int | None = None,
     value_range: tuple[float, float] | None = None,
+    max_broken_share: float = 0.01,
     progress: Progress = _no_progress,
 ) -> Images:
     """Opens one side of a comparison.
@@ -84,6 +84,7 @@ def open_images(
       image_size: side in pixels that images of a folder are brought to, by area averages of the largest square in the
         middle. None: they must all have one size already, and are taken as they are.
       value_range: black and white of a file of numbers, if they do not say it themselves.
+      max_broken_share: of the images of a folder, up to which broken ones are told and left out.
       progress: shows the drawing.
 
     Raises:
@@ -96,7 +97,14 @@ def open_images(
     if (path / run_directory.CONFIG).exists():
         return draw(experiment.load(path, step=step), what, num=num or 10_000, seed=seed, progress=progress)
     if path.is_dir():
-        return first(_open_folder(path, image_size, shape), num)
+        side = _open_folder(path, image_size, shape, max_broken_share)
+        if num is not None and num < side.dataset.num_examples and any(inner.is_dir() for inner in path.iterdir()):
+            warnings.warn(
+                f"of {what} the first {num:,} of {side.dataset.num_examples:,} images are taken, in the order of their "
+                "paths: those of its first subfolders",
+                stacklevel=2,
+            )
+        return first(side, num)
     if path.suffix.lower() in (".npz", ".npy"):
         return first(Images(_open_array_file(path, value_range), what), num)
     if path.exists():
@@ -128,10 +136,11 @@ def _open_built_in(name, split, shape, image_size) -> Images:
     return Images(dataset, name, split, "none" if size == own else rule)
 
 
-def _open_folder(path, image_size, shape) -> Images:
-    sizes, modes = Counter(), Counter()
+def _open_folder(path, image_size, shape, max_broken_share) -> Images:
+    sizes, modes, num_files = Counter(), Counter(), 0
     for file in sorted(path.rglob("*")):
         if file.suffix.lower() in data.folder.EXTENSIONS and not file.name.startswith("."):
+            num_files += 1
             if (found := _header(file)) is not None:
                 sizes[found[0]] += 1
                 modes[found[1]] += 1
@@ -142,6 +151,7 @@ def _open_folder(path, image_size, shape) -> Images:
     if image_size is None:
         if len(sizes) > 1:
             listed = ", ".join(f"{w}x{h} ({count})" for (w, h), count in sizes.most_common(3))
+            listed += ", ..." if len(sizes) > 3 else ""
             raise ValueError(
                 f"{path}: images of {len(sizes)} different sizes: {listed}; --image-size says which square size to "
                 "bring them to, and the protocol will say so"
@@ -151,12 +161,37 @@ def _open_folder(path, image_size, shape) -> Images:
     else:
         size = (image_size, image_size)
         rule = "none" if set(sizes) == {size} else f"centre crop, area average to {image_size}x{image_size}"
+        if small := sum(count for found, count in sizes.items() if min(found) < image_size):
+            rule += f", {small:,} of them enlarged (bicubic)"
+    dataset = functools.partial(
+        data.image_folder,
+        path,
+        image_size=size,
+        crop=decode.centre_crop,
+        labelled=False,
+        max_broken_share=max_broken_share,
+    )
     grey = set(modes) <= {"1", "L", "I;16", "I"}
-    channels = 1 if grey and (shape is None or shape[2] == 1) else 3
-    if grey and channels == 3:
-        rule = "grey repeated in 3 channels" if rule == "none" else f"{rule}, grey repeated in 3 channels"
-    dataset = data.image_folder(path, image_size=size, channels=channels, crop=decode.centre_crop, labelled=False)
-    return Images(dataset, str(path), resize=rule)
+    wants_grey = shape is None or shape[2] == 1
+    opened = None if grey else dataset(channels=3)
+    if opened is not None and wants_grey and _is_grey(opened):
+        opened = dataset(channels=1)
+        rule = "grey, stored as colour" if rule == "none" else f"{rule}, grey, stored as colour"
+    elif opened is None:
+        opened = dataset(channels=1 if wants_grey else 3)
+        if not wants_grey:
+            rule = "grey repeated in 3 channels" if rule == "none" else f"{rule}, grey repeated in 3 channels"
+    if left_out := num_files - opened.num_examples:
+        warnings.warn(f"{left_out} of the {num_files:,} files of {path} are broken and were left out", stacklevel=3)
+    return Images(opened, str(path), resize=rule)
+
+
+def _is_grey(dataset) -> bool:
+    """Whether all three channels are equal in all images; False for a set that is not in memory."""
+    if dataset.arrays is None:
+        return False
+    image = np.asarray(dataset.arrays["image"])
+    return bool((image[..., :1] == image[..., 1:]).all())
 
 
 def _open_array_file(path, value_range) -> data.Dataset:
@@ -257,11 +292,19 @@ def open_backbone(name: str | None, image_shape: tuple[int, int, int], *, rule: 
 
 def check_alike(fake: Images, reference: Images) -> None:
     """Raises a ValueError unless both sides have images of one size and number of channels."""
-    if fake.dataset.image_shape != reference.dataset.image_shape:
+    shapes = [side.dataset.image_shape for side in (fake, reference)]
+    sizes, channels = [shape[:2] for shape in shapes], [shape[2] for shape in shapes]
+    if sizes[0] != sizes[1]:
+        words = [f"{width}x{height}" for height, width in sizes]
         raise ValueError(
-            f"{fake.name} has images of {features.shape_in_words(fake.dataset.image_shape)}, but {reference.name} has "
-            f"{features.shape_in_words(reference.dataset.image_shape)}: numbers of unlike images mean nothing. Bring "
-            "both to one size and number of channels (--image-size does it for folders, and the record says so)"
+            f"{fake.name} has images of {words[0]} pixels, but {reference.name} has {words[1]}: numbers of unlike "
+            "images mean nothing. Bring both to one size (--image-size does it for folders, and the record says so)"
+        )
+    if channels[0] != channels[1]:
+        words = ["grey" if number == 1 else f"{number}-channel" for number in channels]
+        raise ValueError(
+            f"{fake.name} has {words[0]} images, but {reference.name} has {words[1]} ones: numbers of unlike images "
+            "mean nothing. Bring both to one number of channels"
         )
 
 
@@ -295,22 +338,25 @@ def compare(
     Raises:
       ValueError: for images that do not fit each other or the network, too few of them, NaN, unknown metrics.
     """
-    with _kept_warnings() as said:
+    with kept_warnings() as said:
         record = _compare(fake, reference, backbone, metrics, train, seed, cache, progress)
     return record | ({"warnings": said} if said else {})
 
 
 @contextlib.contextmanager
-def _kept_warnings():
+def kept_warnings():
     """Gives a list that holds, after the block, what its warnings said; they are warned of then, too."""
     said: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield said
-    for found in caught:
-        warnings.warn_explicit(found.message, found.category, found.filename, found.lineno)
-        if issubclass(found.category, UserWarning) and str(found.message) not in said:
-            said.append(str(found.message))
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield said
+    finally:
+        for found in {(str(found.message), found.category): found for found in caught}.values():
+            warnings.warn_explicit(found.message, found.category, found.filename, found.lineno)
+            if issubclass(found.category, UserWarning):
+                said.append(str(found.message))
 
 
 def _compare(fake, reference, backbone, metrics, train, seed, cache, progress):
@@ -324,17 +370,12 @@ def _compare(fake, reference, backbone, metrics, train, seed, cache, progress):
     fake_digest, real_digest = (comparison.content_digest(side.dataset) for side in (fake, reference))
     if fake_digest == real_digest:
         warnings.warn(f"{fake.name} and {reference.name} are the same images, pixel by pixel", stacklevel=2)
+    else:
+        _warn_of_copies(fake, reference)
     seen_real = see(reference.dataset, cache=cache, digest=real_digest)
     seen_fake = see(fake.dataset)
     key = jax.random.key(seed)
     values, settings = comparison.compare(backbone, seen_real, seen_fake, table, key)
-    if values.get("fid", math.inf) <= values.get("fid_floor", -math.inf) and fake_digest != real_digest:
-        warnings.warn(
-            f"the FID, {values['fid']:.3g}, is not above {values['fid_floor']:.3g}, that between two halves of the "
-            f"{reference.dataset.num_examples:,} real images. So few images bias both upwards, the halves more: the "
-            "FID cannot say whether there is a difference. Take more images, or the KID, which has no such bias",
-            stacklevel=2,
-        )
     if train is not None:
         seen_train = see(train, cache=cache)
         measured = comparison.memorisation(seen_train.features, seen_real.features, seen_fake.features)
@@ -360,6 +401,21 @@ def _compare(fake, reference, backbone, metrics, train, seed, cache, progress):
         protocol |= {"run": fake.name, **training_of(fake.run, fake.name), **drawing_of(fake.run)}
     subject = f"{fake.name}:{fake.split}" if fake.split else fake.name
     return {"subject": subject, "metrics": values, "protocol": protocol, "settings": settings}
+
+
+def _warn_of_copies(fake, reference):
+    if max(side.dataset.num_examples for side in (fake, reference)) > 100_000:
+        return  # reading so many once more would take too long
+    of_fake, of_real = (comparison.image_digests(side.dataset) for side in (fake, reference))
+    distinct, of_real = set(of_fake), set(of_real)
+    if shared := sum(digest in of_real for digest in of_fake):
+        warnings.warn(
+            f"{shared:,} of the {len(of_fake):,} images of {fake.name} are in {reference.name}, too, pixel by pixel: "
+            "numbers that compare the two look better than they are",
+            stacklevel=3,
+        )
+    if len(distinct) < 0.99 * len(of_fake):
+        warnings.warn(f"of the {len(of_fake):,} images of {fake.name} only {len(distinct):,} differ", stacklevel=3)
 
 
 def num_dims(trained: experiment.Trained) -> int:
@@ -626,24 +682,49 @@ def _floats(image) -> np.ndarray:
 
 
 MEANINGS = {
-    "fid": "distance between the features' means and covariances; less is better. Comparable under one protocol only",
-    "fid_floor": "the same between two random halves of the real images: what no difference looks like with half as "
-    "many images. With fewer images than these halves on either side, no difference looks larger",
-    "kid": "like the FID without its bias: 0 for no difference, in the mean; less is better",
+    "fid": "distance between the features' means and covariances: 0 at best. Comparable under one protocol only",
+    "fid_of_equal_sets": "about what two sets of these sizes without any difference have",
+    "fid_floor": "the same between two random halves of the real images",
+    "kid": "like the FID, but 0 in the mean for no difference, and with any number of images",
+    "kid_of_equal_sets": "how far from 0 two sets of these sizes without any difference typically are",
     "kid_standard_deviation": "over the subsets",
-    "precision": "share of the images that lie among the real ones: quality, 1 at best",
+    "precision": "share of the images that lie among the real ones: quality, 1 at best, and also for copies of one",
     "recall": "share of the real images that lie among these: variety, 1 at best",
-    "density": "how densely real images surround these; about 1 for equal sets",
-    "coverage": "share of the real images that have one of these near by: 1 at best",
-    "inception_score": "sure and varied classes; more is better, up to the number of classes",
-    "confident_share": "share of images whose class the network is sure of; compare with that of real images",
-    "swd": "sliced Wasserstein distance of the features; less is better",
+    "density": "how densely real images surround these: about 1 for equal sets, and not better above it",
+    "coverage": "share of the real images that have one of these near by: quality and variety",
+    "coverage_of_equal_sets": "what sets of these sizes without any difference have: the best to hope for",
+    "inception_score": "sure and varied classes: more is better, up to the number of classes",
+    "inception_score_of_real": "the same of the real images",
+    "inception_score_standard_deviation": "over the splits",
+    "confident_share": "share of images of whose class the network is sure (over 0.9); compare with the real ones",
+    "confident_share_of_real": "the same of the real images",
+    "class_shares": "how often the network sees each class",
+    "swd": "sliced Wasserstein distance of the features: 0 at best",
     "nearest_ratio": "distance to the nearest training image over that of held-out images: 1 is good, 0 is a copy",
     "nearer_share": "share of images nearer to a training image than 1 % of held-out ones: 0.01 is good, 1 is copies",
+    "logit_of_train": "the discriminator's mean logit of images that it was trained on",
+    "logit_of_held_out": "of real images that it was not",
+    "logit_of_fake": "of generated images",
     "discriminator_overfitting": "0: held-out images look as real to the discriminator as those of the training; "
     "1: as fake as generated ones",
 }
-"""How to read a number, for the page."""
+"""How to read a number."""
+
+
+def in_words(record: Mapping[str, Any]) -> list[str]:
+    """A record's numbers with how to read them, a line each."""
+    lines = [
+        f"{name:26s}{_in_words(value):>10s}   {MEANINGS.get(name, '')}".rstrip()
+        for name, value in record["metrics"].items()
+    ]
+    return [*lines, f"features: {_of_backbone(record['protocol'])}"] if "backbone" in record["protocol"] else lines
+
+
+def _of_backbone(protocol) -> str:
+    name = protocol["backbone"]
+    if name in features.SHIPPED:
+        return f"{name} of this package: comparable with other numbers of it, not with published ones"
+    return f"{name}, {protocol['backbone_sha256'][:12]}..."
 
 
 def write_page(path: Path, record: Mapping[str, Any], found: Sequence[tuple[str, str, np.ndarray]]) -> Path:
@@ -664,7 +745,8 @@ def write_page(path: Path, record: Mapping[str, Any], found: Sequence[tuple[str,
             for name, value in record[title].items()
         )
         tables.append(f"<h2>{title.capitalize()}</h2><table>{rows}</table>")
-    told = "".join(f"<p><b>Note:</b> {html.escape(text)}.</p>" for text in record.get("warnings", []))
+    told = f"<p>Features: {html.escape(_of_backbone(record['protocol']))}.</p>"
+    told += "".join(f"<p><b>Note:</b> {html.escape(text)}.</p>" for text in record.get("warnings", []))
     style = "body{font:15px sans-serif;max-width:920px;margin:2em auto}td{padding:2px 12px 2px 0}img{max-width:100%}"
     name = html.escape(str(record["subject"]))
     text = f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{style}</style><h1>{name}</h1>"
@@ -673,4 +755,6 @@ def write_page(path: Path, record: Mapping[str, Any], found: Sequence[tuple[str,
 
 
 def _in_words(value) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, list):
+        return " ".join(map(_in_words, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

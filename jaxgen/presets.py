@@ -436,9 +436,9 @@ def lookup(table: Mapping[str, Any], name: str, kind: str) -> Any:
     """table[name], or a ValueError that suggests the nearest name."""
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"there is no {kind} {name!r}; {hint}There is: {', '.join(table)}")
+    near = difflib.get_close_matches(name.lower(), table, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? There is" if near else "there is"
+    raise ValueError(f"there is no {kind} {name!r}; {hint}: {', '.join(table)}")
 
 
 def _binarise(config: Data) -> Callable:

@@ -37,6 +37,7 @@ def evaluate(
     train: str | None = None,
     image_size: int | None = None,
     value_range: tuple[float, float] | None = None,
+    max_broken_share: float = 0.01,
     resize_rule: Literal["tf1_bilinear", "antialiased_bicubic"] = "tf1_bilinear",
     seed: int = 0,
     step: int | None = None,
@@ -56,10 +57,13 @@ def evaluate(
     images, and a classifier run tells how many it is sure of and how often it sees each class; the same of its own test
     images stands beside it.
 
+    `evaluate.py --table A B ...` shows stored evaluations side by side: see `evaluate.py --table --help`.
+
     Args:
       what: What to evaluate.
       reference: What to compare it with.
-      metrics: Some of fid, kid, prdc, inception_score, confidence, swd; the first three by default.
+      metrics: Some of fid, kid, prdc (precision, recall, density, coverage), inception_score, confidence, swd; the
+        first three by default.
       backbone: Feature network: one of the package's own (mnist-cnn), weights of the FID's Inception v3 (.pth or .npz),
         or the run of a classifier. By default the package's own for such images.
       classifier: Run directory of a classifier trained on the same kind of images.
@@ -70,6 +74,7 @@ def evaluate(
         that the run was trained on, or the training split of a built-in reference.
       image_size: Side in pixels for folders of images of several sizes.
       value_range: Black and white of files of numbers, such as 0 1.
+      max_broken_share: Of the images of a folder, up to which broken files are told and left out.
       resize_rule: For Inception v3: tf1_bilinear, or antialiased_bicubic.
       seed: Of the latents and of subsets.
       step: Of the checkpoint; the newest by default.
@@ -84,6 +89,9 @@ def evaluate(
       ValueError: for a GAN without a classifier or reference; for images that do not fit each other or the network.
     """
     if reference is not None or metrics:
+        for option, value in (("--classifier", classifier), ("--samples", samples)):
+            if value is not None:
+                raise ValueError(f"{option} is for a run by itself, not for a comparison with a REFERENCE or --metrics")
         return compare(
             what,
             reference,
@@ -94,6 +102,7 @@ def evaluate(
             train=train,
             image_size=image_size,
             value_range=value_range,
+            max_broken_share=max_broken_share,
             resize_rule=resize_rule,
             seed=seed,
             step=step,
@@ -103,40 +112,30 @@ def evaluate(
     return evaluate_run(what, classifier=classifier, num=num, seed=seed, step=step, samples=samples, output=output)
 
 
-def compare(what, reference, *, metrics, backbone, num, num_real, train, image_size, value_range, output, **options):
+def compare(what, reference, *, metrics, num, num_real, pictures, output, **options):
     """One set of images against another; see `evaluate`."""
-    from jaxgen import evaluation, experiment, presets
+    from jaxgen import evaluation, presets
 
     metrics = [name for given in metrics for name in given.split(",") if name]  # fid,kid is understood, too
     for name in metrics:
         presets.lookup(presets.METRICS, name, "metric")  # now, and not after minutes
-    seed, progress = options["seed"], command_line.progress
-    shared = {"image_size": image_size, "value_range": value_range, "progress": progress}
-    fake = evaluation.open_images(what, num=num, seed=seed, step=options["step"], **shared)
-    shape, trained = fake.dataset.image_shape, fake.run
-    own = trained.config.data if trained is not None else None
-    if reference is not None:
-        real = evaluation.open_images(reference, num=num_real, seed=seed + 1, shape=shape, **shared)
-    elif own is None:
-        raise ValueError(f"{what} has no test split of its own to be compared with; give a REFERENCE")
-    else:
-        real = evaluation.first(evaluation.open_test_split(own, what), num_real)
-    evaluation.check_alike(fake, real)
-    network = evaluation.open_backbone(backbone, shape, rule=options["resize_rule"])
-    if train is not None:
-        train = evaluation.open_images(train, shape=shape, **shared).dataset
-    elif own is not None:
-        train = experiment.load_data(own, "train")
-    elif real.split:
-        train = evaluation.open_images(f"{real.name}:train", shape=shape, **shared).dataset
     cache = command_line.cache_directory() / "features"
-    new = train is not None and train.fingerprint != real.dataset.fingerprint
-    for side, asked in ((fake, num), (real, num_real)):
-        if asked is not None and asked > side.dataset.num_examples:
-            warnings.warn(f"{side.name} has {side.dataset.num_examples:,} images, not {asked:,}", stacklevel=2)
-    record = evaluation.compare(
-        fake, real, network, metrics, train=train if new else None, seed=seed, cache=cache, progress=progress
-    )
+    with evaluation.kept_warnings() as said:
+        fake, real, train, network = open_sides(what, reference, num=num, num_real=num_real, **options)
+        seed, trained = options["seed"], fake.run
+        new = train is not None and train.fingerprint != real.dataset.fingerprint
+        record = evaluation.compare(
+            fake,
+            real,
+            network,
+            metrics,
+            train=train if new else None,
+            seed=seed,
+            cache=cache,
+            progress=command_line.progress,
+        )
+    if said:
+        record["warnings"] = said
     if trained is not None and trained.networks.discriminate is not None and new and real.split == "test":
         gap = evaluation.discriminator_gap(trained, train, real.dataset, seed=seed)
         record["metrics"] |= gap
@@ -147,34 +146,77 @@ def compare(what, reference, *, metrics, backbone, num, num_real, train, image_s
     else:
         directory, name = Path("evaluation"), re.sub(r"[^A-Za-z0-9]+", "-", what).strip("-")
     counts = f"{fake.dataset.num_examples}_to_{real.dataset.num_examples}"
-    path = (output or directory) / f"{name}_against_{slug}_{counts}{f'_seed{seed}' if seed else ''}.json"
-    path, record = keep(path, record)
-    if options["pictures"]:
+    name = f"{name}_against_{slug}_{counts}{f'_seed{seed}' if seed else ''}.json"
+    path, whole = keep(output, directory, name, record)
+    if pictures:
         found = evaluation.pictures(
             fake,
             network,
             real.dataset if train is None else train,
             held_out=train is None,
             cache=cache,
-            progress=progress,
+            progress=command_line.progress,
         )
         if trained is not None and real.split:
             found += evaluation.reconstructions(trained, real.dataset)
         try:
-            print(f"pictures: {evaluation.write_page(path.with_suffix('.html'), record, found)}", file=sys.stderr)
+            print(f"pictures: {evaluation.write_page(path.with_suffix('.html'), whole, found)}", file=sys.stderr)
         except OSError as error:
             warnings.warn(f"the pictures could not be kept: {error}", stacklevel=2)
+    print("\n".join(evaluation.in_words(record)), file=sys.stderr)
     return record
 
 
-def keep(path: Path, record: dict) -> tuple[Path, dict]:
-    """Stores a record, and says where; a disk that takes none costs the file, not the numbers."""
+def open_sides(what, reference, *, num, num_real, backbone, train, image_size, value_range, seed, step, **options):
+    """(evaluated images, their reference, images that may have been copied or None, feature network)."""
+    from jaxgen import evaluation, experiment
+
+    shared = {
+        "image_size": image_size,
+        "value_range": value_range,
+        "max_broken_share": options["max_broken_share"],
+        "progress": command_line.progress,
+    }
+    fake = evaluation.open_images(what, num=num, seed=seed, step=step, **shared)
+    shape = fake.dataset.image_shape
+    own = fake.run.config.data if fake.run is not None else None
+    if reference is not None:
+        real = evaluation.open_images(reference, num=num_real, seed=seed + 1, shape=shape, **shared)
+    elif own is None:
+        raise ValueError(f"{what} is no run with a test split to be compared with; give a REFERENCE")
+    else:
+        real = evaluation.first(evaluation.open_test_split(own, what), num_real)
+    evaluation.check_alike(fake, real)
+    network = evaluation.open_backbone(backbone, shape, rule=options["resize_rule"])
+    if train is not None:
+        train = evaluation.open_images(train, shape=shape, **shared).dataset
+    elif own is not None:
+        train = experiment.load_data(own, "train")
+    elif real.split:
+        train = evaluation.open_images(f"{real.name}:train", shape=shape, **shared).dataset
+    for side, asked in ((fake, num), (real, num_real)):
+        if asked is not None and asked > side.dataset.num_examples:
+            warnings.warn(f"{side.name} has {side.dataset.num_examples:,} images, not {asked:,}", stacklevel=2)
+    return fake, real, train, network
+
+
+def keep(output: Path | None, directory: Path, name: str, record: dict) -> tuple[Path, dict]:
+    """Stores a record, and says where; (path, what is stored there with what was there already).
+
+    Where the usual directory takes no file (somebody else's run, a full disk) the numbers are still printed.
+
+    Raises:
+      OSError: for an output that was asked for.
+    """
     from jaxgen.metrics import protocol
 
     try:
-        path, record = protocol.write(path, record)
+        path, record = protocol.write((output or directory) / name, record)
         print(f"numbers: {path}", file=sys.stderr)
-    except OSError as error:  # somebody else's run, for example: the numbers are still printed
+    except OSError as error:
+        if output is not None:
+            raise
+        path = directory / name
         warnings.warn(f"the numbers could not be kept: {error}", stacklevel=2)
     return path, record
 
@@ -264,7 +306,7 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
     if classifier is None and not is_stacked:
         suffix = f"bound_of_{protocol['samples']}" if "samples" in protocol else "test"
     name = f"{protocol['step']:08d}_{suffix}{f'_seed{seed}' if seed else ''}.json"
-    _, record = keep((output or run / "evaluation") / name, record)
+    keep(output, run / "evaluation", name, record)
     return record
 
 
@@ -295,11 +337,12 @@ def table(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Evaluates, and prints the record; with --table first, prints a table."""
+    """Evaluates, and prints the record; with --table, prints a table."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command_line.use_compilation_cache()
-    if arguments[:1] == ["--table"]:
-        print(tyro.cli(table, args=arguments[1:], prog="evaluate.py --table"))
+    if "--table" in arguments:
+        arguments = [argument for argument in arguments if argument != "--table"]
+        print(tyro.cli(table, args=arguments, prog="evaluate.py --table"))
     else:
         print(json.dumps(tyro.cli(evaluate, args=arguments, prog="evaluate.py"), indent=2))
     return 0

@@ -92,8 +92,10 @@ def test_the_digest_of_content_is_one_of_pixels_order_and_shape():
 def test_a_set_against_itself_has_distance_zero_and_the_floor_is_of_the_real_images():
     real = seen(200)
     measured = comparison.frechet(real, real, KEY)
-    assert measured.values["fid"] < 1e-6 and measured.settings == {"rank_deficient": "no"}
-    assert measured.values["fid_floor"] == fid.distance_between_halves(real.features, KEY) > 0
+    assert measured.values["fid"] < 1e-6 and measured.own["fid"] == {"rank_deficient": "no"}
+    floors = [fid.distance_between_halves(real.features, key) for key in jax.random.split(KEY, 5)]
+    assert measured.values["fid_floor"] == pytest.approx(np.mean(floors)) and min(floors) > 0
+    assert measured.own["fid_floor"] == {"num_divisions": 5} == measured.own["fid_of_equal_sets"]
     moved = comparison.frechet(real, Seen(real.features + np.float32(2), real.logits), KEY)
     assert moved.values["fid"] == pytest.approx(16, rel=1e-5)  # 4 dimensions, moved by 2
 
@@ -101,7 +103,7 @@ def test_a_set_against_itself_has_distance_zero_and_the_floor_is_of_the_real_ima
 def test_too_few_images_for_a_full_rank_are_said_and_not_hidden():
     with pytest.warns(fid.RankDeficientWarning, match="only 3 fake images for 4 features"):
         measured = comparison.frechet(seen(50), seen(3, seed=1), KEY)
-    assert measured.settings == {"rank_deficient": "fake"}
+    assert measured.own["fid"] == {"rank_deficient": "fake"}
 
 
 def test_constant_features_are_recorded_and_images_without_variety_are_warned_of():
@@ -109,10 +111,10 @@ def test_constant_features_are_recorded_and_images_without_variety_are_warned_of
     fake.features[:, 3] = 7  # a unit that never fires is harmless
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert comparison.frechet(real, fake, KEY).settings == {"rank_deficient": "rank 3 of 4 (fake)"}
+        assert comparison.frechet(real, fake, KEY).own["fid"] == {"rank_deficient": "rank 3 of 4 (fake)"}
     fake.features[:, 1:] = 7
     with pytest.warns(fid.RankDeficientWarning, match="hardly any variety: their features have rank 1 of 4, .* 4"):
-        assert comparison.frechet(real, fake, KEY).settings == {"rank_deficient": "rank 1 of 4 (fake)"}
+        assert comparison.frechet(real, fake, KEY).own["fid"] == {"rank_deficient": "rank 1 of 4 (fake)"}
 
 
 def test_too_few_images_for_a_metric_are_refused_before_anything_is_computed():
@@ -132,6 +134,31 @@ def test_the_kernel_distance_takes_subsets_only_where_there_are_enough_images():
         "subset_size": 1000,
         "num_subsets": 100,
     }
+
+
+@pytest.mark.parametrize("sizes", [(600, 600), (900, 150), (300, 1200)])
+@pytest.mark.filterwarnings("ignore:the .ID, .* shows no difference")
+def test_what_equal_sets_have_is_what_draws_of_one_distribution_are_found_to_have(sizes):
+    m, n = sizes
+    measures = {"fid": comparison.frechet, "kid": comparison.kernel, "prdc": comparison.neighbours}
+    draws = [
+        comparison.compare(None, seen(m, 8, seed), seen(n, 8, 1000 + seed), measures, KEY)[0] for seed in range(12)
+    ]
+    found = {name: np.array([draw[name] for draw in draws]) for name in draws[0]}
+    assert np.mean(found["fid"]) == pytest.approx(np.mean(found["fid_of_equal_sets"]), rel=0.2)
+    ratio = np.sqrt(np.mean(found["kid"] ** 2)) / np.sqrt(np.mean(found["kid_of_equal_sets"] ** 2))
+    assert 0.6 < ratio < 1.6
+    np.testing.assert_allclose(np.mean(found["coverage"]), found["coverage_of_equal_sets"][0], atol=0.02)
+
+
+def test_no_difference_is_told_and_a_difference_is_not():
+    real = seen(500, 32)
+    for measure in (comparison.frechet, comparison.kernel):
+        with pytest.warns(UserWarning, match="shows no difference: 500 and 400 images of one kind"):
+            measure(real, seen(400, 32, seed=1), KEY)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            measure(real, seen(400, 32, seed=1, shift=0.5), KEY)
 
 
 def test_metrics_that_lack_images_say_which_metric_and_how_many():

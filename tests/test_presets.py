@@ -81,9 +81,11 @@ def test_what_may_change_exists_and_changes_no_number():
 
 
 def test_a_name_without_anything_near_lists_what_there_is():
-    with pytest.raises(ValueError, match=re.escape("there is no loss 'xyz'; There is: a, b")) as raised:
+    with pytest.raises(ValueError, match=re.escape("there is no loss 'xyz'; there is: a, b")) as raised:
         presets.lookup({"a": 1, "b": 2}, "xyz", "loss")
     assert "did you mean" not in str(raised.value)
+    with pytest.raises(ValueError, match=re.escape("did you mean 'fid'? There is: fid, kid")):
+        presets.lookup({"fid": 1, "kid": 2}, "FID", "metric")
 
 
 def test_settings_that_a_message_names_as_python_does_are_found_as_flags():

@@ -228,6 +228,60 @@ def test_a_backbone_is_the_packages_own_a_run_of_a_classifier_or_inception_weigh
         evaluation.open_backbone(str(tmp_path / "pt_inception.pth"), (9, 9, 3), rule="nearest")
 
 
+def test_grey_pictures_that_are_stored_as_colour_are_grey(sides, tmp_path):
+    grey = evaluation.open_images(str(sides / "pictures"))
+    for file in (sides / "pictures").iterdir():
+        Image.open(file).convert("RGB").save(tmp_path / file.name)
+    side = evaluation.open_images(str(tmp_path))
+    assert side.resize == "grey, stored as colour" and side.dataset.image_shape == (28, 28, 1)
+    assert comparison.content_digest(side.dataset) == comparison.content_digest(grey.dataset)
+    assert evaluation.open_images(str(tmp_path), shape=(28, 28, 3)).dataset.image_shape == (28, 28, 3)
+
+
+def test_copies_of_the_reference_or_of_each_other_are_told(sides, tmp_path):
+    some, others = (data.array_file(sides / name) for name in ("same.npz", "others.npz"))
+    mixed = np.concatenate([others.arrays["image"][:10], some.arrays["image"], some.arrays["image"][:5]])
+    backbone = features.shipped("mnist-cnn")
+    fake = evaluation.Images(data.from_arrays("mixed", mixed), "mixed")
+    record = evaluation.compare(fake, evaluation.Images(others, "others"), backbone, ["kid"])
+    told = " ".join(record["warnings"])
+    assert "10 of the 55 images of mixed are in others, too, pixel by pixel" in told
+    assert "of the 55 images of mixed only 50 differ" in told
+
+
+def test_broken_files_and_the_first_of_several_folders_are_told_and_kept_in_the_record(sides, tmp_path, capsys):
+    for i, name in enumerate("ab"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        for file in sorted((sides / "pictures").iterdir())[20 * i : 20 * i + 20]:
+            (tmp_path / "all" / name / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "all" / "a" / "zzz.png").write_bytes(b"no picture")
+    arguments = [tmp_path / "all", sides / "others.npz", "--metrics", "kid", "--output", tmp_path / "out"]
+    with pytest.warns(UserWarning):
+        assert call("evaluate", *arguments, "--num", 15, "--no-pictures") == 0
+    record = json.loads(capsys.readouterr().out)
+    told = " ".join(record["warnings"])
+    assert "1 of the 41 files of" in told and "the first 15 of 40 images are taken" in told
+    (tmp_path / "all" / "b" / "zzz.png").write_bytes(b"no picture")
+    assert call("evaluate", *arguments) == 2
+    with pytest.warns(UserWarning, match="2 of the 42 files of .* are broken and were left out"):
+        assert call("evaluate", *arguments, "--max-broken-share", 0.1, "--no-pictures") == 0
+    (kept,) = [file for file in (tmp_path / "out").glob("*_40_to_50.json")]
+    assert call("evaluate", kept, "--table") == 0
+    assert "Note of " in capsys.readouterr().out
+
+
+def test_numbers_are_printed_with_how_to_read_them(sides, tmp_path, capsys):
+    arguments = [sides / "pictures", sides / "others.npz", "--metrics", "kid", "confidence", "--no-pictures"]
+    assert call("evaluate", *arguments, "--output", tmp_path) == 0
+    captured = capsys.readouterr()
+    record = json.loads(captured.out)
+    lines = captured.err.splitlines()
+    for name in record["metrics"]:
+        (line,) = (line for line in lines if line.split()[0] == name)
+        assert evaluation.MEANINGS[name] in line
+    assert lines[-1].startswith("features: mnist-cnn of this package: comparable with other numbers of it, not with")
+
+
 def test_pictures_of_several_sizes_need_a_size_and_the_protocol_says_so(tmp_path):
     for i, size in enumerate(((8, 8), (8, 8), (10, 12))):
         Image.new("RGB", size, (i, 90, 200)).save(tmp_path / f"{i}.png")
@@ -235,6 +289,8 @@ def test_pictures_of_several_sizes_need_a_size_and_the_protocol_says_so(tmp_path
         evaluation.open_images(str(tmp_path))
     side = evaluation.open_images(str(tmp_path), image_size=8)
     assert side.dataset.image_shape == (8, 8, 3) and side.resize == "centre crop, area average to 8x8"
+    side = evaluation.open_images(str(tmp_path), image_size=10)
+    assert side.resize == "centre crop, area average to 10x10, 2 of them enlarged (bicubic)"
 
 
 def test_groups_of_pictures_stand_apart():
@@ -272,11 +328,15 @@ def test_what_cannot_be_opened_is_one_sentence(sides, tmp_path, monkeypatch, cap
         (["text.txt", other], "is a file, but neither .npz nor .npy"),
         (["nan.npz", other], "3136 values are NaN or infinite"),
         (["mnist:dev", other], "mnist has the splits train and test, not 'dev'"),
-        (["colour.npz", other], "colour.npz has images of 28x28 pixels and 3 channels, but"),
+        (["colour.npz", other], "colour.npz has 3-channel images, but"),
+        ([other, "emoji"], "others.npz has grey images, but emoji has 3-channel ones"),
+        ([other, "mnist", "--classifier", "x"], "--classifier is for a run by itself, not for a comparison"),
+        ([other, "mnist", "--num", "20", "--output", "text.txt"], "something that is not a directory lies there"),
+        (["--table"], "there are no numbers to show: give JSON files"),
         ([other, "mnist", "--backbone", "nothing"], "there is no feature network 'nothing'"),
         ([other, "mnist", "--metrics", "fed"], "there is no metric 'fed'; did you mean 'fid'?"),
         (["emoji", "emoji:train"], "no feature network for images of 64x64 pixels and 3 channels"),
-        ([other, "--metrics", "fid"], "has no test split of its own to be compared with; give a REFERENCE"),
+        ([other, "--metrics", "fid"], "is no run with a test split to be compared with; give a REFERENCE"),
         ([other], "is no run; give a REFERENCE to compare these images with"),
         ([sides / "pictures"], "is no run; give a REFERENCE to compare these images with"),
         ([other, "mnist", "--num-real", "5", "--metrics", "prdc"], "prdc needs at least 6 images of either side"),

@@ -23,6 +23,8 @@ from jaxgen.metrics.features import Backbone, check_shape
 PREPROCESSING = "clipped to [-1, 1], rounded to 256 levels"
 CACHE_FORMAT = 1  # part of the key: raise it when features of the same images by the same network change
 BLOCK_ELEMENTS = 2**23
+NUM_DIVISIONS = 5
+"""Of the real images in halves, for what chance does."""
 
 
 class Seen(NamedTuple):
@@ -37,10 +39,16 @@ class Seen(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """values: name -> number. settings: what they depend on, beyond the sets and the network."""
+    """What a metric gives.
+
+    values: name -> number.
+    settings: what all of them depend on, beyond both sets and the network.
+    own: what single ones depend on besides, by name.
+    """
 
     values: dict[str, Any]
     settings: dict[str, Any]
+    own: dict[str, dict[str, Any]] = {}  # noqa: RUF012
 
 
 Metric = Callable[[Seen, Seen, jax.Array], Measured]
@@ -51,20 +59,32 @@ Metric = Callable[[Seen, Seen, jax.Array], Measured]
 
 
 def frechet(real: Seen, fake: Seen, key: jax.Array) -> Measured:
-    """`fid`, and `fid_floor`: the distance between two random halves of the real images."""
+    """`fid`; `fid_floor`, the distance between two random halves of the real images, in the mean of five divisions; and
+    `fid_of_equal_sets`, what equal distributions have at these two numbers of images.
+
+    The bias of an FID goes with 1/M + 1/N (Chong and Forsyth 2020), by which the floor of the halves is scaled. It is
+    left out where a half has no more images than features.
+    """
     a, b = (fid.feature_statistics([seen.features]) for seen in (real, fake))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", fid.RankDeficientWarning)
         value = fid.frechet_distance(*a[:2], *b[:2])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", fid.RankDeficientWarning)  # half the images: what is wrong with all, is said
-        floor = fid.distance_between_halves(real.features, key) if len(real.features) >= 4 else float("nan")
+    values = {"fid": value, "fid_floor": float("nan")}
+    m, n, width = len(real.features), len(fake.features), len(a.mean)
+    if m >= 4:
+        with warnings.catch_warnings():  # half the images: what is wrong with all of them is said
+            warnings.simplefilter("ignore", fid.RankDeficientWarning)
+            keys = jax.random.split(key, NUM_DIVISIONS)
+            values["fid_floor"] = float(np.mean([fid.distance_between_halves(real.features, k) for k in keys]))
+        half = m // 2
+        if half > width:
+            values["fid_of_equal_sets"] = values["fid_floor"] * (1 / m + 1 / n) / (1 / half + 1 / (m - half))
     deficient = [name for name, statistics in (("real", a), ("fake", b)) if statistics.is_rank_deficient]
     for name in deficient:
-        n, width = len((real if name == "real" else fake).features), len(a.mean)
         warnings.warn(
-            f"only {n} {name} images for {width} features: their covariance has not the full rank, and the FID tells "
-            f"more of the number of images than of them. Take more than {width} images, or the KID",
+            f"only {m if name == 'real' else n} {name} images for {width} features: their covariance has not the full "
+            f"rank, and the FID tells more of the number of images than of them. Take more than {width} images, or the "
+            "KID",
             fid.RankDeficientWarning,
             stacklevel=2,
         )
@@ -80,25 +100,56 @@ def frechet(real: Seen, fake: Seen, key: jax.Array) -> Measured:
                 fid.RankDeficientWarning,
                 stacklevel=2,
             )
-    settings = {"rank_deficient": ", ".join(deficient) or "no"}
-    return Measured({"fid": value, "fid_floor": floor}, settings)
+    equal = values.get("fid_of_equal_sets")
+    if equal is not None and 0 < value < 1.3 * equal:
+        warnings.warn(
+            f"the FID, {value:.3g}, shows no difference: {m:,} and {n:,} images of one kind have about {equal:.3g}. "
+            "Only more images could",
+            stacklevel=2,
+        )
+    divisions = dict.fromkeys(values.keys() - {"fid"}, {"num_divisions": NUM_DIVISIONS})
+    return Measured(values, {}, {"fid": {"rank_deficient": ", ".join(deficient) or "no"}} | divisions)
 
 
 def kernel(real: Seen, fake: Seen, key: jax.Array) -> Measured:
-    """`kid` by 100 subsets of 1,000, or of all images at once where there are fewer than 2,000.
+    """`kid`, and `kid_of_equal_sets`, how far from 0 equal distributions typically are at these two numbers of images.
 
-    Subsets of hardly more than 1,000 would be nearly the same, and their standard deviation nearly 0.
+    By 100 subsets of 1,000, or by all images at once where there are fewer than 2,000: subsets of hardly more than
+    1,000 would be nearly the same, and their standard deviation nearly 0. What chance does is the root mean square
+    between random halves of the real images (of up to 1,000 each), times 1/M + 1/N over the same of the halves: under
+    no difference the estimate's deviation goes with that (Gretton et al. 2012). A mean over subsets has the scatter of
+    their draws besides.
     """
     smaller = min(len(real.features), len(fake.features))
     subsets = {"subset_size": 1000, "num_subsets": 100} if smaller >= 2000 else {}
     found = kid.kernel_distance(real.features, fake.features, **subsets, key=key if subsets else None)
     values = {"kid": found.mean} | ({"kid_standard_deviation": found.standard_deviation} if subsets else {})
+    m, n = len(real.features), len(fake.features)
+    half = min(1000, m // 2)
+    if half >= 2:
+        orders = [np.asarray(jax.random.permutation(k, m)) for k in jax.random.split(key, 2 * NUM_DIVISIONS)]
+        between = [
+            kid.kernel_distance(real.features[order[:half]], real.features[order[half : 2 * half]]).mean
+            for order in orders
+        ]
+        equal = float(np.sqrt(np.mean(np.square(between)))) * (1 / m + 1 / n) / (2 / half)
+        if subsets:
+            equal = float(np.hypot(equal, found.standard_deviation / np.sqrt(subsets["num_subsets"])))
+        values["kid_of_equal_sets"] = equal
+        if abs(found.mean) < 2 * equal:
+            warnings.warn(
+                f"the KID, {found.mean:.3g}, shows no difference: {m:,} and {n:,} images of one kind typically have up "
+                f"to +-{equal:.2g}. Only more images could",
+                stacklevel=2,
+            )
     return Measured(values, subsets or {"subset_size": "all", "num_subsets": 1})
 
 
 def neighbours(real: Seen, fake: Seen, key: jax.Array) -> Measured:
-    """`precision`, `recall`, `density`, `coverage` with 5 neighbours."""
-    return Measured(prdc.precision_recall_density_coverage(real.features, fake.features, 5), {"num_neighbours": 5})
+    """`precision`, `recall`, `density`, `coverage` with 5 neighbours; `coverage_of_equal_sets`: the best to expect."""
+    values = prdc.precision_recall_density_coverage(real.features, fake.features, 5)
+    values["coverage_of_equal_sets"] = prdc.expected_coverage(len(real.features), len(fake.features), 5)
+    return Measured(values, {"num_neighbours": 5})
 
 
 def inception(real: Seen, fake: Seen, key: jax.Array) -> Measured:
@@ -239,6 +290,15 @@ def content_digest(dataset: data.Dataset) -> str:
     return digest.hexdigest()
 
 
+def image_digests(dataset: data.Dataset) -> list[bytes]:
+    """A digest of the pixels of each image, as they are stored."""
+    return [
+        hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
+        for batch in stored_images(dataset, 500)
+        for image in batch
+    ]
+
+
 def see(
     backbone: Backbone,
     dataset: data.Dataset,
@@ -338,5 +398,7 @@ def compare(
             )
             raise
         values |= measured.values
-        settings |= {value: measured.settings for value in measured.values if measured.settings}
+        for value in measured.values:
+            if own := measured.settings | measured.own.get(value, {}):
+                settings[value] = own
     return values, settings

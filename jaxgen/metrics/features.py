@@ -78,7 +78,9 @@ def shipped_for(image_shape: tuple[int, int, int]) -> Backbone:
         if backbone.image_shape == tuple(image_shape):
             return backbone
     raise ValueError(
-        f"the package has no feature network for images of {shape_in_words(image_shape)} (it has: {', '.join(SHIPPED)})"
+        f"the package has no feature network for images of {shape_in_words(image_shape)} (it has: "
+        + ", ".join(f"{name} for {shape_in_words(shipped(name).image_shape)}" for name in SHIPPED)
+        + ")"
     )
 
 

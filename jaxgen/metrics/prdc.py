@@ -72,6 +72,16 @@ def precision_recall_density_coverage(real, fake, num_neighbours: int = 5) -> di
     }
 
 
+def expected_coverage(num_real: int, num_fake: int, num_neighbours: int) -> float:
+    """The coverage to be expected of equal distributions: 1 - prod_{i=1..k} (M - i) / (M + N - i).
+
+    A real point's ball is empty of fakes if its k nearest among the M + N - 1 other points are all real.
+    Naeem et al. 2020, section 3.3.
+    """
+    i = np.arange(1, num_neighbours + 1)
+    return float(1 - np.prod((num_real - i) / (num_real + num_fake - i)))
+
+
 def _row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
     size = max(1, BLOCK_ELEMENTS // num_columns)
     return (slice(start, start + size) for start in range(0, num_rows, size))

@@ -33,7 +33,7 @@ REPLICATES = (
 OTHER_FILES = ("config.json", "environment.json", "status.json", "data.json", "sweep.json")
 """What lies in the directories of runs and sweeps, and is no evaluation."""
 
-OF_REAL = ("_floor", "_of_real", "_of_test_images")
+OF_REAL = ("_floor", "_of_real", "_of_test_images", "_of_equal_sets")
 """How names of numbers end that are of the real images, not of what was evaluated: they have no spread."""
 
 
@@ -52,6 +52,7 @@ class Record:
       protocol: names to numbers and strings: backbone and its sha256, resize rule, n_real, n_fake, reference with its
         split and sha256, preprocessing, seed, version, and the settings of the metric.
       file: where it is stored.
+      warnings: what is doubtful about the evaluation.
     """
 
     subject: str
@@ -59,6 +60,7 @@ class Record:
     value: float
     protocol: Mapping[str, Any]
     file: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def write(path: str | os.PathLike, new: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
@@ -131,8 +133,8 @@ def read(path: str | os.PathLike) -> list[Record]:
         files = [file for file in files if file.name not in OTHER_FILES]
         if not files:
             raise FileNotFoundError(
-                f"{path} holds no evaluation: scripts/evaluate.py writes those of a run, and `stability.py sweep ... "
-                "--metrics` those of a sweep's networks"
+                f"{path} holds no evaluation: scripts/evaluate.py writes those of a run into it, those of other images "
+                "into evaluation/, and `stability.py sweep ... --metrics` those of a sweep's networks"
             )
         return [record for file in files for record in read(file)]
     if not path.exists():
@@ -140,7 +142,9 @@ def read(path: str | os.PathLike) -> list[Record]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return [dataclasses.replace(record, file=str(path)) for record in records(found, subject=path.stem)]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
+        raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: no JSON ({error})") from error
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: {error}") from error
 
 
@@ -149,7 +153,13 @@ def records(stored: Mapping[str, Any], *, subject: str = "") -> list[Record]:
     settings = stored.get("settings", {})
     name = stored.get("subject") or stored["protocol"].get("run") or subject
     return [
-        Record(str(name), metric, float(value), {**stored["protocol"], **settings.get(metric, {})})
+        Record(
+            str(name),
+            metric,
+            float(value),
+            {**stored["protocol"], **settings.get(metric, {})},
+            warnings=tuple(stored.get("warnings", ())),
+        )
         for metric, value in stored["metrics"].items()
         if isinstance(value, int | float)
     ]
@@ -237,7 +247,7 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
       ValueError: for no records.
     """
     if not records:
-        raise ValueError("there are no numbers to show")
+        raise ValueError("there are no numbers to show: give JSON files that evaluate.py wrote, or run directories")
     if not mix:
         require_alike(records)
     columns = _by_metric(records)
@@ -256,7 +266,14 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
     }
     lines = [["", *columns], ["---", *["---"] * len(columns)], *([subject, *cells] for subject, cells in rows.items())]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    told: dict[str, list[str]] = {}  # warning -> whose
+    for record in records:
+        for warning in record.warnings:
+            whose = told.setdefault(warning, [])
+            if record.subject not in whose:
+                whose.append(record.subject)
     below = [*_protocols(records), *_subjects(records)]
+    below += [f"Note of {', '.join(whose)}: {warning}" for warning, whose in told.items()]
     return "\n".join([text, "", *below, *(f"[{i}] {note}" for i, note in enumerate(notes, 1))])
 
 
