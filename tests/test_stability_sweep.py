@@ -413,7 +413,7 @@ def test_the_summary_tells_up_to_which_rate_nothing_failed(capsys):
     lines = sweep_presets.text(sweep_presets.Swept(result, [], None))
     assert "(failure: not finite)" in lines[0] and lines[-1] == "  clip inf: 0.2"
     lines = sweep_presets.text(sweep_presets.Swept(result, [], 0.95))
-    assert lines[-1] == "  clip inf: below 0.1, the smallest tried"
+    assert lines[-2] == "  clip inf: below 0.1, the smallest tried" and "every setting failed: try smaller" in lines[-1]
 
 
 def test_measured_numbers_are_columns_of_the_table():

@@ -437,7 +437,7 @@ def text(swept: Swept, *, best: int = 10) -> list[str]:
 def _largest_rates(rows, names) -> list[str]:
     """Up to which rate no member failed, for each combination of the other settings."""
     rate = next((name for name in ("discriminator_rate", "generator_rate", "learning_rate") if name in names), None)
-    if rate is None or not any(row["failures"] for row in rows):
+    if rate is None or len({row[rate] for row in rows}) == 1 or not any(row["failures"] for row in rows):
         return []
     others = [name for name in names if name != rate]
     lines = [f"largest {rate} up to which nothing failed"]
@@ -448,4 +448,8 @@ def _largest_rates(rows, names) -> list[str]:
         if len(good) == len(column):
             found += " or more: the largest tried"
         lines.append(f"  {', '.join(f'{n} {v:g}' for n, v in zip(others, setting, strict=True)) or 'all'}: {found}")
+    if not any(row["failures"] == 0 for row in rows):
+        lines.append(
+            "  every setting failed: try smaller rates, or more --steps, since a few teach no network anything"
+        )
     return lines
