@@ -379,8 +379,15 @@ def _compare(fake, reference, backbone, metrics, train, seed, cache, progress):
     if train is not None:
         seen_train = see(train, cache=cache)
         measured = comparison.memorisation(seen_train.features, seen_real.features, seen_fake.features)
-        values |= measured.values
-        settings |= dict.fromkeys(measured.values, measured.settings | {"train": train.name})
+        if np.isnan(measured.values["nearest_ratio"]):
+            warnings.warn(
+                f"{reference.name} is among the training images {train.name}: it cannot tell how near new images are "
+                "to them, so copying is not measured",
+                stacklevel=3,
+            )
+        else:
+            values |= measured.values
+            settings |= dict.fromkeys(measured.values, measured.settings | {"train": train.name})
     protocol = {
         "fake": fake.name,
         "fake_sha256": fake_digest,
@@ -685,7 +692,7 @@ MEANINGS = {
     "fid": "distance between the features' means and covariances: 0 at best. Comparable under one protocol only",
     "fid_of_equal_sets": "about what two sets of these sizes without any difference have",
     "fid_floor": "the same between two random halves of the real images",
-    "kid": "like the FID, but 0 in the mean for no difference, and with any number of images",
+    "kid": "like the FID, but 0 in the mean for no difference with any number of images, and so sometimes negative",
     "kid_of_equal_sets": "how far from 0 two sets of these sizes without any difference typically are",
     "kid_standard_deviation": "over the subsets",
     "precision": "share of the images that lie among the real ones: quality, 1 at best, and also for copies of one",

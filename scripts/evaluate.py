@@ -163,6 +163,8 @@ def compare(what, reference, *, metrics, num, num_real, pictures, output, **opti
             print(f"pictures: {evaluation.write_page(path.with_suffix('.html'), whole, found)}", file=sys.stderr)
         except OSError as error:
             warnings.warn(f"the pictures could not be kept: {error}", stacklevel=2)
+    elif path.with_suffix(".html").exists():
+        print(f"{path.with_suffix('.html')} is of an earlier evaluation", file=sys.stderr)
     print("\n".join(evaluation.in_words(record)), file=sys.stderr)
     return record
 
@@ -310,6 +312,13 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
     return record
 
 
+GROUPS = {
+    "prdc": ("precision", "recall", "density", "coverage"),
+    "confidence": ("confident_share",),
+}
+"""Numbers of metrics that are called otherwise."""
+
+
 def table(
     paths: tyro.conf.Positional[tuple[Path, ...]],
     /,
@@ -320,7 +329,7 @@ def table(
     """Show stored evaluations side by side, if they were made in the same way.
 
     Args:
-      paths: JSON files that evaluate.py wrote, or run directories.
+      paths: JSON files that evaluate.py wrote, folders of them, or run directories.
       mix: Show numbers of unlike protocols, too, and how they differ.
       by_preset: Runs of one preset with several seeds make one row, with mean and standard deviation.
       metrics: Only these.
@@ -328,6 +337,7 @@ def table(
     from jaxgen.metrics import protocol
 
     found = [record for path in paths for record in protocol.read(path)]
+    metrics = tuple(name for given in metrics for name in GROUPS.get(given, (given,)))
     if metrics:
         if missing := set(metrics) - {record.metric for record in found}:
             there = ", ".join(dict.fromkeys(record.metric for record in found))

@@ -6,6 +6,7 @@ with.
 """
 
 import io
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -55,6 +56,8 @@ def sample(
             raise ValueError(f"{what} is a set and no run: say with --output where its images are to go")
         dataset = evaluation.open_images(what, num=num).dataset
         drawn = data.prepare_default(dataset.fetch(np.arange(dataset.num_examples)))["image"]
+        if len(drawn) < num:
+            warnings.warn(f"{what} has {len(drawn):,} images, not {num:,}", stacklevel=2)
         path = output
     else:
         trained = experiment.load(what, step=step)

@@ -119,9 +119,7 @@ def test_constant_features_are_recorded_and_images_without_variety_are_warned_of
 
 def test_too_few_images_for_a_metric_are_refused_before_anything_is_computed():
     comparison.check_enough({"prdc": comparison.neighbours}, 6, 6)
-    with pytest.raises(
-        ValueError, match="prdc needs at least 6 images of either side, but there are 6 real and 5 fake"
-    ):
+    with pytest.raises(ValueError, match="prdc needs at least 6 images of each side, but there are 6 real and 5 fake"):
         comparison.check_enough({"fid": comparison.frechet, "prdc": comparison.neighbours}, 6, 5)
     with pytest.raises(ValueError, match="fid needs at least 2 images"):
         comparison.check_enough({"fid": comparison.frechet}, 1, 100)

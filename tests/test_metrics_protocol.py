@@ -52,7 +52,7 @@ def test_other_metrics_may_have_other_protocols():
 
 
 def test_seeds_become_mean_and_standard_deviation_and_the_same_draw_counts_once():
-    seeds = [record(value=v, seed=s) for s, v in enumerate((1.0, 2.0, 3.0))]
+    seeds = [record(value=v, seed=s, run="a") for s, v in enumerate((1.0, 2.0, 3.0))]
     assert "| a | 2 ± 1 (n = 3 draws) |" in protocol.table(seeds)
     assert "| a | 1 |" in protocol.table([seeds[0], seeds[0]])
 
@@ -135,8 +135,29 @@ def test_an_evaluation_joins_one_of_its_protocol_and_takes_no_other_ones_place(t
     assert protocol.write(path, stored(7.0, n_fake=60))[0] not in (path, other)
     with pytest.raises(protocol.UnlikeProtocols, match=re.escape(f"n_fake: 10000 ({path}); 50 ({other})")):
         protocol.table([*protocol.read(path), *protocol.read(other)])
+    near = {"settings": {"kid": {"train": "x"}}}
+    third, _ = protocol.write(path, stored(5.0, "kid") | near)  # the file has a kid without: it stays, too
+    assert third not in (path, other) and protocol.stored(path)["metrics"]["kid"] == 2.0
     path.write_text('{"metrics": ')  # cut short by somebody else
     assert protocol.write(path, first) == (path, first)
+
+
+def test_images_of_one_name_that_changed_are_two_rows_and_seeds_of_one_set_are_no_draws():
+    changed = [record("photos", value=v, fake_sha256=sha * 64) for v, sha in ((1.0, "a"), (3.0, "b"))]
+    rows = protocol.table(changed).splitlines()[2:4]
+    assert rows == ["| photos (aaaaaaaaaaaa...) | 1 |", "| photos (bbbbbbbbbbbb...) | 3 |"]
+    same = [record("photos", value=2.0, seed=seed, fake_sha256="a" * 64) for seed in range(2)]
+    assert "| photos | 2 |" in protocol.table(same)
+    same[1] = record("photos", value=4.0, seed=1, fake_sha256="a" * 64)
+    assert "| photos | 3 ± 1.4 (n = 2 seeds) |" in protocol.table(same)
+
+
+def test_one_reference_under_two_names_is_one():
+    found = [record("a", reference=name, reference_sha256="c" * 64) for name in ("test", "/photos/test")]
+    protocol.require_alike(found)
+    found.append(record("b", reference="test", reference_sha256="d" * 64))
+    with pytest.raises(protocol.UnlikeProtocols, match="reference_sha256"):
+        protocol.require_alike(found)
 
 
 def test_what_is_no_evaluation_is_told(tmp_path):

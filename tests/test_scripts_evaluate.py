@@ -170,7 +170,20 @@ def test_stored_numbers_make_a_table_unless_their_protocols_differ(sides, tmp_pa
     assert "these values of kid cannot stand in one table" in errors and "n_real: 40" in errors
     assert call("evaluate", "--table", tmp_path / "40", tmp_path / "30", "--mix") == 0
     assert "n_real 30 instead of 40" in capsys.readouterr().out
+    capsys.readouterr()
+    assert (
+        call("evaluate", sides / "pictures", sides / "others.npz", "--metrics", "prdc", "--output", tmp_path / "p") == 0
+    )
+    assert call("evaluate", "--table", tmp_path / "p", "--metrics", "prdc") == 0
+    assert "|  | precision | recall | density | coverage |" in capsys.readouterr().out
     assert "no evaluation has fid; there is: kid" in error_of(capsys, "--table", tmp_path / "40", "--metrics", "fid")
+
+
+def test_a_reference_among_the_training_images_measures_no_copying(sides, tmp_path, capsys):
+    arguments = [sides / "same.npz", sides / "others.npz", "--train", "mnist:test", "--metrics", "kid", "--no-pictures"]
+    with pytest.warns(UserWarning, match="others.npz is among the training images mnist/test: .* is not measured"):
+        assert call("evaluate", *arguments, "--output", tmp_path) == 0
+    assert "nearest_ratio" not in json.loads(capsys.readouterr().out)["metrics"]
 
 
 def test_no_evaluation_takes_the_place_of_another(sides, tmp_path, capsys):
@@ -339,7 +352,7 @@ def test_what_cannot_be_opened_is_one_sentence(sides, tmp_path, monkeypatch, cap
         ([other, "--metrics", "fid"], "is no run with a test split to be compared with; give a REFERENCE"),
         ([other], "is no run; give a REFERENCE to compare these images with"),
         ([sides / "pictures"], "is no run; give a REFERENCE to compare these images with"),
-        ([other, "mnist", "--num-real", "5", "--metrics", "prdc"], "prdc needs at least 6 images of either side"),
+        ([other, "mnist", "--num-real", "5", "--metrics", "prdc"], "prdc needs at least 6 images of each side"),
         (["text.npz", other], "text.npz: it is no NumPy file, whatever its name"),
         (["bright.npz", other], "float32 images with values from 0 to 255: their range is not guessed"),
         (["runs", other], "neither a run nor a folder of images: no image found in it"),

@@ -69,7 +69,7 @@ def frechet(real: Seen, fake: Seen, key: jax.Array) -> Measured:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", fid.RankDeficientWarning)
         value = fid.frechet_distance(*a[:2], *b[:2])
-    values = {"fid": value, "fid_floor": float("nan")}
+    values = {"fid": value}
     m, n, width = len(real.features), len(fake.features), len(a.mean)
     if m >= 4:
         with warnings.catch_warnings():  # half the images: what is wrong with all of them is said
@@ -375,7 +375,7 @@ def check_enough(metrics: dict[str, Metric], num_real: int, num_fake: int) -> No
         least = 6 if metric is neighbours else 2
         if min(num_real, num_fake) < least:
             raise ValueError(
-                f"{name} needs at least {least} images of either side, but there are {num_real:,} real and "
+                f"{name} needs at least {least} images of each side, but there are {num_real:,} real and "
                 f"{num_fake:,} fake ones; take more, or other metrics (--metrics)"
             )
 

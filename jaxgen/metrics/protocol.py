@@ -67,8 +67,8 @@ def write(path: str | os.PathLike, new: Mapping[str, Any]) -> tuple[Path, dict[s
     """Stores an evaluation, and loses none that is there.
 
     If the file holds an evaluation of the same protocol, its other metrics are kept beside the new ones. If it holds
-    one that was made otherwise (of other images, counts, seeds, ...), that stays, and the new one gets a file of its
-    own, with a digest of its protocol in its name.
+    one that was made otherwise (of other images, counts, seeds, training images, ...), that stays, and the new one gets
+    a file of its own, with a digest of how it was made in its name.
 
     Returns:
       The file, and what it holds now.
@@ -77,20 +77,37 @@ def write(path: str | os.PathLike, new: Mapping[str, Any]) -> tuple[Path, dict[s
       OSError: with the path and what to do.
     """
     path = Path(path)
-    how = {name: value for name, value in new["protocol"].items() if name not in MADE_BY}
+    how = _how(new)
     digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:8]
     whole = dict(new)
     for file in (path, path.with_name(f"{path.stem}_{digest}{path.suffix}")):
         old = stored(file)
         if old is None:
             break
-        if {name: value for name, value in old["protocol"].items() if name not in MADE_BY} == how:
+        theirs = _how(old)
+        shared = theirs["settings"].keys() & how["settings"].keys()
+        if theirs["protocol"] == how["protocol"] and all(
+            theirs["settings"][metric] == how["settings"][metric] for metric in shared
+        ):
             whole = _merged(old, new)
             break
     with run_directory.explained(file, "write"):
         file.parent.mkdir(parents=True, exist_ok=True)
     run_directory.write_atomically(file, (json.dumps(whole, indent=2) + "\n").encode())
     return file, whole
+
+
+def _how(evaluation) -> dict[str, Any]:
+    """What numbers depend on: the protocol, and what each metric depends on beyond it."""
+    settings = evaluation.get("settings", {})
+
+    def entries(found):
+        return {name: value for name, value in found.items() if name not in (*MADE_BY, "rank_deficient")}
+
+    return {
+        "protocol": entries(evaluation["protocol"]),
+        "settings": {metric: entries(settings.get(metric, {})) for metric in evaluation["metrics"]},
+    }
 
 
 def stored(file: Path) -> dict[str, Any] | None:
@@ -192,6 +209,9 @@ def by_preset(records: Sequence[Record]) -> list[Record]:
 def differences(records: Sequence[Record], *, ignoring: Sequence[str] = REPLICATES) -> dict[str, list[Any]]:
     """In which entries the protocols differ, with each entry's values in the order of the records; None: not stated."""
     names = dict.fromkeys(name for record in records for name in record.protocol if name not in ignoring)
+    if len({record.protocol.get("reference_sha256") for record in records}) == 1:
+        if records and records[0].protocol.get("reference_sha256"):  # the same images, whatever they are called
+            names = {name: None for name in names if name not in ("reference", "reference_split")}
     values = {name: [record.protocol.get(name) for record in records] for name in names}
     return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
 
@@ -256,9 +276,17 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
     for record in records:
         steps.setdefault(record.subject, set()).add(record.protocol.get("step"))
 
-    def row_of(record):  # two checkpoints of one run are no two seeds
-        step = record.protocol.get("step")
-        return record.subject if len(steps[record.subject]) == 1 else f"{record.subject} at step {step}"
+    contents: dict[str, set] = {}
+    for record in records:
+        contents.setdefault(record.subject, set()).add(record.protocol.get("fake_sha256"))
+
+    def row_of(record):  # two checkpoints of one run are no two seeds, and other images under one name are others
+        step, images = record.protocol.get("step"), record.protocol.get("fake_sha256")
+        if len(steps[record.subject]) > 1:
+            return f"{record.subject} at step {step}"
+        if "run" not in record.protocol and step is None and len(contents[record.subject]) > 1:
+            return f"{record.subject} ({_short(images)})"
+        return record.subject
 
     rows = {
         row: [_cells([r for r in group if row_of(r) == row], group[0], notes) for group in columns.values()]
@@ -307,8 +335,10 @@ def _mean(group: Sequence[Record]) -> str:
         training = (of("training_seed"), of("config_sha256"))
         trainings.setdefault(training, {})[of("seed"), of("fake_sha256") or of("run")] = record.value
     means = [statistics.fmean(draws.values()) for draws in trainings.values()]
-    values, what = (means, "trainings") if len(means) > 1 else ([*next(iter(trainings.values())).values()], "draws")
-    if len(values) == 1 or (len(set(values)) == 1 and group[0].metric.endswith(OF_REAL)):
+    draws = "draws" if "run" in group[0].protocol or "training_seed" in group[0].protocol else "seeds"
+    values, what = (means, "trainings") if len(means) > 1 else ([*next(iter(trainings.values())).values()], draws)
+    of_images = draws == "seeds" or group[0].metric.endswith(OF_REAL)  # a seed cannot change all of these
+    if len(values) == 1 or (len(set(values)) == 1 and of_images):
         return f"{values[0]:.4g}"
     return f"{statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g} (n = {len(values)} {what})"
 
