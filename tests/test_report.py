@@ -400,7 +400,7 @@ def test_each_command_is_one_that_its_script_takes_for_such_a_run(tmp_path, fami
     assert list(found) == names
     assert found["train"][0] == "mnist-dcgan" and found["train"][2] == str(run)
     if "sample" in found:
-        assert found["sample"]["run"] == run
+        assert found["sample"]["what"] == str(run)
     if "evaluate" in found:
         asked = found["evaluate"]
         assert (asked["what"], asked["reference"], asked["metrics"]) == (str(run), None, metrics or ())
