@@ -121,7 +121,7 @@ def open_test_split(config: presets.Data, whose: str) -> Images:
     Raises:
       ValueError: where there are none.
     """
-    if not experiment.has_test_split(config):
+    if not presets.has_test_split(config):
         raise ValueError(f"{whose} has no test split of its own to be compared with; give a REFERENCE")
     return Images(experiment.load_data(config, "test"), config.name, "test")
 

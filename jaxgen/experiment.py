@@ -72,7 +72,7 @@ def build(config: Config) -> Experiment:
     mesh = sharding.make_mesh(config.num_devices)
     dataset = load_data(config.data, "train")
     networks = build_networks(config, dataset.image_shape, len(dataset.class_names))
-    test = _load_held_out(config.data) if networks.eval_step and has_test_split(config.data) else None
+    test = _load_held_out(config.data) if networks.eval_step and presets.has_test_split(config.data) else None
     key = jax.random.key(config.seed)
     sample = evaluate = None
     if networks.show is not None:
@@ -86,7 +86,7 @@ def build(config: Config) -> Experiment:
             networks.eval_step, networks.summarize, test, key=jax.random.fold_in(key, 2), mesh=mesh
         )
     elif isinstance(config, GAN) and config.eval_metric != "none":
-        if not has_test_split(config.data):
+        if not presets.has_test_split(config.data):
             raise ValueError(f"eval_metric {config.eval_metric} needs a test split, and these data have none")
         held_out = _load_held_out(config.data)
         evaluate = make_gan_evaluate(
@@ -185,13 +185,6 @@ def build_networks(config: Config, image_shape: tuple[int, int, int], num_classe
 def load_data(config: Data, split: Literal["train", "test"]) -> data.Dataset:
     """Opens a data set of the table."""
     return lookup(presets.DATASETS, config.name, "data set")(config, split)
-
-
-def has_test_split(config: Data) -> bool:
-    """Whether there is something to evaluate on."""
-    if config.name == "folder":
-        return config.validation_share > 0
-    return config.test_path is not None if config.name == "arrays" else config.name != "hub"
 
 
 def optimizer(config: Optimizer, num_steps: int) -> optax.GradientTransformation:

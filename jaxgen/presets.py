@@ -452,6 +452,13 @@ def _needs_path(config: Data, field: str = "path") -> str:
     return value
 
 
+def has_test_split(config: Data) -> bool:
+    """Whether these data have images to evaluate on."""
+    if config.name == "folder":
+        return config.validation_share > 0
+    return config.test_path is not None if config.name == "arrays" else config.name != "hub"
+
+
 # Checked configurations -----------------------------------------------------------------------------------------------
 
 _AT_LEAST_ONE = (

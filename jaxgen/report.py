@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen import run_directory
+from jaxgen import presets, run_directory
+from jaxgen.metrics import features
 
 REPORT = "report.html"
 MAX_PICTURES = 24
@@ -460,9 +461,6 @@ def _has_checkpoint(path: Path) -> bool:
 
 def _evaluate_options(config: Mapping) -> list[str] | None:
     """What evaluate.py needs beside the run to work without other files; None where there is no such way."""
-    from jaxgen import experiment, presets  # they import this module
-    from jaxgen.metrics import features
-
     try:
         typed = presets.from_dict(config)
         shape = tuple(config["images"]["image_shape"])
@@ -470,7 +468,7 @@ def _evaluate_options(config: Mapping) -> list[str] | None:
         return None
     if isinstance(typed, presets.GAN) and typed.data.name == "stacked_mnist":
         return [] if shape == (28, 28, 3) else None
-    if not experiment.has_test_split(typed.data):
+    if not presets.has_test_split(typed.data):
         return None
     if not isinstance(typed, presets.GAN):
         return []

@@ -265,7 +265,7 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
             config = dataclasses.replace(config, eval_samples=samples)
         if isinstance(config, presets.VAE):
             protocol["samples"] = config.eval_samples
-        if not experiment.has_test_split(config.data):
+        if not presets.has_test_split(config.data):
             raise ValueError(f"the data {config.data.name!r} of {run} have no test split to evaluate on")
         built = experiment.build(config)
         stored = run_directory.load_config(run)["images"].get("data_fingerprint")
