@@ -41,7 +41,7 @@ def run(main: Callable[[], int | None]) -> None:
         _leave_other_hosts(code)
     except BrokenPipeError:  # whoever read what we print has left, like `head`
         code = _leave_quietly()
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError, MemoryError) as error:
         if os.environ.get("JAXGEN_TRACEBACK"):
             raise
         print("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)

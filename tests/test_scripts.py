@@ -113,9 +113,10 @@ def test_a_traceback_is_shown_to_those_who_ask(monkeypatch):
         command_line.run(lambda: script("train").main(["nothing"]))
 
 
-def test_notes_of_an_error_are_shown_and_warnings_are_one_line(capsys):
+@pytest.mark.parametrize("kind", [OSError, MemoryError])
+def test_notes_of_an_error_are_shown_and_warnings_are_one_line(capsys, kind):
     def main():
-        error = OSError("gone")
+        error = kind("gone")
         error.add_note("This happened at night.")
         raise error
 

@@ -260,6 +260,8 @@ def test_a_sweep_too_large_for_memory_says_what_would_fit():
         run(settings_of(64), memory=20_000)
     with pytest.raises(MemoryError, match=r"64 members in blocks of 64 need .* use block_size=\d+"):
         run(settings_of(64), block_size=64, memory=300_000)
+    with pytest.raises(MemoryError, match="a grid of 20,000,000,000,000 members: .* Run it in parts"):
+        sweep.product({"r1": [0.0, 1.0]}, {"seed": range(10**13)})
 
 
 def test_the_budget_curve_is_the_mean_of_the_best_over_all_subsets():

@@ -125,6 +125,7 @@ def product(*axes: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
 
     Raises:
       ValueError: for an axis that is empty or of lists of different lengths, or a name in two axes.
+      MemoryError: for more members than memory has room for the settings of.
 
     >>> {name: column.tolist() for name, column in product({"r1": [0, 1]}, {"seed": [0, 1]}).items()}
     {'r1': [0, 0, 1, 1], 'seed': [0, 1, 0, 1]}
@@ -146,10 +147,17 @@ def product(*axes: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"in two axes of the grid: {', '.join(twice)}")
-    index = np.indices(lengths).reshape(len(lengths), -1)
-    return {
-        name: np.asarray(values)[rows] for axis, rows in zip(axes, index, strict=True) for name, values in axis.items()
-    }
+    try:
+        index = np.indices(lengths).reshape(len(lengths), -1)
+        return {
+            name: np.asarray(values)[rows]
+            for axis, rows in zip(axes, index, strict=True)
+            for name, values in axis.items()
+        }
+    except MemoryError as error:
+        raise MemoryError(
+            f"a grid of {math.prod(lengths):,} members: not even their settings fit into memory. Run it in parts"
+        ) from error
 
 
 def check_numbers(settings: Settings) -> None:
@@ -508,8 +516,8 @@ class _Tell:
         if self.memory is not None and need > self.memory:
             fit = self.memory // self.state * self.num_devices
             raise MemoryError(
-                f"the states of {self.num} members need {_size(need)} on each device, and {_size(self.memory)} are "
-                f"free: up to {fit} members fit. Run the sweep in parts, of other seeds for example, or with smaller "
+                f"the states of {self.num:,} members need {_size(need)} on each device, and {_size(self.memory)} are "
+                f"free: up to {fit:,} members fit. Run the sweep in parts, of other seeds for example, or with smaller "
                 "networks"
             )
 
