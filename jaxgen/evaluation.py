@@ -9,6 +9,7 @@ import html
 import json
 import os
 import re
+import textwrap
 import warnings
 import zipfile
 from collections import Counter
@@ -181,6 +182,7 @@ def _open_folder(path, image_size, shape, max_broken_share) -> Images:
         opened = dataset(channels=1 if wants_grey else 3)
         if not wants_grey:
             rule = "grey repeated in 3 channels" if rule == "none" else f"{rule}, grey repeated in 3 channels"
+            warnings.warn(f"{path} holds grey images, repeated in 3 channels beside colour ones", stacklevel=3)
     if left_out := num_files - opened.num_examples:
         warnings.warn(f"{left_out} of the {num_files:,} files of {path} are broken and were left out", stacklevel=3)
     return Images(opened, str(path), resize=rule)
@@ -275,6 +277,8 @@ def open_backbone(name: str | None, image_shape: tuple[int, int, int], *, rule: 
             raise ValueError(f"{name} is no classifier but a {type(judge.config).__name__}")
         shape = run_directory.load_config(path)["images"]["image_shape"]
         return features.of_cnn(judge.networks.features, judge.state.ema, shape, name=f"{name} at {judge.state.step}")
+    if path.is_dir():
+        raise ValueError(f"{name} is a folder, but not the run of a classifier that --backbone could take")
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no feature network {name!r}: no file, no run, and not one of {', '.join(features.SHIPPED)}"
@@ -308,12 +312,27 @@ def check_alike(fake: Images, reference: Images) -> None:
         )
 
 
+def see(
+    side: Images,
+    backbone: features.Backbone,
+    *,
+    cache: str | os.PathLike | None = None,
+    digest: str | None = None,
+    progress: Progress = _no_progress,
+) -> comparison.Seen:
+    """What a network sees in one side of a comparison; see `comparison.see`."""
+    # The FID's Inception v3 takes any size and needs a gigabyte for 50 images of 299 x 299.
+    size = 50 if backbone.image_shape is None else 250
+    return comparison.see(backbone, side.dataset, batch_size=size, cache=cache, digest=digest, progress=progress)
+
+
 def compare(
     fake: Images,
     reference: Images,
     backbone: features.Backbone,
     metrics: Sequence[str],
     *,
+    seen: comparison.Seen | None = None,
     train: data.Dataset | None = None,
     seed: int = 0,
     cache: str | os.PathLike | None = None,
@@ -326,8 +345,9 @@ def compare(
       reference: what it is compared with.
       backbone: the feature network.
       metrics: names in `presets.METRICS`.
+      seen: what the network sees in `fake`, where that is known already.
       train: the images that `fake` may have copied; adds `nearest_ratio` and `nearer_share`, with the reference as the
-        held-out images.
+        held-out images, and beside an FID `fid_of_train`.
       seed: of subsets and divisions, and of the run's latents in the protocol.
       cache: a directory for what the network sees in `reference` and `train`.
       progress: shows it.
@@ -339,7 +359,7 @@ def compare(
       ValueError: for images that do not fit each other or the network, too few of them, NaN, unknown metrics.
     """
     with kept_warnings() as said:
-        record = _compare(fake, reference, backbone, metrics, train, seed, cache, progress)
+        record = _compare(fake, reference, backbone, metrics, seen, train, seed, cache, progress)
     return record | ({"warnings": said} if said else {})
 
 
@@ -359,35 +379,37 @@ def kept_warnings():
                 said.append(str(found.message))
 
 
-def _compare(fake, reference, backbone, metrics, train, seed, cache, progress):
+def _compare(fake, reference, backbone, metrics, seen_fake, train, seed, cache, progress):
     table = {name: presets.lookup(presets.METRICS, name, "metric") for name in metrics}
     check_alike(fake, reference)
     comparison.check_enough(table, reference.dataset.num_examples, fake.dataset.num_examples)
-    # The FID's Inception v3 takes any size and needs a gigabyte for 50 images of 299 x 299.
-    see = functools.partial(
-        comparison.see, backbone, progress=progress, batch_size=50 if backbone.image_shape is None else 250
-    )
     fake_digest, real_digest = (comparison.content_digest(side.dataset) for side in (fake, reference))
     if fake_digest == real_digest:
         warnings.warn(f"{fake.name} and {reference.name} are the same images, pixel by pixel", stacklevel=2)
     else:
         _warn_of_copies(fake, reference)
-    seen_real = see(reference.dataset, cache=cache, digest=real_digest)
-    seen_fake = see(fake.dataset)
+    seen_real = see(reference, backbone, cache=cache, digest=real_digest, progress=progress)
+    seen_fake = see(fake, backbone, progress=progress) if seen_fake is None else seen_fake
     key = jax.random.key(seed)
     values, settings = comparison.compare(backbone, seen_real, seen_fake, table, key)
     if train is not None:
-        seen_train = see(train, cache=cache)
-        measured = comparison.memorisation(seen_train.features, seen_real.features, seen_fake.features)
-        if np.isnan(measured.values["nearest_ratio"]):
+        train_digest = comparison.content_digest(train)
+        seen_train = see(Images(train, train.name), backbone, cache=cache, digest=train_digest, progress=progress)
+        measured = [comparison.memorisation(seen_train.features, seen_real.features, seen_fake.features)]
+        if np.isnan(measured[0].values["nearest_ratio"]):
             warnings.warn(
                 f"{reference.name} is among the training images {train.name}: it cannot tell how near new images are "
-                "to them, so copying is not measured",
+                "to them, so copying is not measured. Give held-out images as the reference",
                 stacklevel=3,
             )
-        else:
-            values |= measured.values
-            settings |= dict.fromkeys(measured.values, measured.settings | {"train": train.name})
+            measured = []
+        elif "fid" in table:
+            count = fake.dataset.num_examples
+            measured.append(comparison.distance_of_train(seen_train.features, seen_real.features, count, key))
+        for found in measured:
+            values |= found.values
+            own = found.settings | {"train": train.name, "train_sha256": train_digest}
+            settings |= dict.fromkeys(found.values, own)
     protocol = {
         "fake": fake.name,
         "fake_sha256": fake_digest,
@@ -568,20 +590,22 @@ def pictures(
     backbone: features.Backbone,
     train: data.Dataset,
     *,
+    seen: comparison.Seen | None = None,
     held_out: bool = False,
     cache: str | os.PathLike | None = None,
     num: int = 24,
     progress: Progress = _no_progress,
 ) -> list[tuple[str, str, np.ndarray]]:
-    """What to look at: samples; samples beside what they may be copies of; and, of a run, its latents.
+    """What to look at: samples; those most like copies beside what they may be copies of; and, of a run, its latents.
 
     Args:
       fake: what is evaluated.
       backbone: in whose features images are near to each other.
       train: the images that may have been copied.
+      seen: what the network sees in `fake`, where that is known already.
       held_out: they are the reference, since nobody said which images these ones were learnt from.
       cache: as in `compare`.
-      num: samples whose neighbours are shown.
+      num: samples whose neighbours are shown, those nearest to a training image first.
       progress: shows it.
 
     Returns:
@@ -590,24 +614,25 @@ def pictures(
     shown = first(fake, 64).dataset
     samples = _floats(shown.fetch(np.arange(shown.num_examples))["image"])
     found = [("Samples", f"The first {len(samples)}.", images.grid(samples, upscale=None))]
-    few = first(fake, num).dataset
-    of_train = comparison.see(backbone, train, cache=cache, progress=progress)
-    of_fake = comparison.see(backbone, few)
-    columns = [samples[: few.num_examples]]
-    barred = np.zeros((few.num_examples, 0), np.int64)
-    rest = of_train.features
+    of_train = see(Images(train, train.name), backbone, cache=cache, progress=progress).features
+    of_fake = (see(fake, backbone, progress=progress) if seen is None else seen).features
+    _, distances = comparison.nearest_neighbours(of_fake, of_train)
+    chosen = np.argsort(distances, kind="stable")[:num]
+    columns = [_floats(fake.dataset.fetch(chosen)["image"])]
+    barred = np.zeros((len(chosen), 0), np.int64)
     for _ in range(min(3, train.num_examples)):
-        index = _nearest_but(of_fake.features, rest, barred)
+        index = _nearest_but(of_fake[chosen], of_train, barred)
         barred = np.concatenate([barred, index[:, None]], axis=1)
         columns.append(_floats(train.fetch(index)["image"]))
     pairs = np.stack(columns, axis=1)
     kind = "reference" if held_out else "training"
     caption = (
-        f"Each image, and right of it the {len(columns) - 1} {kind} images of {train.name} that are nearest to it in "
-        f"the features of {backbone.name}. One that equals its neighbour is a copy."
+        f"Of {fake.dataset.num_examples:,} images the {len(chosen)} that are nearest to a {kind} image, each with the "
+        f"{len(columns) - 1} images of {train.name} that are nearest to it in the features of {backbone.name} right of "
+        "it. One that equals its neighbour is a copy."
     )
     if held_out:
-        caption += " Which images these were learnt from was not said: --train does, and measures copying."
+        caption += " --train names the images that these were learnt from; then copying is measured, too."
     found.append((f"Nearest {kind} images", caption, _groups(pairs, in_a_row=2)))
     return found + (_latents(fake.run) if fake.run is not None and fake.run.networks.decode is not None else [])
 
@@ -690,16 +715,23 @@ def _floats(image) -> np.ndarray:
 
 MEANINGS = {
     "fid": "distance between the features' means and covariances: 0 at best. Comparable under one protocol only",
-    "fid_of_equal_sets": "about what two sets of these sizes without any difference have",
-    "fid_floor": "the same between two random halves of the real images",
+    "fid_standard_error": "of the FID, had the generator drawn other images. Two differ where their FIDs do by more "
+    "than twice the root of both squared errors added up",
+    "fid_of_equal_sets": "about what two sets of these sizes drawn from one distribution have",
+    "fid_of_train": "of as many training images: what a generator that learnt their distribution perfectly has",
+    "fid_floor": "the FID between two random halves of the real images",
     "kid": "like the FID, but 0 in the mean for no difference with any number of images, and so sometimes negative",
-    "kid_of_equal_sets": "how far from 0 two sets of these sizes without any difference typically are",
-    "kid_standard_deviation": "over the subsets",
-    "precision": "share of the images that lie among the real ones: quality, 1 at best, and also for copies of one",
-    "recall": "share of the real images that lie among these: variety, 1 at best",
+    "kid_standard_error": "of the KID, had the generator drawn other images: use as that of the FID",
+    "kid_of_equal_sets": "how far from 0 two sets of these sizes drawn from one distribution typically are",
+    "kid_standard_deviation": "between subsets, as is usual to report; no error of the KID",
+    "precision": "share of the images that lie among the real ones: quality, and high for copies of one, too",
+    "precision_of_equal_sets": "about what sets drawn from one distribution have: the best to hope for",
+    "recall": "share of the real images that lie among these: variety. Few images that lie far apart have a high one, "
+    "since each reaches to its neighbours; clumps of near copies a low one",
+    "recall_of_equal_sets": "about what sets drawn from one distribution have: the best to hope for",
     "density": "how densely real images surround these: about 1 for equal sets, and not better above it",
     "coverage": "share of the real images that have one of these near by: quality and variety",
-    "coverage_of_equal_sets": "what sets of these sizes without any difference have: the best to hope for",
+    "coverage_of_equal_sets": "what sets of these sizes drawn from one distribution have: the best to hope for",
     "inception_score": "sure and varied classes: more is better, up to the number of classes",
     "inception_score_of_real": "the same of the real images",
     "inception_score_standard_deviation": "over the splits",
@@ -707,8 +739,9 @@ MEANINGS = {
     "confident_share_of_real": "the same of the real images",
     "class_shares": "how often the network sees each class",
     "swd": "sliced Wasserstein distance of the features: 0 at best",
-    "nearest_ratio": "distance to the nearest training image over that of held-out images: 1 is good, 0 is a copy",
-    "nearer_share": "share of images nearer to a training image than 1 % of held-out ones: 0.01 is good, 1 is copies",
+    "nearest_ratio": "distance to the nearest training image, the median over that of the reference's images, which "
+    "were held out: 1 is good, 0 is copies",
+    "nearer_share": "share of images nearer to a training image than 1 % of the reference's: 0.01 is good, 1 is copies",
     "logit_of_train": "the discriminator's mean logit of images that it was trained on",
     "logit_of_held_out": "of real images that it was not",
     "logit_of_fake": "of generated images",
@@ -719,11 +752,11 @@ MEANINGS = {
 
 
 def in_words(record: Mapping[str, Any]) -> list[str]:
-    """A record's numbers with how to read them, a line each."""
-    lines = [
-        f"{name:26s}{_in_words(value):>10s}   {MEANINGS.get(name, '')}".rstrip()
-        for name, value in record["metrics"].items()
-    ]
+    """A record's numbers with how to read them, in lines of up to 120 characters."""
+    lines = []
+    for name, value in record["metrics"].items():
+        text = f"{name:26s}{_in_words(value):>10s}   {MEANINGS.get(name, '')}".rstrip()
+        lines += textwrap.wrap(text, 120, subsequent_indent=39 * " ", drop_whitespace=True)
     return [*lines, f"features: {_of_backbone(record['protocol'])}"] if "backbone" in record["protocol"] else lines
 
 
@@ -744,14 +777,15 @@ def write_page(path: Path, record: Mapping[str, Any], found: Sequence[tuple[str,
             f'<h2>{html.escape(title)}</h2><p>{html.escape(caption)}</p><img alt="{html.escape(title)}" '
             f'src="data:image/png;base64,{source}">'
         )
-    tables = []
-    for title in ("metrics", "protocol"):
-        rows = "".join(
-            f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(_in_words(value))}</td>"
-            f"<td>{html.escape(MEANINGS.get(name, ''))}</td></tr>"
-            for name, value in record[title].items()
-        )
-        tables.append(f"<h2>{title.capitalize()}</h2><table>{rows}</table>")
+    rows = {"metrics": "", "protocol": ""}
+    settings = record.get("settings", {})
+    for title in rows:
+        for name, value in record[title].items():
+            told = settings.get(name, {}) if title == "metrics" else {}
+            how = ", ".join(f"{entry} {_in_words(found)}" for entry, found in told.items() if entry != "train_sha256")
+            cells = (str(name), _in_words(value), MEANINGS.get(name, ""), how)
+            rows[title] += f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+    tables = [f"<h2>{title.capitalize()}</h2><table>{text}</table>" for title, text in rows.items()]
     told = f"<p>Features: {html.escape(_of_backbone(record['protocol']))}.</p>"
     told += "".join(f"<p><b>Note:</b> {html.escape(text)}.</p>" for text in record.get("warnings", []))
     style = "body{font:15px sans-serif;max-width:920px;margin:2em auto}td{padding:2px 12px 2px 0}img{max-width:100%}"

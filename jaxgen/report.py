@@ -25,6 +25,7 @@ import numpy as np
 
 from jaxgen import presets, run_directory
 from jaxgen.metrics import features
+from jaxgen.metrics.protocol import OF_REAL
 
 REPORT = "report.html"
 MAX_PICTURES = 24
@@ -49,6 +50,7 @@ _HIGHER = (
     *("elbo", "bound", "log_likelihood", "accuracy", "inception_score", "precision", "recall", "coverage"),
     *("density", "psnr", "ssim", "active_units"),
 )
+_SPREADS = ("_std", "_standard_error")  # how the names of error bars end
 _NO_DIRECTION = ("std", "stderr", "seconds", "time", "num", "gap")
 
 
@@ -305,7 +307,7 @@ def _direction(name: str) -> int:
     """+1: lower is better, -1: higher is better, 0: unknown."""
     last = name.split("/")[-1].lower()
     words = last.split("_")
-    if any(word in words for word in _NO_DIRECTION):
+    if any(word in words for word in _NO_DIRECTION) or last.endswith((*_SPREADS, *OF_REAL)):
         return 0
     padded = f"_{last}_"
     if any(f"_{key}_" in padded for key in _HIGHER):
@@ -534,7 +536,7 @@ def panels(names: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 def _is_spread(name: str) -> bool:
-    return name.startswith("eval/") and name.endswith("_std")
+    return name.startswith("eval/") and name.endswith(_SPREADS)
 
 
 def _curves(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
@@ -572,7 +574,7 @@ def _panel(index: int, names: Sequence[str], series: Mapping, first_step: int, l
             _within_float32(series[name][1]),
             COLOURS[i % len(COLOURS)],
             name.startswith("eval/"),
-            series.get(name + "_std"),
+            next((series[name + ending] for ending in _SPREADS if name + ending in series), None),
         )
         for i, name in enumerate(names)
     ]

@@ -124,16 +124,27 @@ def compare(what, reference, *, metrics, num, num_real, pictures, output, **opti
         fake, real, train, network = open_sides(what, reference, num=num, num_real=num_real, **options)
         seed, trained = options["seed"], fake.run
         new = train is not None and train.fingerprint != real.dataset.fingerprint
+        if train is not None and not new:
+            warnings.warn(
+                f"{real.name} is both the reference and the images of training: copies of them score well, and copying "
+                "is not measured. Give held-out images as the REFERENCE",
+                stacklevel=2,
+            )
+        seen = evaluation.see(fake, network, progress=command_line.progress)
         record = evaluation.compare(
             fake,
             real,
             network,
             metrics,
+            seen=seen,
             train=train if new else None,
             seed=seed,
             cache=cache,
             progress=command_line.progress,
         )
+    for side, asked in ((fake, num), (real, num_real)):
+        if asked is not None and asked > side.dataset.num_examples:
+            warnings.warn(f"{side.name} has {side.dataset.num_examples:,} images, not {asked:,}", stacklevel=2)
     if said:
         record["warnings"] = said
     if trained is not None and trained.networks.discriminate is not None and new and real.split == "test":
@@ -153,6 +164,7 @@ def compare(what, reference, *, metrics, num, num_real, pictures, output, **opti
             fake,
             network,
             real.dataset if train is None else train,
+            seen=seen,
             held_out=train is None,
             cache=cache,
             progress=command_line.progress,
@@ -180,6 +192,8 @@ def open_sides(what, reference, *, num, num_real, backbone, train, image_size, v
         "progress": command_line.progress,
     }
     fake = evaluation.open_images(what, num=num, seed=seed, step=step, **shared)
+    if step is not None and fake.run is None:
+        raise ValueError(f"--step is of a run's checkpoint, but {what} is no run")
     shape = fake.dataset.image_shape
     own = fake.run.config.data if fake.run is not None else None
     if reference is not None:
@@ -196,9 +210,6 @@ def open_sides(what, reference, *, num, num_real, backbone, train, image_size, v
         train = experiment.load_data(own, "train")
     elif real.split:
         train = evaluation.open_images(f"{real.name}:train", shape=shape, **shared).dataset
-    for side, asked in ((fake, num), (real, num_real)):
-        if asked is not None and asked > side.dataset.num_examples:
-            warnings.warn(f"{side.name} has {side.dataset.num_examples:,} images, not {asked:,}", stacklevel=2)
     return fake, real, train, network
 
 
@@ -332,7 +343,7 @@ def table(
       paths: JSON files that evaluate.py wrote, folders of them, or run directories.
       mix: Show numbers of unlike protocols, too, and how they differ.
       by_preset: Runs of one preset with several seeds make one row, with mean and standard deviation.
-      metrics: Only these.
+      metrics: Only these, in this order; all if none is named.
     """
     from jaxgen.metrics import protocol
 
@@ -342,7 +353,7 @@ def table(
         if missing := set(metrics) - {record.metric for record in found}:
             there = ", ".join(dict.fromkeys(record.metric for record in found))
             raise ValueError(f"no evaluation has {', '.join(sorted(missing))}; there is: {there}")
-        found = [record for record in found if record.metric in metrics]
+        found = [record for metric in metrics for record in found if record.metric == metric]
     return protocol.table(protocol.by_preset(found) if by_preset else found, mix=mix)
 
 

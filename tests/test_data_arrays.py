@@ -71,6 +71,12 @@ def test_floats_in_the_unit_range_are_taken_as_they_are(tmp_path):
         np.testing.assert_array_equal(image, floats.astype(dtype).astype(np.float32))
 
 
+def test_a_range_that_the_values_hardly_fill_is_told(tmp_path):
+    np.save(tmp_path / "a.npy", np.linspace(0, 1, 2 * 8 * 8).reshape(2, 8, 8))
+    with pytest.warns(UserWarning, match=r"values from 0 to 1 fill hardly any of value_range=\(0, 255\)"):
+        data.array_file(tmp_path / "a.npy", value_range=(0, 255))
+
+
 @pytest.mark.parametrize(
     ("array", "value_range"),
     [

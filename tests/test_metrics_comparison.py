@@ -147,16 +147,39 @@ def test_what_equal_sets_have_is_what_draws_of_one_distribution_are_found_to_hav
     ratio = np.sqrt(np.mean(found["kid"] ** 2)) / np.sqrt(np.mean(found["kid_of_equal_sets"] ** 2))
     assert 0.6 < ratio < 1.6
     np.testing.assert_allclose(np.mean(found["coverage"]), found["coverage_of_equal_sets"][0], atol=0.02)
+    for name in ("precision", "recall"):  # of smaller sets, and so about
+        np.testing.assert_allclose(np.mean(found[name]), np.mean(found[f"{name}_of_equal_sets"]), atol=0.06)
 
 
 def test_no_difference_is_told_and_a_difference_is_not():
     real = seen(500, 32)
     for measure in (comparison.frechet, comparison.kernel):
-        with pytest.warns(UserWarning, match="shows no difference: 500 and 400 images of one kind"):
+        with pytest.warns(UserWarning, match="shows no difference: .*500 and 400 images of one distribution"):
             measure(real, seen(400, 32, seed=1), KEY)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             measure(real, seen(400, 32, seed=1, shift=0.5), KEY)
+
+
+def test_errors_are_the_spread_over_other_draws_of_the_generator():
+    real = seen(800, 8)
+    measures = {"fid": comparison.frechet, "kid": comparison.kernel}
+    draws = [comparison.compare(None, real, seen(300, 8, 1 + seed, shift=0.5), measures, KEY)[0] for seed in range(40)]
+    for name in measures:
+        spread = np.std([draw[name] for draw in draws], ddof=1)
+        assert np.mean([draw[f"{name}_standard_error"] for draw in draws]) == pytest.approx(spread, rel=0.3)
+
+
+def test_what_a_perfect_learner_of_the_training_images_has_is_their_own_distance():
+    real, train = seen(400, 8).features, seen(900, 8, seed=1, shift=0.3).features
+    found = comparison.distance_of_train(train, real, 300, KEY)
+    assert found.settings == {"n_train": 300}
+    others = [
+        comparison.frechet(Seen(real, real), Seen(x, x), KEY).values["fid"]
+        for x in (seen(300, 8, 2 + seed, shift=0.3).features for seed in range(8))
+    ]
+    assert min(others) * 0.8 < found.values["fid_of_train"] < max(others) * 1.2
+    assert comparison.distance_of_train(train, real, 5000, KEY).settings == {"n_train": 900}
 
 
 def test_metrics_that_lack_images_say_which_metric_and_how_many():
@@ -177,12 +200,16 @@ def test_nearest_neighbours_are_those_of_all_distances(monkeypatch):
 
 def test_copies_are_nearer_than_new_images_and_new_images_are_not():
     train, held_out, new = (seen(n, seed=seed).features for seed, n in enumerate((1000, 1000, 1000)))
-    perfect = comparison.memorisation(train, held_out, new)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        perfect = comparison.memorisation(train, held_out, new)
     assert perfect.values["nearest_ratio"] == pytest.approx(1, abs=0.1)
     assert perfect.values["nearer_share"] < 0.03
-    copies = comparison.memorisation(train, held_out, train[:100]).values
+    with pytest.warns(UserWarning, match=r"100.0% of the images are nearer .* \(by chance up to 5.2%\)"):
+        copies = comparison.memorisation(train, held_out, train[:100]).values
     assert copies == {"nearest_ratio": 0.0, "nearer_share": 1.0}
-    half = comparison.memorisation(train, held_out, np.concatenate([train[:500], new[:500]])).values
+    with pytest.warns(UserWarning, match="may be copies"):
+        half = comparison.memorisation(train, held_out, np.concatenate([train[:500], new[:500]])).values
     assert half["nearer_share"] == pytest.approx(0.5, abs=0.03)
     assert perfect.settings == {"n_train": 1000, "n_held_out": 1000}
 

@@ -138,6 +138,26 @@ def test_the_floor_between_halves_falls_with_the_number_of_images():
 # --------------------------------------------------------------------------------------------------- bad input
 
 
+def test_statistics_of_parts_are_joined_to_those_of_all():
+    x = np.random.default_rng(3).normal(5, 2, size=(101, 6))
+    parts = [fid.feature_statistics([x[a:b]]) for a, b in ((0, 7), (7, 60), (60, 101))]
+    joined, whole = fid.joined(parts), fid.feature_statistics([x])
+    np.testing.assert_allclose(joined.mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(joined.covariance, whole.covariance, rtol=1e-10, atol=1e-12)
+    assert joined.num_examples == 101
+    with pytest.raises(ValueError, match="no statistics"):
+        fid.joined([])
+
+
+def test_the_standard_error_of_one_dimension_is_that_of_its_closed_form():
+    # (m_a - m_b)^2 with equal deviations: d/dm = 2 (m_b - m_a), so the error is 2 * 3 * std / sqrt(N) and little more.
+    x = np.random.default_rng(4).normal(size=(4000, 1))
+    reference = fid.FeatureStatistics(np.array([3.0]), np.array([[1.0]]), 10**6)
+    assert fid.standard_error(reference, x, 200) == pytest.approx(6 / 4000**0.5, rel=0.15)
+    with pytest.raises(ValueError, match="at least 20"):
+        fid.standard_error(reference, x[:19])
+
+
 def test_bad_features_are_refused_with_their_place():
     x = features(10)
     broken = x.copy()

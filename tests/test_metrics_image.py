@@ -53,6 +53,11 @@ def test_psnr_of_bytes_does_not_wrap_around_and_equals_that_of_scaled_images():
     a, b = rng.integers(0, 256, (2, 4, 8, 8, 3), dtype=np.uint8)
     scaled = psnr(a / np.float32(127.5) - 1, b / np.float32(127.5) - 1)
     np.testing.assert_allclose(psnr(a, b, data_range=255), scaled, rtol=1e-5)
+    np.testing.assert_allclose(psnr(a, b), scaled, rtol=1e-5)
+    np.testing.assert_array_equal(ssim(a, b, window_size=5), ssim(a, b, window_size=5, data_range=255))
+    for x, y in ((a, b / 255.0), (a.astype(np.int32), b)):
+        with pytest.raises(ValueError, match="no range in common that could be guessed"):
+            psnr(x, y)
     exact = 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2, axis=(1, 2, 3)))
     np.testing.assert_allclose(scaled, exact, rtol=1e-5)
 

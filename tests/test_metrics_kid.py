@@ -79,7 +79,18 @@ def test_a_subset_has_no_row_twice():
     assert result.standard_deviation < 1e-11
 
 
+def test_the_standard_error_is_that_of_the_influence_of_single_images():
+    real, fake = sets(20, 12)
+    x, y = real.astype(np.float64), fake.astype(np.float64)
+    among, between = ((y @ other.T / 6 + 1) ** 3 for other in (y, x))
+    influence = (among.sum(axis=1) - np.diag(among)) / 11 - between.mean(axis=1)
+    expected = 2 * np.std(influence, ddof=1) / 12**0.5
+    assert kid.standard_error(real, fake) == pytest.approx(expected, rel=1e-10)
+
+
 def test_bad_input_is_refused():
+    with pytest.raises(TypeError, match=r"such as jax.random.key\(0\), not 0"):
+        kernel_distance(*sets(), subset_size=5, num_subsets=2, key=0)
     real, fake = sets()
     with pytest.raises(ValueError, match="real features must have at least 2 rows"):
         kernel_distance(real[:1], fake)

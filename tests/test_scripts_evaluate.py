@@ -14,9 +14,13 @@ from jaxgen.metrics import comparison, features
 pytestmark = pytest.mark.usefixtures("fast_compilation", "scripts_in_process")
 
 
-def error_of(capsys, *arguments) -> str:
+def error_lines(capsys, *arguments) -> list[str]:
     assert call("evaluate", *arguments) == 2
-    return capsys.readouterr().err.splitlines()[0]
+    return capsys.readouterr().err.splitlines()
+
+
+def error_of(capsys, *arguments) -> str:
+    return error_lines(capsys, *arguments)[0]
 
 
 def digits(first, last):
@@ -84,13 +88,44 @@ def test_a_set_against_itself_has_distance_zero_and_few_images_are_said(sides, t
 
 def test_training_images_that_are_handed_over_as_samples_are_found_to_be_copies(sides, tmp_path, capsys):
     arguments = [sides / "same.npz", sides / "others.npz", "--train", sides / "pictures", "--metrics", "kid"]
-    assert call("evaluate", *arguments, "--output", tmp_path) == 0
+    with pytest.warns(UserWarning, match="100.0% of the images are nearer to a training image"):
+        assert call("evaluate", *arguments, "--output", tmp_path) == 0
     metrics = json.loads(capsys.readouterr().out)["metrics"]
     assert metrics["nearest_ratio"] == 0 and metrics["nearer_share"] == 1
     (page,) = tmp_path.glob("*.html")
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 2 and "Nearest training images" in text and "nearest_ratio" in text
-    assert "http" not in text
+    assert "http" not in text and "n_train 40, n_held_out 50" in text  # the settings of a number stand beside it
+
+
+def test_other_training_images_under_one_name_take_no_place(sides, tmp_path, capsys):
+    train, output = tmp_path / "train.npz", tmp_path / "out"
+    arguments = [sides / "same.npz", sides / "others.npz", "--train", train, "--metrics", "kid", "--no-pictures"]
+    for first in (90, 190):
+        np.savez(train, image=digits(first, first + 40)["image"])
+        assert call("evaluate", *arguments, "--output", output) == 0
+    records = [json.loads(file.read_text()) for file in output.iterdir()]
+    assert len(records) == 2 and len({r["settings"]["nearest_ratio"]["train_sha256"] for r in records}) == 2
+    capsys.readouterr()
+    assert "train_sha256" in "".join(error_lines(capsys, "--table", output))
+
+
+def test_the_reference_as_training_images_is_told_to_measure_no_copying(sides, tmp_path, capsys):
+    arguments = [sides / "same.npz", sides / "others.npz", "--train", sides / "others.npz", "--metrics", "kid"]
+    with pytest.warns(UserWarning, match="is both the reference and the images of training"):
+        assert call("evaluate", *arguments, "--no-pictures", "--output", tmp_path) == 0
+    assert "nearest_ratio" not in json.loads(capsys.readouterr().out)["metrics"]
+
+
+def test_the_picture_of_neighbours_begins_with_what_is_nearest(sides):
+    fake = evaluation.open_images(str(sides / "others.npz"))
+    train = data.from_arrays("train", digits(40 + 33, 40 + 34)["image"].repeat(3, axis=0))  # the 34th of the others
+    found = evaluation.pictures(fake, features.shipped("mnist-cnn"), train, num=1)
+    title, caption, picture = found[1]
+    assert title == "Nearest training images" and caption.startswith("Of 50 images the 1 that are nearest")
+    copy = digits(73, 74)["image"][0, :, :, 0]
+    assert picture.shape[0] == 2 + 7 * 28 + 2  # enlarged
+    assert np.array_equal(picture[2:-2:7, 2:198:7, 0], copy) and np.array_equal(picture[2:-2:7, -198:-2:7, 0], copy)
 
 
 def test_a_run_is_compared_with_its_own_test_split_and_its_latents_are_shown(gan, capsys):
@@ -290,8 +325,9 @@ def test_numbers_are_printed_with_how_to_read_them(sides, tmp_path, capsys):
     record = json.loads(captured.out)
     lines = captured.err.splitlines()
     for name in record["metrics"]:
-        (line,) = (line for line in lines if line.split()[0] == name)
-        assert evaluation.MEANINGS[name] in line
+        (index,) = (i for i, line in enumerate(lines) if line.startswith(f"{name} "))
+        assert " ".join(evaluation.MEANINGS[name].split()) in " ".join(" ".join(lines[index : index + 4]).split())
+        assert len(lines[index]) <= 120
     assert lines[-1].startswith("features: mnist-cnn of this package: comparable with other numbers of it, not with")
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 import zipfile
 from collections.abc import Sequence
 
@@ -181,6 +182,12 @@ def _find_range(path, image, value_range) -> tuple[float, float]:
         margin = 1e-3 * (value_range[1] - value_range[0])
         if low < value_range[0] - margin or high > value_range[1] + margin:
             raise ValueError(f"{path}: values from {low:g} to {high:g}, outside of value_range={tuple(value_range)}")
+        if high - low < 0.02 * (value_range[1] - value_range[0]):
+            warnings.warn(
+                f"{path}: values from {low:g} to {high:g} fill hardly any of value_range={tuple(value_range)}: these "
+                "images are nearly of one shade",
+                stacklevel=4,
+            )
         return float(value_range[0]), float(value_range[1])
     if image.dtype.kind == "f" and -1.001 <= low < 0 and high <= 1.001:
         return -1.0, 1.0

@@ -25,6 +25,9 @@ CACHE_FORMAT = 1  # part of the key: raise it when features of the same images b
 BLOCK_ELEMENTS = 2**23
 NUM_DIVISIONS = 5
 """Of the real images in halves, for what chance does."""
+NUM_GROUPS = 10
+"""Of the fake images, of which one is left out at a time, for the error of a distance."""
+NUM_NEIGHBOURS = 5
 
 
 class Seen(NamedTuple):
@@ -59,8 +62,9 @@ Metric = Callable[[Seen, Seen, jax.Array], Measured]
 
 
 def frechet(real: Seen, fake: Seen, key: jax.Array) -> Measured:
-    """`fid`; `fid_floor`, the distance between two random halves of the real images, in the mean of five divisions; and
-    `fid_of_equal_sets`, what equal distributions have at these two numbers of images.
+    """`fid`; `fid_standard_error`, of other draws of the fake images; `fid_floor`, the distance between two random
+    halves of the real images, in the mean of five divisions; and `fid_of_equal_sets`, what equal distributions have at
+    these two numbers of images.
 
     The bias of an FID goes with 1/M + 1/N (Chong and Forsyth 2020), by which the floor of the halves is scaled. It is
     left out where a half has no more images than features.
@@ -70,6 +74,8 @@ def frechet(real: Seen, fake: Seen, key: jax.Array) -> Measured:
         warnings.simplefilter("always", fid.RankDeficientWarning)
         value = fid.frechet_distance(*a[:2], *b[:2])
     values = {"fid": value}
+    if len(fake.features) >= 2 * NUM_GROUPS:
+        values["fid_standard_error"] = fid.standard_error(a, fake.features, NUM_GROUPS)
     m, n, width = len(real.features), len(fake.features), len(a.mean)
     if m >= 4:
         with warnings.catch_warnings():  # half the images: what is wrong with all of them is said
@@ -103,16 +109,18 @@ def frechet(real: Seen, fake: Seen, key: jax.Array) -> Measured:
     equal = values.get("fid_of_equal_sets")
     if equal is not None and 0 < value < 1.3 * equal:
         warnings.warn(
-            f"the FID, {value:.3g}, shows no difference: {m:,} and {n:,} images of one kind have about {equal:.3g}. "
-            "Only more images could",
+            f"the FID, {value:.3g}, shows no difference: {m:,} and {n:,} images of one distribution have about "
+            f"{equal:.3g}, and this is below 1.3 times that. With more images a difference may show",
             stacklevel=2,
         )
-    divisions = dict.fromkeys(values.keys() - {"fid"}, {"num_divisions": NUM_DIVISIONS})
-    return Measured(values, {}, {"fid": {"rank_deficient": ", ".join(deficient) or "no"}} | divisions)
+    own = {name: {"num_divisions": NUM_DIVISIONS} for name in ("fid_floor", "fid_of_equal_sets") if name in values}
+    own |= {"fid_standard_error": {"num_groups": NUM_GROUPS}} if "fid_standard_error" in values else {}
+    return Measured(values, {}, {"fid": {"rank_deficient": ", ".join(deficient) or "no"}} | own)
 
 
 def kernel(real: Seen, fake: Seen, key: jax.Array) -> Measured:
-    """`kid`, and `kid_of_equal_sets`, how far from 0 equal distributions typically are at these two numbers of images.
+    """`kid`; `kid_standard_error`, of other draws of the fake images; and `kid_of_equal_sets`, how far from 0 equal
+    distributions typically are at these two numbers of images.
 
     By 100 subsets of 1,000, or by all images at once where there are fewer than 2,000: subsets of hardly more than
     1,000 would be nearly the same, and their standard deviation nearly 0. What chance does is the root mean square
@@ -125,6 +133,14 @@ def kernel(real: Seen, fake: Seen, key: jax.Array) -> Measured:
     found = kid.kernel_distance(real.features, fake.features, **subsets, key=key if subsets else None)
     values = {"kid": found.mean} | ({"kid_standard_deviation": found.standard_deviation} if subsets else {})
     m, n = len(real.features), len(fake.features)
+    by_subsets = found.standard_deviation / np.sqrt(subsets["num_subsets"]) if subsets else 0.0
+    if n >= 3:  # the deviation of the influence of one image is known well enough from 2,000
+        some = [
+            np.asarray(jax.random.permutation(k, len(x)))[:2000]
+            for k, x in zip(jax.random.split(key), (real.features, fake.features), strict=True)
+        ]
+        error = kid.standard_error(real.features[some[0]], fake.features[some[1]]) * np.sqrt(len(some[1]) / n)
+        values["kid_standard_error"] = float(np.hypot(error, by_subsets))
     half = min(1000, m // 2)
     if half >= 2:
         orders = [np.asarray(jax.random.permutation(k, m)) for k in jax.random.split(key, 2 * NUM_DIVISIONS)]
@@ -133,23 +149,35 @@ def kernel(real: Seen, fake: Seen, key: jax.Array) -> Measured:
             for order in orders
         ]
         equal = float(np.sqrt(np.mean(np.square(between)))) * (1 / m + 1 / n) / (2 / half)
-        if subsets:
-            equal = float(np.hypot(equal, found.standard_deviation / np.sqrt(subsets["num_subsets"])))
+        equal = float(np.hypot(equal, by_subsets))
         values["kid_of_equal_sets"] = equal
         if abs(found.mean) < 2 * equal:
             warnings.warn(
-                f"the KID, {found.mean:.3g}, shows no difference: {m:,} and {n:,} images of one kind typically have up "
-                f"to +-{equal:.2g}. Only more images could",
+                f"the KID, {found.mean:.3g}, shows no difference: that of {m:,} and {n:,} images of one distribution "
+                f"scatters around 0 by {equal:.2g}, and this is below twice that. With more images a difference may "
+                "show",
                 stacklevel=2,
             )
     return Measured(values, subsets or {"subset_size": "all", "num_subsets": 1})
 
 
 def neighbours(real: Seen, fake: Seen, key: jax.Array) -> Measured:
-    """`precision`, `recall`, `density`, `coverage` with 5 neighbours; `coverage_of_equal_sets`: the best to expect."""
-    values = prdc.precision_recall_density_coverage(real.features, fake.features, 5)
-    values["coverage_of_equal_sets"] = prdc.expected_coverage(len(real.features), len(fake.features), 5)
-    return Measured(values, {"num_neighbours": 5})
+    """`precision`, `recall`, `density`, `coverage` with 5 neighbours; and the first two and the last of equal sets.
+
+    `coverage_of_equal_sets` is exact. `precision_of_equal_sets` and `recall_of_equal_sets` are those of the real images
+    divided at random in the proportion M : N, one part in the place of each side, and so of smaller sets than these.
+    """
+    m, n = len(real.features), len(fake.features)
+    values = prdc.precision_recall_density_coverage(real.features, fake.features, NUM_NEIGHBOURS)
+    part = round(m * m / (m + n))
+    if NUM_NEIGHBOURS < min(part, m - part):
+        order = np.asarray(jax.random.permutation(key, m))
+        equal = prdc.precision_recall_density_coverage(
+            real.features[order[:part]], real.features[order[part:]], NUM_NEIGHBOURS
+        )
+        values |= {f"{name}_of_equal_sets": equal[name] for name in ("precision", "recall")}
+    values["coverage_of_equal_sets"] = prdc.expected_coverage(m, n, NUM_NEIGHBOURS)
+    return Measured(values, {"num_neighbours": NUM_NEIGHBOURS})
 
 
 def inception(real: Seen, fake: Seen, key: jax.Array) -> Measured:
@@ -230,11 +258,36 @@ def memorisation(train, held_out, fake) -> Measured:
     _, of_held_out = nearest_neighbours(held_out, train)
     _, of_fake = nearest_neighbours(fake, train)
     typical, limit = np.median(of_held_out), np.quantile(of_held_out, 0.01)
-    values = {
-        "nearest_ratio": float(np.median(of_fake) / typical) if typical else float("nan"),
-        "nearer_share": float(np.mean(of_fake < limit)),
-    }
+    nearer = float(np.mean(of_fake < limit))
+    # Both the 1 % and the share that it is compared with are counts.
+    by_chance = 0.01 + 4 * np.sqrt(0.01 * (1 / len(of_held_out) + 1 / len(of_fake)))
+    if typical and nearer > by_chance:
+        warnings.warn(
+            f"{nearer:.1%} of the images are nearer to a training image than 1 % of the held-out images are (by chance "
+            f"up to {by_chance:.1%}): some may be copies, or the network ignores how they differ. Look at them",
+            stacklevel=2,
+        )
+    values = {"nearest_ratio": float(np.median(of_fake) / typical) if typical else float("nan"), "nearer_share": nearer}
     return Measured(values, {"n_train": len(train), "n_held_out": len(held_out)})
+
+
+def distance_of_train(train, real, num: int, key: jax.Array) -> Measured:
+    """`fid_of_train`: the Fréchet distance of as many training images from the real ones.
+
+    What a generator would have that drew from the distribution of its training images without any error. Where the real
+    images are of another split, or in an order, it lies above `fid_of_equal_sets`.
+
+    Args:
+      train: features [L, D] of the training images.
+      real: features [M, D] of the reference.
+      num: how many fake images there are; so many training images are drawn, or all if there are fewer.
+      key: of the draw.
+    """
+    rows = np.asarray(jax.random.permutation(key, len(train)))[:num]
+    a, b = fid.feature_statistics([real]), fid.feature_statistics([train[rows]])
+    with warnings.catch_warnings():  # what is wrong with the numbers of images is said of the FID
+        warnings.simplefilter("ignore", fid.RankDeficientWarning)
+        return Measured({"fid_of_train": fid.frechet_distance(*a[:2], *b[:2])}, {"n_train": len(rows)})
 
 
 def discriminator_gap(train_logits, held_out_logits, fake_logits) -> dict[str, float]:

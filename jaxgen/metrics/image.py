@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 
 
-def psnr(image, reference, *, data_range: float = 2.0) -> jax.Array:
+def psnr(image, reference, *, data_range: float | None = None) -> jax.Array:
     """Peak signal-to-noise ratio, 10 log10(data_range^2 / mean squared error).
 
     The error is averaged over all pixels and channels of an image before the logarithm; a mean over images is for the
@@ -15,16 +15,16 @@ def psnr(image, reference, *, data_range: float = 2.0) -> jax.Array:
     Args:
       image: [B, H, W, C].
       reference: the same shape.
-      data_range: the largest difference that two pixels can have: 2 for images in [-1, 1], 255 for bytes (which are
-        converted, so that they do not wrap around).
+      data_range: the largest difference that two pixels can have. By default 2 for floats, which are images in
+        [-1, 1], and 255 for uint8, which are converted, so that they do not wrap around. For images in [0, 1] give 1.
 
     Returns:
       [B] decibels, infinite for equal images.
 
     Raises:
-      ValueError: for unequal shapes, or another number of axes.
+      ValueError: for unequal shapes, another number of axes, bytes beside floats, or other integers without a range.
     """
-    image, reference = _pair(image, reference)
+    image, reference, data_range = _pair(image, reference, data_range)
     error = jnp.mean((image - reference) ** 2, axis=(1, 2, 3))
     return 10 * jnp.log10(data_range**2 / error)
 
@@ -33,7 +33,7 @@ def ssim(
     image,
     reference,
     *,
-    data_range: float = 2.0,
+    data_range: float | None = None,
     window_size: int = 11,
     window_std: float = 1.5,
     k1: float = 0.01,
@@ -60,12 +60,12 @@ def ssim(
       [B], at most 1, and 1 for equal images only. Symmetric.
 
     Raises:
-      ValueError: for unequal shapes, another number of axes, or images smaller than the window.
+      ValueError: as for `psnr`, or for images smaller than the window.
 
     Source: Wang, Bovik, Sheikh, Simoncelli 2004, "Image quality assessment: from error visibility to structural
     similarity".
     """
-    image, reference = _pair(image, reference)
+    image, reference, data_range = _pair(image, reference, data_range)
     if window_size < 1 or min(image.shape[1:3]) < window_size:
         raise ValueError(
             f"a window of {window_size} pixels does not fit into images of {image.shape[1]}x{image.shape[2]}: "
@@ -91,15 +91,23 @@ def ssim(
     return jnp.mean(luminance * structure, axis=(1, 2, 3))
 
 
-def _pair(image, reference):
+def _pair(image, reference, data_range):
     image, reference = jnp.asarray(image), jnp.asarray(reference)
     if image.shape != reference.shape or image.ndim != 4:
         raise ValueError(
             f"images are compared with as many of the same shape [B, H, W, C], not {list(image.shape)} with "
             f"{list(reference.shape)}"
         )
+    if data_range is None:
+        kinds = {str(x.dtype) if jnp.issubdtype(x.dtype, jnp.integer) else "floats" for x in (image, reference)}
+        if kinds not in ({"floats"}, {"uint8"}):
+            raise ValueError(
+                f"images of {' and '.join(sorted(kinds))} have no range in common that could be guessed: bring both to "
+                "one, and give data_range"
+            )
+        data_range = 255.0 if kinds == {"uint8"} else 2.0
     dtype = jnp.promote_types(jnp.promote_types(image.dtype, reference.dtype), jnp.float32)
-    return image.astype(dtype), reference.astype(dtype)
+    return image.astype(dtype), reference.astype(dtype), data_range
 
 
 def _filter(x, window, axis):

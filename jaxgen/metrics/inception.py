@@ -199,7 +199,8 @@ def _check(path, weights):
         raise BackboneError(
             f"{path}: these are the weights of another network"
             + (" (torchvision's classifier of ImageNet, whose pools and logits are not the FID's)" * torchvision)
-            + f": {len(wrong)} entries do not fit the {len(shapes)} of the FID's Inception v3, first {wrong[0]}, "
+            + f": it holds {len(found)} arrays ({', '.join(list(found)[:2])}, ...), and {len(wrong)} of these or of "
+            f"the {len(shapes)} of the FID's Inception v3 have no partner of their shape, first {wrong[0]}, "
             f"{_shape(found.get(wrong[0]))} in the file and {_shape(shapes.get(wrong[0]))} in the network"
         )
     for name, value in weights.items():

@@ -33,7 +33,7 @@ REPLICATES = (
 OTHER_FILES = ("config.json", "environment.json", "status.json", "data.json", "sweep.json")
 """What lies in the directories of runs and sweeps, and is no evaluation."""
 
-OF_REAL = ("_floor", "_of_real", "_of_test_images", "_of_equal_sets")
+OF_REAL = ("_floor", "_of_real", "_of_test_images", "_of_equal_sets", "_of_train")
 """How names of numbers end that are of the real images, not of what was evaluated: they have no spread."""
 
 
@@ -128,7 +128,7 @@ def _merged(old, new) -> dict[str, Any]:
         }
         for name in kept
     }
-    told = dict.fromkeys([*old.get("warnings", []), *new.get("warnings", [])])
+    told = dict.fromkeys([*(old.get("warnings", []) if kept else []), *new.get("warnings", [])])
     return {
         **new,
         "metrics": {name: old["metrics"][name] for name in kept} | new["metrics"],
@@ -254,7 +254,8 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
     """A Markdown table, a row for each subject and a column for each metric, with the protocols below it.
 
     Values of one subject, metric and step that differ in their seed alone become mean and standard deviation (of the
-    sample, n - 1), with n: of trainings where there are several, each the mean of its draws, and else of draws.
+    sample, n - 1), with n: of trainings where there are several, each the mean of its draws, and else of draws. Of
+    images that no run drew they become a mean alone, since a seed then only chose subsets of the same images.
     `by_preset` makes runs of one preset with several seeds one subject.
 
     Args:
@@ -335,11 +336,13 @@ def _mean(group: Sequence[Record]) -> str:
         training = (of("training_seed"), of("config_sha256"))
         trainings.setdefault(training, {})[of("seed"), of("fake_sha256") or of("run")] = record.value
     means = [statistics.fmean(draws.values()) for draws in trainings.values()]
-    draws = "draws" if "run" in group[0].protocol or "training_seed" in group[0].protocol else "seeds"
-    values, what = (means, "trainings") if len(means) > 1 else ([*next(iter(trainings.values())).values()], draws)
-    of_images = draws == "seeds" or group[0].metric.endswith(OF_REAL)  # a seed cannot change all of these
-    if len(values) == 1 or (len(set(values)) == 1 and of_images):
+    are_draws = "run" in group[0].protocol or "training_seed" in group[0].protocol
+    values, what = (means, "trainings") if len(means) > 1 else ([*next(iter(trainings.values())).values()], "draws")
+    fixed_images = not are_draws or group[0].metric.endswith(OF_REAL)  # a seed cannot change all of these
+    if len(values) == 1 or (len(set(values)) == 1 and fixed_images):
         return f"{values[0]:.4g}"
+    if not are_draws:  # of the same images: their seeds drew subsets, whose spread is no error of the number
+        return f"{statistics.fmean(values):.4g} (mean of {len(values)} seeds)"
     return f"{statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g} (n = {len(values)} {what})"
 
 
