@@ -199,9 +199,9 @@ def _check(path, weights):
         raise BackboneError(
             f"{path}: these are the weights of another network"
             + (" (torchvision's classifier of ImageNet, whose pools and logits are not the FID's)" * torchvision)
-            + f": of the {len(shapes)} arrays of the FID's Inception v3, {len(shapes.keys() - found.keys())} are absent; "
-            f"{len(found.keys() - shapes.keys())} others are there; first {wrong[0]}, {_shape(found.get(wrong[0]))} in the "
-            f"file and {_shape(shapes.get(wrong[0]))} in the network"
+            + f": of the {len(shapes)} arrays of the FID's Inception v3, {len(shapes.keys() - found.keys())} are "
+            f"absent; {len(found.keys() - shapes.keys())} others are there; first {wrong[0]}, "
+            f"{_shape(found.get(wrong[0]))} in the file and {_shape(shapes.get(wrong[0]))} in the network"
         )
     for name, value in weights.items():
         if not np.isfinite(value).all() or (name.endswith("running_var") and (value < 0).any()):
