@@ -141,6 +141,12 @@ def dirac(
     print(f"after {steps} updates      theta {record['final'][0]:.6g}, psi {record['final'][1]:.6g}")
     print(f"distance from (0, 0)       {found.final_radius:.6g}")
     print(f"growth law                 {found.growth_law}")
+    if clip != "none":
+        print("The clip does not act at (0, 0): eigenvalues and rates are those without it, the simulation is with it.")
+    elif not found.stable and found.growth_law != "exponential":
+        print(
+            "Eigenvalues tell of small deviations. Far from (0, 0) this field does not grow with them: no exponential."
+        )
 
 
 def spectrum(
@@ -172,7 +178,7 @@ def spectrum(
 
     Args:
       run: The run directory that train.py wrote, of a GAN.
-      step: Of the checkpoint; the newest by default.
+      step: Of the checkpoint; by default the newest at which the run's schedule has not come to rate 0.
       from_step: Of an earlier checkpoint: also path-angle and path-norm on the line from there to the other.
       iterations: Of Arnoldi's method; each takes a vector as long as all parameters.
       train_step: Also linearise the train step.
@@ -199,12 +205,14 @@ def spectrum(
 
     from jaxgen.stability import runs, spectrum
 
+    if step is None:
+        step = runs.moving_step(run)
+    if from_step is not None and step is not None:
+        require(from_step != step, f"--from-step {from_step} is the checkpoint itself; give another one")
+        require(from_step < step, f"--from-step {from_step} must be before the other checkpoint, {step}")
     found = runs.load_gan(run, step=step, batch_size=batch_size)
     earlier = None
     if from_step is not None:
-        require(
-            from_step != int(found.state.step), f"--from-step {from_step} is the checkpoint itself; give another one"
-        )
         earlier = runs.load_gan(run, step=from_step, batch_size=batch_size)
     spectrum.check_memory(found.players, iterations)
     if train_step:
@@ -216,28 +224,36 @@ def spectrum(
     own = runs.own_rule(found)
 
     bar = tqdm(bar_format="{desc} [{elapsed}]", disable=None, leave=False)
-    bar.set_description_str("eigenvalues of the game")
+
+    def tell(what):  # each takes seconds to a minute
+        bar.set_description_str(what)
+        if bar.disable:
+            print(f"{what} ...", file=sys.stderr, flush=True)
+
+    tell("eigenvalues of the game")
     plain = spectrum.ritz_values(found.field, found.players, num_iterations=iterations, key=key)
     scaled = plain
     if ratio.generator != 1:
-        bar.set_description_str("eigenvalues of the game at the run's ratio of rates")
+        tell("eigenvalues of the game at the run's ratio of rates")
         scaled = spectrum.ritz_values(found.field, found.players, rates=ratio, num_iterations=iterations, key=key)
-    bar.set_description_str("attraction and rotation")
+    tell("attraction and rotation")
     shares = spectrum.shares(found.field, found.players, num_probes=probes, key=key)
     limits = spectrum.rate_table(scaled)
     if own is not None:
         name, rates, factor = own
-        bar.set_description_str("eigenvalues under the run's own optimiser")
+        tell("eigenvalues under the run's own optimiser")
         preconditioned = spectrum.ritz_values(
             found.field, found.players, rates=rates, num_iterations=iterations, key=key
         )
         limits[f"the run's: {name}"] = spectrum.rate_table(preconditioned, {"own": factor})["own"]
+    record_step = int(found.state.step)
     record = {
         "run": str(run),
-        "step": int(found.state.step),
+        "step": record_step,
+        "update_rule": found.config.update_rule,
         "batch_size": found.config.batch_size,
         "learning_rates": peak._asdict(),
-        "learning_rates_at_this_step": runs.learning_rates(found)._asdict(),
+        "learning_rates_at_this_step": runs.learning_rates(found.config, record_step)._asdict(),
         "eigenvalues": complex_list(plain.values),
         "residuals": plain.residuals.tolist(),
         "errors": plain.errors.tolist(),
@@ -252,7 +268,7 @@ def spectrum(
         "optimizers": {name: getattr(found.config, name).name for name in found.players._fields},
     }
     if train_step:
-        bar.set_description_str("eigenvalues of the train step")
+        tell("eigenvalues of the train step")
         steps = spectrum.ritz_values(step_map, point, num_iterations=iterations, key=key)
         record |= {
             "step_eigenvalues": complex_list(steps.values),
@@ -260,7 +276,7 @@ def spectrum(
             "spectral_radius": float(np.abs(steps.values).max()),
         }
     if layers:
-        bar.set_description_str("singular values of the layers")
+        tell("singular values of the layers")
         record["layers"] = {
             f"{player}/{name}": {
                 "operator": layer.operator.tolist(),
@@ -274,7 +290,7 @@ def spectrum(
             for name, layer in spectrum.layer_singular_values(module, variables, x, key=key).items()
         }
     if latents:
-        bar.set_description_str("the generator's input")
+        tell("the generator's input")
         z = jax.random.normal(key, (latents, found.config.latent_dim))
         singular = spectrum.input_singular_values(found.generator, found.state.ema, z)
         conditions = spectrum.condition_numbers(singular)
@@ -284,7 +300,7 @@ def spectrum(
             "smallest_singular_value": float(singular.min()),
         }
     if earlier is not None:
-        bar.set_description_str("the path between both checkpoints")
+        tell("the path between both checkpoints")
         line = spectrum.path(found.field, earlier.players, found.players)
         record["path"] = {
             "from_step": from_step,
@@ -323,9 +339,10 @@ def spectrum_text(record: dict, top: int) -> list[str]:
         "",
         f"attraction and stiffness (symmetric share)  {record['symmetric_share']:.1%} +- {record['share_error']:.1%}",
         f"rotation (antisymmetric share)              {record['antisymmetric_share']:.1%}",
+        f"  {share_text(record['symmetric_share'])}",
         "",
-        f"largest stable discriminator rate, with {rates['generator'] / rates['discriminator']:g} times it for the "
-        "generator and no clip",
+        "largest stable discriminator rate; the generator's is "
+        f"{rates['generator'] / rates['discriminator']:g} times as large, nothing is clipped",
         f"  {'if both players step at once':38s}{'all':>12s}{'damped only':>14s}",
     ]
     for name, limit in record["largest_stable_rate"].items():
@@ -337,12 +354,24 @@ def spectrum_text(record: dict, top: int) -> list[str]:
         lines.append(f"  {'  and at this step of its schedule':38s}{now:12.4g}")
     lines += [
         "  all: up to here no direction grows; 0 if one grows at every rate, as in a network that is still learning",
-        "  damped only: up to here the damped directions stay damped",
+        "  damped only: up to here the damped directions stay damped; above it they overshoot more with every step",
     ]
+    if record["update_rule"] == "alternating":
+        lines.append(
+            "  The run's players alternate: for that there is no function of these eigenvalues, and the rows are"
+        )
+        lines.append(
+            "  near it, not exact. `spectrum.largest_stable_scale` in Python finds it with any rule, in minutes"
+        )
     adam = any(name.startswith("adam") for name in record["optimizers"].values())
     if adam:
-        lines.append("  Adam with its second moments as they are; they grow where a direction oscillates, so that its")
-        lines.append("  limit follows the rate in use: `stability.py sweep RUN` tries what rates the GAN really bears")
+        lines.append(
+            "  Adam's row holds its second moments as they are. They grow where a direction oscillates, so the"
+        )
+        lines.append(
+            "  row follows the rate in use, and runs train well far above it: it is no bound, and does not say"
+        )
+        lines.append("  which rates the GAN bears. `stability.py sweep RUN` tries that")
     lines += [
         "",
         "length of the gradient on this batch",
@@ -350,8 +379,10 @@ def spectrum_text(record: dict, top: int) -> list[str]:
     for player, norm in record["gradient_norms"].items():
         lines.append(f"  {player:38s}{norm:12.4g}   {clip_text(norm, record['clip_norms'][player])}")
     if adam:
-        lines.append("  Adam's update does not depend on the gradient's scale, but a clip takes out what is far above")
-        lines.append("  the usual: `stability.py sweep RUN --clip 1 inf` tries both")
+        lines.append("  Adam's update does not depend on the gradient's scale: a clip only evens out how much single")
+        lines.append(
+            "  steps weigh in its moments. `stability.py sweep RUN --clip 1 inf` tries both, and how often it acts"
+        )
     if "step_eigenvalues" in record:
         lines += ["", *values("eigenvalues of the train step", record["step_eigenvalues"], record["step_residuals"])]
         radius = record["spectral_radius"]
@@ -381,6 +412,15 @@ def spectrum_text(record: dict, top: int) -> list[str]:
     return lines
 
 
+def share_text(symmetric: float) -> str:
+    """How to read the shares of attraction and rotation."""
+    if symmetric > 0.75:
+        return "mostly attraction and stiffness: at rates too large this network overshoots rather than circles"
+    if symmetric < 0.25:
+        return "mostly rotation: the players circle; damping (a penalty, extragradient) helps more than a smaller rate"
+    return "both: the players are attracted, and circle"
+
+
 def radius_text(radius: float, rate: float) -> str:
     """How to read the spectral radius of a train step."""
     if rate == 0:
@@ -408,13 +448,13 @@ def sweep(
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET_OR_RUN")],
     /,
     directory: Path | None = None,
-    generator_rate: tuple[float, ...] = (),
-    discriminator_rate: tuple[float, ...] = (),
-    learning_rate: tuple[float, ...] = (),
-    clip: tuple[float, ...] = (),
-    r1: tuple[float, ...] = (),
-    momentum: tuple[float, ...] = (),
-    beta: tuple[float, ...] = (),
+    generator_rate: tuple[float, ...] | None = None,
+    discriminator_rate: tuple[float, ...] | None = None,
+    learning_rate: tuple[float, ...] | None = None,
+    clip: tuple[float, ...] | None = None,
+    r1: tuple[float, ...] | None = None,
+    momentum: tuple[float, ...] | None = None,
+    beta: tuple[float, ...] | None = None,
     seeds: int | None = None,
     steps: int | None = None,
     records: int | None = None,
@@ -431,8 +471,8 @@ def sweep(
     """Train many networks in one program, one for each combination of settings, and tabulate what became of them.
 
     PRESET_OR_RUN is a GAN's run directory, whose networks, data, loss and optimisers are taken: they are trained anew
-    at 1, 4, 16 and 64 times its discriminator's rate, with and without a clip, 500 steps at constant rates. Which rates
-    does my GAN bear, and does clipping change it? Or it is a preset:
+    at 1, 4, 16 and 64 times its discriminator's rate, with a clip (at the run's own norm, or 1) and without, 500 steps
+    at constant rates. Which rates does my GAN bear, and does clipping change it? Or it is a preset:
 
     ring: GANs of points on a ring, SGD, 4000 steps, 3 seeds; --generator-rate 0.03 0.1, --discriminator-rate 0.03 0.1,
     --r1 0 0.1 1, --clip 0.1 1 inf.
@@ -447,11 +487,12 @@ def sweep(
 
     Give a list to replace these values: `--clip 0.1 1 inf`; one value fixes a setting. Writes members.csv (one row a
     network), columns.txt (what its columns mean), sweep.json (all numbers, medians and failure probabilities over
-    seeds, the budget curve), samples.png of images (one row a network, in the order of members.csv), and checkpoints:
-    run the same line again to resume.
+    seeds, the budget curve), scores.png (scores against the rate), samples.png of images (one row a network, in the
+    order of members.csv), and checkpoints: run the same line again to resume.
 
     The score (more is better) is, of points, the share of modes found times the share of samples near one; of images
-    minus their sliced Wasserstein distance from real ones; of VAEs the ELBO.
+    minus their sliced Wasserstein distance from real ones; of VAEs the ELBO. For a run it is told as a quality, from
+    0 % (an untrained network) to 100 % (real images).
 
     Args:
       what: What is trained: ring, grid, mnist-gan, mnist-vae, or a GAN's run directory.
@@ -469,8 +510,8 @@ def sweep(
       batch_size: Images or points in a step.
       optimizer: For both players.
       update: How the players move; those of games with a closed form are not all for networks.
-      failed_below: A final score below this counts as a failure. If none is given, a failure is what is not finite;
-        and for a run also a score that is nearer to that of an untrained network than to that of real images.
+      failed_below: A final score (of sweep.json) below this counts as a failure. If none is given, a failure is what is
+        not finite; and for a run also a quality below 50 %.
       block_size: Networks that a device trains at once; chosen by default.
       num_devices: To divide the networks over; all by default.
       metrics: Of images that each network draws at the end, against the test images in the package's own feature
@@ -479,7 +520,7 @@ def sweep(
       num_images: How many each network draws for that.
     """
     one_device_for_each_core()
-    from jaxgen.stability import sweep_presets
+    from jaxgen.stability import sweep_presets, sweep_report
 
     given = {
         "generator_rate": generator_rate,
@@ -495,7 +536,7 @@ def sweep(
         Path("sweeps") / (what if what in sweep_presets.PRESETS else Path(what).resolve().name)
         if directory is None
         else directory,
-        {name: values for name, values in given.items() if values},
+        {name: values for name, values in given.items() if values is not None},
         seeds=seeds,
         num_steps=steps,
         num_records=records,
@@ -509,7 +550,7 @@ def sweep(
         num_images=num_images,
         tell=lambda line: print(line, file=sys.stderr),
     )
-    print("\n".join(sweep_presets.text(swept)))
+    print("\n".join(sweep_report.summary(swept.result, swept.scale)))
     print("wrote " + ", ".join(map(str, swept.paths)))
 
 
@@ -566,7 +607,9 @@ def pairs(values) -> list[list[float]]:
 
 def complex_text(values) -> str:
     """Complex numbers for people."""
-    return ", ".join(f"{real:.6g}{imaginary:+.6g}i" for real, imaginary in pairs(values))
+    # A double eigenvalue with a single eigenvector is known to the root of rounding only.
+    parts = [(x, y if abs(y) > 1e-7 * abs(x) else 0.0) for x, y in pairs(values)]
+    return ", ".join(f"{real:.6g}{imaginary:+.6g}i" for real, imaginary in parts)
 
 
 def without_infinities(value):

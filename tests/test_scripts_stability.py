@@ -102,8 +102,13 @@ def test_without_json_it_speaks_to_people(capsys):
     output = capsys.readouterr().out
     assert "in closed form           -0.3+0.4i, -0.3-0.4i" in output
     assert ": stable" in output and "growth law                 decay" in output
-    assert call("dirac", "--steps", 100, "--update", "simultaneous") == 0
-    assert "none: unstable at every rate" in capsys.readouterr().out
+    assert call("dirac", "--steps", 4000, "--update", "simultaneous") == 0
+    output = capsys.readouterr().out
+    assert "none: unstable at every rate" in output and "Eigenvalues tell of small deviations" in output
+    assert call("dirac", "--steps", 100, "--clip", "joint") == 0
+    assert "The clip does not act at (0, 0)" in capsys.readouterr().out
+    assert call("dirac", "--steps", 100, "--r1", 1, "--update", "simultaneous") == 0  # a double eigenvalue
+    assert "eigenvalues of one update  0.95+0i, 0.95+0i" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

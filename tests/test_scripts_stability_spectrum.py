@@ -77,7 +77,7 @@ def test_people_get_sentences(record):
     assert f"{real:.5g}{imaginary:+.5g}i" in text
     for part in (
         "step 2, 4 images",
-        "with 2 times it for the generator",
+        "the generator's is 2 times as large",
         "at this step of its schedule",
         "spectral radius",
     ):
@@ -122,12 +122,21 @@ def test_the_field_of_a_run_is_what_its_own_train_step_sees(directory):
 # A sweep of a run -----------------------------------------------------------------------------------------------------
 
 
+def test_a_run_whose_schedules_ended_is_looked_at_where_it_still_moved(directory, monkeypatch):
+    assert runs.moving_step(directory / "gan") == 3  # its generator's rate is constant
+    config = runs.check_gan(directory / "gan")
+    ended = dataclasses.replace(config, generator=dataclasses.replace(config.generator, schedule="linear"))
+    monkeypatch.setattr(runs, "check_gan", lambda path: ended)
+    assert runs.moving_step(directory / "gan") == 2
+    assert runs.learning_rates(ended, 3) == (0, 0) and min(runs.learning_rates(ended, 2)) > 0
+
+
 def test_a_run_is_trained_anew_at_other_rates_and_told_which_it_bears(directory, tmp_path, capsys):
     arguments = ["--discriminator-rate", "0.001", "1e30", "--clip", "1", "--steps", "6", "--records", "2"]
     assert call("stability", "sweep", directory / "gan", *arguments, "--directory", tmp_path / "made") == 0
     captured = capsys.readouterr()
     assert "2 networks, 6 steps each: generator_rate 0.002 x discriminator_rate 0.001 1e+30" in captured.err
-    assert "(failure: not finite, or a final score below -" in captured.out
+    assert "x: fails, not finite, or a quality below 50 %" in captured.out
     rows = list(csv.DictReader((tmp_path / "made" / "members.csv").open()))
     assert [row["finite"] for row in rows] == ["True", "False"]
     columns = [line.split(": ")[0] for line in (tmp_path / "made" / "columns.txt").read_text().splitlines()]
@@ -136,7 +145,11 @@ def test_a_run_is_trained_anew_at_other_rates_and_told_which_it_bears(directory,
     assert call("stability", "sweep", directory / "gan", *arguments, "--directory", tmp_path / "made",
                 "--failed-below", "-9") == 0  # fmt: skip
     out = capsys.readouterr().out
-    assert "largest discriminator_rate up to which nothing failed\n  all: 0.001\n" in out
+    assert "  all: 0.001; at 1e+30 1 of 1 failed\n" in out
+    assert {"scores.png", "samples.png"} <= {file.name for file in (tmp_path / "made").iterdir()}
+    capsys.readouterr()
+    assert call("stability", "sweep", directory / "gan", *arguments, "--directory", directory / "gan") == 2
+    assert "holds checkpoints of something else, a training run perhaps" in capsys.readouterr().err
 
 
 def test_a_member_of_such_a_sweep_moves_as_the_run_does(directory):
@@ -161,7 +174,7 @@ def test_a_member_of_such_a_sweep_moves_as_the_run_does(directory):
     "run, arguments, message",
     [
         ("cnn", [], "cnn is a Classifier, which has one player and no game"),
-        ("nothing", [], "nothing is neither a GAN's run directory nor one of ring, grid, mnist-gan, mnist-vae"),
+        ("nothing", [], "nothing does not exist"),
         ("gan", ["--beta", "1"], "a sweep of GANs cannot use beta"),
         ("gan", ["--metrics", "fid"], "has no test split of its own to be compared with"),
     ],
@@ -178,7 +191,8 @@ def test_what_run_cannot_be_swept_is_one_sentence_and_code_2(directory, tmp_path
         ("nothing", [], "does not exist"),
         ("gan/checkpoints", [], "did you mean the run"),
         ("gan", ["--step", "7"], "no checkpoint of step 7"),
-        ("gan", ["--from-step", "3"], "--from-step 3 is the checkpoint itself; give another one"),
+        ("gan", ["--from-step", "2", "--step", "2"], "--from-step 2 is the checkpoint itself; give another one"),
+        ("gan", ["--from-step", "3", "--step", "2"], "--from-step 3 must be before the other checkpoint, 2"),
         ("gan", ["--batch-size", "0"], "the batch size must be at least 1, not 0"),
         ("gan", ["--iterations", "1"], "--iterations must be at least 2, not 1"),
         ("gan", ["--probes", "1"], "--probes must be at least 2, not 1"),

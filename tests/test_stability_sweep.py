@@ -18,7 +18,7 @@ from jaxgen.data import toy
 from jaxgen.losses import adversarial, penalties
 from jaxgen.metrics import protocol
 from jaxgen.models import dcgan, mlp
-from jaxgen.stability import games, members, oracles, sweep, sweep_presets, updates
+from jaxgen.stability import games, members, oracles, sweep, sweep_presets, sweep_report, updates
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 GENERATOR, DISCRIMINATOR, LATENT_DIM = mlp.Generator(widths=(8,)), mlp.Discriminator(widths=(8,)), 3
@@ -114,7 +114,7 @@ def test_killed_and_resumed_is_the_same_as_uninterrupted(tmp_path):
         np.testing.assert_array_equal(whole.history[name], resumed.history[name])
     again = run(settings, program, on_record=lambda step, record: seen.append(step), **arguments)
     assert seen == [15, 20] and again.table["final_score"].tolist() == whole.table["final_score"].tolist()
-    with pytest.raises(ValueError, match="holds another sweep .*settings"):
+    with pytest.raises(ValueError, match="holds another sweep .r1 0 0.5 1 there, 1 now"):
         run(settings | {"r1": np.ones(3)}, program, **arguments)
 
 
@@ -344,7 +344,11 @@ def test_the_command_writes_a_table_and_resumes(tmp_path, monkeypatch, capsys):
     arguments += ["--discriminator-rate", "0.1"]
     assert command(*arguments) == 0
     output = capsys.readouterr().out
-    assert output.startswith("2 members, 4 steps, ") and "2 finite to the end" in output and "members.csv" in output
+    assert (
+        output.startswith("2 networks, 4 steps at constant rates, ")
+        and "2 finite to the end" in output
+        and "members.csv" in output
+    )
     rows = list(csv.DictReader((tmp_path / "made" / "members.csv").open()))
     legend = (tmp_path / "made" / "columns.txt").read_text().splitlines()
     assert [line.split(": ")[0] for line in legend] == list(rows[0]) and all(line.split(": ")[1] for line in legend)
@@ -354,6 +358,9 @@ def test_the_command_writes_a_table_and_resumes(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert command(*arguments, "--steps", "8") == 2
     assert "holds another sweep (num_steps 4 there, 8 now)" in capsys.readouterr().err
+    arguments[arguments.index("--clip") + 1] = "2"
+    assert command(*arguments) == 2
+    assert "holds another sweep (clip 1 inf there, 2 inf now): choose another" in capsys.readouterr().err
 
 
 def test_the_help_of_the_command_tells_the_presets_values():
@@ -397,25 +404,84 @@ def test_what_is_not_of_the_right_kind_is_told():
         sweep.measure(sweep.run(program, RING, settings, **arguments), lambda member, state: 1.0)
 
 
-def test_the_summary_tells_up_to_which_rate_nothing_failed(capsys):
+def made_up(scores, seeds=2):
+    """A sweep of three rates with and without a clip, with these scores."""
     settings = sweep.product(
-        {"discriminator_rate": [0.1, 0.2, 0.4]}, {"clip": [1.0, np.inf]}, {"seed": range(2)}, {"generator_rate": [0.1]}
+        {"discriminator_rate": [0.1, 0.2, 0.4]},
+        {"clip": [1.0, np.inf]},
+        {"seed": range(seeds)},
+        {"generator_rate": [0.1]},
     )
+    score = scores(settings)
+    shares = {"discriminator_clip_share": np.where(np.isinf(settings["clip"]), 0.0, 0.25)}
+    table = settings | {"finite": np.isfinite(score), "final_score": score} | shares
+    return sweep.Result(settings, table, np.array([10]), {"score": score[:, None]}, None, 1.0)
+
+
+def falls_without_a_clip(settings):
     score = np.where((settings["discriminator_rate"] > 0.1) & np.isinf(settings["clip"]), 0.2, 0.9)
     score[-1] = np.nan  # one of two seeds, at the largest rate without a clip
-    table = settings | {"finite": np.isfinite(score), "final_score": score}
-    result = sweep.Result(settings, table, np.array([10]), {}, None, 1.0)
-    lines = sweep_presets.text(sweep_presets.Swept(result, [], 0.5))
-    assert lines[0].endswith("11 finite to the end (failure: not finite, or a final score below 0.5)")
-    assert lines[-3:] == [
-        "largest discriminator_rate up to which nothing failed",
-        "  clip 1: 0.4 or more: the largest tried",
-        "  clip inf: 0.1",
+    return score
+
+
+def test_the_summary_tells_up_to_which_rate_nothing_failed_and_what_that_rests_on():
+    result = made_up(falls_without_a_clip)
+    lines = sweep_report.summary(result, sweep_report.Scale(failed_below=0.5))
+    assert lines[0].endswith("11 finite to the end")
+    assert lines[2:7] == [
+        "score (more is better, median of 2 seeds; x: fails, not finite, or a final score below 0.5)",
+        "    discriminator_rate      clip 1    clip inf",
+        "                   0.1         0.9         0.9",
+        "                   0.2         0.9   0.2 x 2/2",
+        "                   0.4         0.9   0.2 x 2/2",
     ]
-    lines = sweep_presets.text(sweep_presets.Swept(result, [], None))
-    assert "(failure: not finite)" in lines[0] and lines[-1] == "  clip inf: 0.2"
-    lines = sweep_presets.text(sweep_presets.Swept(result, [], 0.95))
-    assert lines[-2] == "  clip inf: below 0.1, the smallest tried" and "every setting failed: try smaller" in lines[-1]
+    assert lines[8:12] == [
+        "largest discriminator_rate without a failure (not finite, or a final score below 0.5)",
+        "  clip 1: 0.4 or more: the largest tried",
+        "  clip inf: 0.1; at 0.2 2 of 2 failed",
+        "  clip 1 against none makes it 2 times as large or more",
+    ]
+    assert "10 steps at constant rates; generator_rate 0.1." in lines[12] and "With 2 seeds" in lines[13]
+    assert "up to 66% of trainings" in lines[13]  # Wilson's interval for none of two
+    assert lines[14] == "The clip at 1 shortened the gradient in 25% of the discriminator's steps."
+    lines = sweep_report.summary(result, sweep_report.Scale())
+    assert "  clip inf: 0.2; at 0.4 1 of 2 failed" in lines
+    lines = sweep_report.summary(result, sweep_report.Scale(failed_below=0.95))
+    assert "  clip inf: below 0.1, the smallest tried (2 of 2 failed)" in lines
+    assert any(line.startswith("Every setting failed") for line in lines)
+
+
+def test_scores_are_told_as_a_quality_where_it_is_known_what_none_and_all_of_it_are():
+    scale = sweep_report.Scale(untrained=-1.0, real=-0.2, failed_below=-0.6)
+    assert [scale.text(score) for score in (-1.0, -0.6, -0.2, np.nan)] == ["0 %", "50 %", "100 %", "not finite"]
+    result = made_up(lambda s: np.where(s["discriminator_rate"] > 0.2, -0.9, -0.4), seeds=1)
+    lines = sweep_report.summary(result, scale)
+    assert "a quality below 50 %" in lines[2] and lines[5].split() == ["0.2", "75", "%", "75", "%"]
+    assert lines[6].split() == ["0.4", "12", "%", "x", "12", "%", "x"]
+    # Both limits lie between 0.2 and 0.4: a clip may halve or double them, for all that is known.
+    assert "  clip 1 against none shows no change that this grid could tell" in lines
+
+
+def test_members_that_failed_are_marked_and_the_threshold_is_stored(tmp_path):
+    result = made_up(falls_without_a_clip)
+    sweep.write(result, tmp_path, failed_below=0.5, facts={"score_of_real": 0.95})
+    rows = list(csv.DictReader((tmp_path / "members.csv").open()))
+    assert [row["failed"] for row in rows] == [str(bool(bad)) for bad in ~(result.table["final_score"] >= 0.5)]
+    stored = json.loads((tmp_path / "sweep.json").read_text())
+    assert (stored["failed_below"], stored["score_of_real"]) == (0.5, 0.95)
+
+
+def test_the_pictures_of_a_sweep_name_each_row_and_mark_failures():
+    result, scale = made_up(falls_without_a_clip), sweep_report.Scale(failed_below=0.5)
+    drawn, real = np.zeros((12, 3, 8, 8, 1)), np.ones((3, 8, 8, 1))
+    (axes,) = sweep_report.samples_figure(drawn, real, result, scale).axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[:2] == ["real images", "discriminator_rate 0.1, clip 1, seed 0\n0.9"] and len(labels) == 13
+    assert labels[-1] == "discriminator_rate 0.4, clip inf, seed 1\nnot finite, failed"
+    (axes,) = sweep_report.scores_figure(result, scale).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["clip 1", "clip inf", "fails below"]
+    one = result._replace(settings=result.settings | {"discriminator_rate": np.full(12, 0.1)})
+    assert sweep_report.scores_figure(one, scale) is None  # no rate was varied
 
 
 def test_measured_numbers_are_columns_of_the_table():
@@ -473,6 +539,7 @@ def test_seeds_of_a_sweep_are_one_row_of_a_table(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("ring --clip", "an axis of the grid is empty: clip"),
         ("ring --clip -1", "clip is a norm to clip at and must be above 0"),
         ("ring --generator-rate 0", "generator_rate must be above 0 and finite, but is 0 for member 0"),
         ("ring --beta 1", "a sweep of GANs cannot use beta"),

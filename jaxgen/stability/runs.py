@@ -3,12 +3,13 @@
 import dataclasses
 import os
 import warnings
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from flax import linen as nn
 
-from jaxgen import data, experiment, gan, presets, run_directory
+from jaxgen import checkpoint, data, experiment, gan, presets, run_directory
 from jaxgen.stability import oracles, spectrum
 from jaxgen.stability.games import Field, Players
 
@@ -93,9 +94,18 @@ def load_gan(directory: str | os.PathLike, *, step: int | None = None, batch_siz
     return GANRun(config, state, generator, discriminator, networks.train_step, batch, key, z, field)
 
 
-def learning_rates(run: GANRun) -> Players:
-    """Where both schedules stand at the run's step, skipped updates not counted."""
-    config, step = run.config, int(run.state.step)
+def moving_step(directory: str | os.PathLike) -> int | None:
+    """The newest checkpoint of a GAN's run at which its schedules leave a rate above 0, and a train step moves.
+
+    None where there is none: at the end of a cosine or linear schedule nothing moves any more.
+    """
+    config = check_gan(directory)
+    steps = checkpoint.all_steps(Path(directory) / "checkpoints")
+    return max((step for step in steps if any(learning_rates(config, step))), default=None)
+
+
+def learning_rates(config: presets.GAN, step: int) -> Players:
+    """Where both schedules stand at a step, skipped updates not counted."""
 
     def rate(optimizer, num_steps, count):
         schedule = presets.SCHEDULES[optimizer.schedule](optimizer.learning_rate, num_steps)

@@ -578,6 +578,7 @@ def _fingerprint(program, settings, num_steps, num_records, seed):
         "num_records": num_records,
         "seed": seed,
         "precision": str(jnp.zeros(()).dtype),
+        "values": {name: " ".join(f"{x:g}" for x in np.unique(settings[name])[:50]) for name in sorted(settings)},
     }
 
 
@@ -586,15 +587,17 @@ def _check_same_sweep(manager, fingerprint, directory):
     if not steps:
         return
     found = checkpoint.read_record(manager, steps[-1])["metadata"]
-    differing = [
-        f"{name} {found.get(name)} there, {value} now"
-        for name, value in fingerprint.items()
-        if found.get(name) != value
-    ]
+    if "program" not in found:
+        raise ValueError(f"{directory} holds checkpoints of something else, a training run perhaps: choose another one")
+    differing = [name for name, value in fingerprint.items() if name != "values" and found.get(name) != value]
     if differing:
-        raise ValueError(
-            f"{directory} holds another sweep ({'; '.join(differing)}): choose another directory, or remove this one"
-        )
+        theirs, ours = found.get("values", {}), fingerprint["values"]
+        if "settings" in differing and theirs.keys() | ours.keys() and theirs != ours:
+            found, fingerprint = {**found, **theirs}, {**fingerprint, **ours}
+            unlike = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+            differing = [name for name in differing if name not in ("settings", "members")] + unlike
+        told = "; ".join(f"{name} {found.get(name)} there, {fingerprint.get(name)} now" for name in differing)
+        raise ValueError(f"{directory} holds another sweep ({told}): choose another directory for this one")
 
 
 def _state(members, history, seconds):
@@ -689,6 +692,15 @@ def _flat(name, last):
     return name.removesuffix(last).replace("/", "_")
 
 
+def failures(table: Mapping[str, np.ndarray], failed_below: float | None, score: str = "final_score") -> np.ndarray:
+    """Which members failed, bool [N]: not finite to the end, or a score below a threshold (None: no threshold)."""
+    failed = ~np.asarray(table["finite"])
+    if score in table:
+        values = np.asarray(table[score], np.float64)
+        failed = failed | (~np.isfinite(values) if failed_below is None else ~(values >= failed_below))
+    return failed
+
+
 def over_seeds(
     table: Mapping[str, np.ndarray],
     settings: Sequence[str],
@@ -711,15 +723,13 @@ def over_seeds(
     """
     columns = np.stack([np.asarray(table[name], np.float64) for name in settings if name != "seed"], axis=1)
     rows, members = np.unique(columns, axis=0, return_inverse=True)
-    members = members.ravel()
+    members, all_failed = members.ravel(), failures(table, failed_below, score)
     found = []
     for index, row in enumerate(rows):
         chosen = members == index
         values = np.asarray(table[score], np.float64)[chosen]
         kept = values[np.isfinite(values)]
-        failed = ~np.isfinite(values) | ~np.asarray(table["finite"])[chosen]
-        if failed_below is not None:
-            failed |= ~(values >= failed_below)
+        failed = all_failed[chosen]
         low, high = wilson_interval(int(failed.sum()), len(failed))
         quantiles = np.quantile(kept, [0.5, 0.1, 0.9, 0.0, 1.0]) if len(kept) else np.full(5, np.nan)
         found.append(
@@ -817,17 +827,30 @@ def measure(result: Result, of_member: Callable[[int, Any], Mapping[str, Any]], 
 # -------------------------------------------------------------------------------------------------------------- writing
 
 
-def write(result: Result, directory: str | os.PathLike, *, failed_below: float | None = None) -> list[Path]:
+def write(
+    result: Result,
+    directory: str | os.PathLike,
+    *,
+    failed_below: float | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> list[Path]:
     """Writes the numbers of a sweep.
 
     `members.csv` has one row a member, `columns.txt` what its columns mean, and `sweep.json` all numbers: members,
     settings, budget curve, history.
+
+    Args:
+      result: of `run`.
+      directory: where to.
+      failed_below: a final score below this is a failure, besides what is not finite.
+      facts: what else belongs into `sweep.json`.
 
     Returns:
       The paths. What is not finite is empty in the table and null in JSON.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    result = result._replace(table=result.table | {"failed": failures(result.table, failed_below)})
     names = list(result.table)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -837,6 +860,8 @@ def write(result: Result, directory: str | os.PathLike, *, failed_below: float |
     record: dict[str, Any] = {
         "members": len(result.settings["seed"]),
         "seconds": result.seconds,
+        "failed_below": failed_below,
+        **(facts or {}),
         "steps": result.steps.tolist(),
         "table": {name: values.tolist() for name, values in result.table.items()},
     }
@@ -861,7 +886,8 @@ def write(result: Result, directory: str | os.PathLike, *, failed_below: float |
 MEANINGS = {
     "finite": "whether all numbers were finite to the end",
     "first_bad_step": "the step, from 0, whose numbers were not finite; -1 for none",
-    "final_score": "at the end, more is better; empty where the member failed",
+    "final_score": "at the end, more is better; empty where numbers were not finite",
+    "failed": "not finite to the end, or a final score below failed_below in sweep.json",
     "best_score": "the best of all records",
     "best_step": "the step of that record",
     "growth_law": "of the distance from the equilibrium (games), or of the length of all parameters (networks): decay, "

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-import itertools
+import io
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from jaxgen.data import toy
 from jaxgen.metrics import comparison, features, protocol
 from jaxgen.metrics.sliced_wasserstein import sliced_wasserstein_distance
 from jaxgen.models import dcgan, mlp
-from jaxgen.stability import games, members, runs, sweep
+from jaxgen.stability import games, members, runs, sweep, sweep_report
 
 OPTIMIZERS = {"adam": members.adam, "sgd": members.sgd}
 UPDATE_RULES = {
@@ -38,8 +38,9 @@ class Preset:
     program: (optimizer, update rule or None) -> Program.
     data: (batch size) -> Data.
     draw: (state, z) -> images, for a picture and metrics; None for points.
+    real: 16 real images, for the picture.
     held_out: what drawn images are compared with.
-    failed_below: a final score below this is a failure, where the caller does not say one.
+    scale: what scores mean.
     """
 
     axes: Mapping[str, Sequence[float]]
@@ -51,17 +52,18 @@ class Preset:
     batch_size: int
     draw: Callable[[Any, jax.Array], jax.Array] | None = None
     latent_dim: int = 0
+    real: jax.Array | None = None
     held_out: Callable[[], evaluation.Images] | None = None
     block_size: int | None = None
-    failed_below: float | None = None
+    scale: sweep_report.Scale = sweep_report.Scale()
 
 
 class Swept(NamedTuple):
-    """What `run` found, the files it wrote, and below which score a member failed (None: only if not finite)."""
+    """What `run` found, the files it wrote, and what scores mean."""
 
     result: sweep.Result
     paths: list[Path]
-    failed_below: float | None
+    scale: sweep_report.Scale
 
 
 def _rule(update):
@@ -137,6 +139,7 @@ def mnist_gan() -> Preset:
         batch_size=64,
         draw=lambda state, z: gan.sample(generator, state.generator.variables, z),
         latent_dim=64,
+        real=members.images_of(dataset, 16),
         held_out=_test_digits,
         block_size=1 if jax.default_backend() == "cpu" else None,  # batched convolutions are slow on CPU
     )
@@ -176,6 +179,7 @@ def mnist_vae() -> Preset:
         batch_size=100,
         draw=lambda state, z: vae.sample(decoder, state.ema, z),
         latent_dim=50,
+        real=members.images_of(data.mnist(), 16),
         held_out=_test_digits,
     )
 
@@ -242,9 +246,10 @@ def of_run(directory: Path) -> Preset:
         batch_size=config.batch_size,
         draw=lambda state, z: gan.sample(players.generator, state.generator.variables, z),
         latent_dim=config.latent_dim,
+        real=real[:16],
         held_out=lambda: evaluation.open_test_split(config.data, str(directory)),
         block_size=1 if jax.default_backend() == "cpu" else None,
-        failed_below=float(of_real + untrained) / 2,
+        scale=sweep_report.Scale(float(untrained), float(of_real), float(of_real + untrained) / 2),
     )
 
 
@@ -305,9 +310,13 @@ def run(
     if num_devices is not None and not 1 <= num_devices <= len(jax.devices()):
         raise ValueError(f"{num_devices} devices asked for, but this program sees {len(jax.devices())}")
     if name not in PRESETS and not (Path(name) / run_directory.CONFIG).exists():
-        raise ValueError(f"{name} is neither a GAN's run directory nor one of {', '.join(PRESETS)}")
+        try:
+            runs.check_gan(Path(name))  # says what is missing, and which runs are near by
+        except run_directory.RunDirectoryError as error:
+            error.add_note(f"sweep takes that, or one of the presets {', '.join(PRESETS)}")
+            raise
     preset = PRESETS[name]() if name in PRESETS else of_run(Path(name))
-    failed_below = preset.failed_below if failed_below is None else failed_below
+    scale = preset.scale if failed_below is None else dataclasses.replace(preset.scale, failed_below=failed_below)
     if metrics and preset.draw is None:
         raise ValueError("these metrics are of images, and this sweep is of points: its score tells modes and quality")
     table = {name: presets.lookup(presets.METRICS, name, "metric") for name in metrics}
@@ -328,7 +337,7 @@ def run(
         num_records = max(k for k in range(1, preset.num_records + 1) if num_steps % k == 0)
     values = {name: [f"{value:g}" for value in np.unique(column)] for name, column in settings.items()}
     tell(
-        f"{len(settings['seed'])} networks, {num_steps} steps each: "
+        f"{len(settings['seed'])} {'networks' if len(settings['seed']) > 1 else 'network'}, {num_steps} steps each: "
         + " x ".join(f"{name} {' '.join(found)}" for name, found in values.items())
     )
     result = sweep.run(
@@ -346,14 +355,22 @@ def run(
         result = _evaluate(
             name, preset, result, reference, backbone, metrics, num_images, directory / "evaluation", progress
         )
-    paths = sweep.write(result, directory, failed_below=failed_below)
+    facts = {"score_of_untrained": scale.untrained, "score_of_real": scale.real}
+    paths = sweep.write(result, directory, failed_below=scale.failed_below, facts=facts)
+    figures = {"scores.png": sweep_report.scores_figure(result, scale)}
     if preset.draw is not None:
         z = jax.random.normal(jax.random.key(0), (16, preset.latent_dim))
         rows = jax.jit(lambda states: jax.lax.map(lambda state: preset.draw(state, z), states))
-        found = np.asarray(rows(result.states))
-        picture = images.grid(found.reshape(-1, *found.shape[2:]), columns=16)
-        paths.append(images.save_png(directory / "samples.png", picture))
-    return Swept(result, paths + ([directory / "evaluation"] if metrics else []), failed_below)
+        figures["samples.png"] = sweep_report.samples_figure(
+            np.asarray(rows(result.states)), preset.real, result, scale
+        )
+    for file, figure in figures.items():
+        if figure is not None:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=130)
+            run_directory.write_atomically(directory / file, buffer.getvalue())
+            paths.append(directory / file)
+    return Swept(result, paths + ([directory / "evaluation"] if metrics else []), scale)
 
 
 def _evaluate(name, preset, result, reference, backbone, metrics, num, directory, progress):
@@ -410,46 +427,3 @@ def _evaluate(name, preset, result, reference, backbone, metrics, num, directory
 
 def _latents(block, size, latent_dim):
     return jax.random.normal(jax.random.fold_in(jax.random.key(0), block), (size, latent_dim))
-
-
-def text(swept: Swept, *, best: int = 10) -> list[str]:
-    """A summary for people: how many failed, the best settings by the median over seeds, and the largest rates."""
-    result, _, failed_below = swept
-    finite = result.table["finite"]
-    failure = "not finite" if failed_below is None else f"not finite, or a final score below {failed_below:.4g}"
-    lines = [
-        f"{len(finite)} members, {int(result.steps[-1])} steps, trained in {result.seconds:.0f} s: "
-        f"{int(finite.sum())} finite to the end (failure: {failure})"
-    ]
-    names = [name for name, values in result.settings.items() if name != "seed" and len(np.unique(values)) > 1]
-    names = names or [name for name in result.settings if name != "seed"][:1]
-    rows = sweep.over_seeds(result.table, names, failed_below=failed_below)
-    rows.sort(key=lambda row: -np.inf if np.isnan(row["median"]) else row["median"], reverse=True)
-    for row in rows[:best]:
-        setting = ", ".join(f"{name} {row[name]:g}" for name in names)
-        spread = f" (10 to 90 %: {row['quantile_10']:.4g} to {row['quantile_90']:.4g})" if row["seeds"] > 1 else ""
-        lines.append(f"  score {row['median']:.4g}{spread}, fails {row['failures']} of {row['seeds']}: {setting}")
-    if len(rows) > best:
-        lines.append(f"  and {len(rows) - best} other settings, in sweep.json")
-    return lines + _largest_rates(rows, names)
-
-
-def _largest_rates(rows, names) -> list[str]:
-    """Up to which rate no member failed, for each combination of the other settings."""
-    rate = next((name for name in ("discriminator_rate", "generator_rate", "learning_rate") if name in names), None)
-    if rate is None or len({row[rate] for row in rows}) == 1 or not any(row["failures"] for row in rows):
-        return []
-    others = [name for name in names if name != rate]
-    lines = [f"largest {rate} up to which nothing failed"]
-    for setting in sorted({tuple(row[name] for name in others) for row in rows}):
-        column = sorted((row[rate], row["failures"]) for row in rows if tuple(row[name] for name in others) == setting)
-        good = [value for value, _ in itertools.takewhile(lambda pair: pair[1] == 0, column)]
-        found = f"{good[-1]:g}" if good else f"below {column[0][0]:g}, the smallest tried"
-        if len(good) == len(column):
-            found += " or more: the largest tried"
-        lines.append(f"  {', '.join(f'{n} {v:g}' for n, v in zip(others, setting, strict=True)) or 'all'}: {found}")
-    if not any(row["failures"] == 0 for row in rows):
-        lines.append(
-            "  every setting failed: try smaller rates, or more --steps, since a few teach no network anything"
-        )
-    return lines
