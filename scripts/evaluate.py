@@ -70,8 +70,9 @@ def evaluate(
       num: How many images a run draws; 10,000 by default, and 26,000 for Stacked MNIST, as is usual. Of a set: how
         many of its images, the first; all by default.
       num_real: How many of the reference's images, the first; all by default.
-      train: Images that may have been copied: for the page, and for nearest_ratio and nearer_share. By default those
-        that the run was trained on, or the training split of a built-in reference.
+      train: Images that may have been copied: for the page, for nearest_ratio, nearer_share and fid_of_train. The
+        reference must be others. By default those that the run was trained on, or the training split of a built-in
+        reference.
       image_size: Side in pixels for folders of images of several sizes.
       value_range: Black and white of files of numbers, such as 0 1.
       max_broken_share: Of the images of a folder, up to which broken files are told and left out.

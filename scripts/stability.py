@@ -451,7 +451,7 @@ def sweep(
     generator_rate: tuple[float, ...] | None = None,
     discriminator_rate: tuple[float, ...] | None = None,
     learning_rate: tuple[float, ...] | None = None,
-    clip: tuple[float, ...] | None = None,
+    clip: tuple[float | Literal["none"], ...] | None = None,
     r1: tuple[float, ...] | None = None,
     momentum: tuple[float, ...] | None = None,
     beta: tuple[float, ...] | None = None,
@@ -500,7 +500,7 @@ def sweep(
       generator_rate: Learning rates of the generator, of GANs.
       discriminator_rate: Learning rates of the discriminator, of GANs.
       learning_rate: Learning rates, of VAEs.
-      clip: Norms to clip each player's gradient at; inf for no clip.
+      clip: Norms to clip each player's gradient at; inf or none for no clip.
       r1: Weights gamma of R1, of GANs.
       momentum: Of SGD; b1 of Adam.
       beta: Weights of the rate, of VAEs.
@@ -526,7 +526,7 @@ def sweep(
         "generator_rate": generator_rate,
         "discriminator_rate": discriminator_rate,
         "learning_rate": learning_rate,
-        "clip": clip,
+        "clip": None if clip is None else [math.inf if norm == "none" else norm for norm in clip],
         "r1": r1,
         "momentum": momentum,
         "beta": beta,

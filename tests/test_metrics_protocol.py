@@ -54,6 +54,7 @@ def test_other_metrics_may_have_other_protocols():
 def test_seeds_become_mean_and_standard_deviation_and_the_same_draw_counts_once():
     seeds = [record(value=v, seed=s, run="a") for s, v in enumerate((1.0, 2.0, 3.0))]
     assert "| a | 2 ± 1 (n = 3 draws) |" in protocol.table(seeds)
+    assert protocol.table([*seeds, record("b", run="b")]).endswith("Seed: 0 or 1 or 2 (a); 0 (b)")
     assert "| a | 1 |" in protocol.table([seeds[0], seeds[0]])
 
 

@@ -340,7 +340,7 @@ SMALL = "--steps 4 --records 2 --seeds 1 --batch-size 8 --num-devices 1 --r1 0 -
 
 def test_the_command_writes_a_table_and_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-    arguments = ["ring", "--directory", tmp_path / "made", "--clip", "1", "inf", *SMALL.split()]
+    arguments = ["ring", "--directory", tmp_path / "made", "--clip", "1", "none", *SMALL.split()]
     arguments += ["--discriminator-rate", "0.1"]
     assert command(*arguments) == 0
     output = capsys.readouterr().out
@@ -443,7 +443,8 @@ def test_the_summary_tells_up_to_which_rate_nothing_failed_and_what_that_rests_o
     ]
     assert "10 steps at constant rates; generator_rate 0.1." in lines[12] and "With 2 seeds" in lines[13]
     assert "up to 66% of trainings" in lines[13]  # Wilson's interval for none of two
-    assert lines[14] == "The clip at 1 shortened the gradient in 25% of the discriminator's steps."
+    assert lines[14].startswith("To narrow it down: --discriminator-rate 0.13 0.16 --seeds 3")
+    assert lines[15] == "The clip at 1 shortened the gradient in 25% of the discriminator's steps."
     lines = sweep_report.summary(result, sweep_report.Scale())
     assert "  clip inf: 0.2; at 0.4 1 of 2 failed" in lines
     lines = sweep_report.summary(result, sweep_report.Scale(failed_below=0.95))

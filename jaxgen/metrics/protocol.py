@@ -349,7 +349,8 @@ def _mean(group: Sequence[Record]) -> str:
 def _subjects(records: Sequence[Record]) -> list[str]:
     """What was evaluated, a line for each entry that somebody states."""
     lines = []
-    for name in SUBJECT:
+    seeds = {record.protocol.get("seed") for record in records}
+    for name in (*SUBJECT, *(["seed"] if len(seeds) > 1 else [])):
         stated: dict[str, dict[Any, None]] = {}
         for record in records:
             values = stated.setdefault(record.subject, {})

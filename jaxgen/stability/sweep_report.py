@@ -78,9 +78,9 @@ def summary(result: sweep.Result, scale: Scale, *, best: int = 10) -> list[str]:
 
 
 def varied(result: sweep.Result) -> list[str]:
-    """The settings that tell members apart, without the seed; one of them where none does."""
+    """The settings that tell members apart, without the seed; all of them where none does."""
     names = [name for name, values in result.settings.items() if name != "seed" and len(np.unique(values)) > 1]
-    return names or [name for name in result.settings if name != "seed"][:1]
+    return names or [name for name in result.settings if name != "seed"]
 
 
 def _label(others: Sequence[str], column: Sequence[float]) -> str:
@@ -172,10 +172,16 @@ def _limits(found, rate, others, result, scale) -> list[str]:
         "training may bear less."
     )
     tried = f"{seeds} seed{'s' * (seeds > 1)}"
-    lines.append(
-        f"With {tried}, no failure leaves up to {high:.0%} of trainings to fail (at 95 %): more --seeds, and rates "
-        "between the last good and the first bad one, say it more exactly."
-    )
+    lines.append(f"With {tried}, no failure leaves up to {high:.0%} of trainings to fail (at 95 %).")
+    between = {
+        float(f"{limit.good * (limit.bad / limit.good) ** part:.2g}")
+        for limit in found.values()
+        if limit.good > 0 and math.isfinite(limit.bad)
+        for part in (1 / 3, 2 / 3)
+    }
+    if between:
+        rates = " ".join(f"{value:g}" for value in sorted(between))
+        lines.append(f"To narrow it down: --{rate.replace('_', '-')} {rates} --seeds 3, into another --directory.")
     if all(limit.good == 0 for limit in found.values()):
         lines.append("Every setting failed: try smaller rates, or more --steps, since a few teach no network anything.")
     return lines

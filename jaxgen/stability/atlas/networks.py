@@ -99,7 +99,9 @@ def ring(
         row[0].set_ylabel("clip norm, per player")
     for axis in axes[-1]:
         axis.set_xlabel("discriminator's rate : generator's rate")
-    figure.colorbar(mesh, ax=axes, label="modes found x high-quality share (median over seeds)", shrink=0.7)
+    figure.colorbar(
+        mesh, ax=axes, label="above: modes found; below: their share x high-quality share (medians)", shrink=0.7
+    )
 
     sgd, none = failed["SGD"], scores["SGD"]
     unclipped = [i for i, clip in enumerate(clips) if math.isinf(clip)]
