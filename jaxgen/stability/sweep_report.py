@@ -291,7 +291,13 @@ def samples_figure(drawn: np.ndarray, real: np.ndarray | None, result: sweep.Res
     labels = labels if real is None else ["real images", *labels]
     picture = images.grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1], upscale=None)
     height, width = picture.shape[:2]
-    figure, ((axes,),) = new_figure(3.2 + width / 100, 0.3 + height / 100)
+    beside = 0.2 + 0.062 * max(
+        len(line) for label in labels for line in label.split("\n")
+    )  # inches for labels of size 7
+    size = beside + width / 100, height / 100
+    figure, ((axes,),) = new_figure(*size)
+    figure.set_layout_engine("none")
+    axes.set_position((beside / size[0], 0, width / 100 / size[0], 1))
     axes.imshow(picture, interpolation="nearest")
     each = height / len(labels)
     axes.set_yticks([each * (row + 0.5) for row in range(len(labels))], labels)
