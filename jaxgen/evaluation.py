@@ -403,9 +403,16 @@ def _compare(fake, reference, backbone, metrics, seen_fake, train, seed, cache, 
                 stacklevel=3,
             )
             measured = []
-        elif "fid" in table:
+        else:
             count = fake.dataset.num_examples
-            measured.append(comparison.distance_of_train(seen_train.features, seen_real.features, count, key))
+            measured.append(comparison.of_train(seen_train, seen_real, count, list(table), key))
+            best = measured[-1].values.get("fid_of_train")
+            if best is not None and values["fid"] <= best:
+                warnings.warn(
+                    f"the FID, {values['fid']:.3g}, is not above that of as many training images, {best:.3g}: against "
+                    "this reference no generator could be told from one that learnt their distribution perfectly",
+                    stacklevel=3,
+                )
         for found in measured:
             values |= found.values
             own = found.settings | {"train": train.name, "train_sha256": train_digest}
@@ -629,7 +636,7 @@ def pictures(
     caption = (
         f"Of {fake.dataset.num_examples:,} images the {len(chosen)} that are nearest to a {kind} image, each with the "
         f"{len(columns) - 1} images of {train.name} that are nearest to it in the features of {backbone.name} right of "
-        "it. One that equals its neighbour is a copy."
+        "it. A copy looks like its neighbour; plain images are near to many others."
     )
     if held_out:
         caption += " --train names the images that these were learnt from; then copying is measured, too."
@@ -715,23 +722,30 @@ def _floats(image) -> np.ndarray:
 
 MEANINGS = {
     "fid": "distance between the features' means and covariances: 0 at best. Comparable under one protocol only",
-    "fid_standard_error": "of the FID, had the generator drawn other images. Two differ where their FIDs do by more "
-    "than twice the root of both squared errors added up",
-    "fid_of_equal_sets": "about what two sets of these sizes drawn from one distribution have",
-    "fid_of_train": "of as many training images: what a generator that learnt their distribution perfectly has",
-    "fid_floor": "the FID between two random halves of the real images",
+    "fid_standard_error": "of the FID, had the generator drawn other images. Two generators differ by more than chance "
+    "where their FIDs do by more than twice the root of both squared errors added up",
+    "fid_of_equal_sets": "about what two sets of these sizes have that come from the reference's own distribution",
+    "fid_of_train": "of as many training images: what a generator that learnt their distribution perfectly has. Where "
+    "it is far above that of equal sets, training images and reference are not of one kind",
+    "fid_floor": "the FID between two random halves of the reference, which have fewer images, so a larger one",
     "kid": "like the FID, but 0 in the mean for no difference with any number of images, and so sometimes negative",
     "kid_standard_error": "of the KID, had the generator drawn other images: use as that of the FID",
-    "kid_of_equal_sets": "how far from 0 two sets of these sizes drawn from one distribution typically are",
+    "kid_of_equal_sets": "how far from 0 two sets of these sizes from one distribution typically are",
+    "kid_of_train": "of as many training images",
     "kid_standard_deviation": "between subsets, as is usual to report; no error of the KID",
-    "precision": "share of the images that lie among the real ones: quality, and high for copies of one, too",
-    "precision_of_equal_sets": "about what sets drawn from one distribution have: the best to hope for",
-    "recall": "share of the real images that lie among these: variety. Few images that lie far apart have a high one, "
-    "since each reaches to its neighbours; clumps of near copies a low one",
-    "recall_of_equal_sets": "about what sets drawn from one distribution have: the best to hope for",
+    "precision": "share of the images that lie among the real ones: quality, more is better; copies of real images "
+    "have a high one, too",
+    "precision_of_equal_sets": "about what sets from the reference's own distribution have",
+    "precision_of_train": "of as many training images",
+    "recall": "share of the real images that lie among these: variety, more is better; too few images raise it, clumps "
+    "of near copies lower it",
+    "recall_of_equal_sets": "about what sets from the reference's own distribution have",
+    "recall_of_train": "of as many training images",
     "density": "how densely real images surround these: about 1 for equal sets, and not better above it",
-    "coverage": "share of the real images that have one of these near by: quality and variety",
-    "coverage_of_equal_sets": "what sets of these sizes drawn from one distribution have: the best to hope for",
+    "density_of_train": "of as many training images",
+    "coverage": "share of the real images that have one of these near by: quality and variety, more is better",
+    "coverage_of_equal_sets": "what sets from the reference's own distribution have",
+    "coverage_of_train": "of as many training images",
     "inception_score": "sure and varied classes: more is better, up to the number of classes",
     "inception_score_of_real": "the same of the real images",
     "inception_score_standard_deviation": "over the splits",
@@ -740,8 +754,9 @@ MEANINGS = {
     "class_shares": "how often the network sees each class",
     "swd": "sliced Wasserstein distance of the features: 0 at best",
     "nearest_ratio": "distance to the nearest training image, the median over that of the reference's images, which "
-    "were held out: 1 is good, 0 is copies",
+    "were held out: 1 is good, 0 is copies, and above 1 images are unlike the training images, blurred perhaps",
     "nearer_share": "share of images nearer to a training image than 1 % of the reference's: 0.01 is good, 1 is copies",
+    "nearer_share_by_chance": "up to this that share may be without copies",
     "logit_of_train": "the discriminator's mean logit of images that it was trained on",
     "logit_of_held_out": "of real images that it was not",
     "logit_of_fake": "of generated images",

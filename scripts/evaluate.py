@@ -68,8 +68,8 @@ def evaluate(
         or the run of a classifier. By default the package's own for such images.
       classifier: Run directory of a classifier trained on the same kind of images.
       num: How many images a run draws; 10,000 by default, and 26,000 for Stacked MNIST, as is usual. Of a set: how
-        many of its images, the first; all by default.
-      num_real: How many of the reference's images, the first; all by default.
+        many of its images, the first in the order of their paths or rows; all by default.
+      num_real: How many of the reference's images, the first likewise; all by default.
       train: Images that may have been copied: for the page, for nearest_ratio, nearer_share and fid_of_train. The
         reference must be others. By default those that the run was trained on, or the training split of a built-in
         reference.
@@ -327,8 +327,10 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, output) -> dict:
 GROUPS = {
     "prdc": ("precision", "recall", "density", "coverage"),
     "confidence": ("confident_share",),
+    "fid": ("fid", "fid_standard_error", "fid_of_equal_sets", "fid_of_train"),
+    "kid": ("kid", "kid_standard_error", "kid_of_equal_sets", "kid_of_train"),
 }
-"""Numbers of metrics that are called otherwise."""
+"""Numbers of metrics that are called otherwise, and what a number is to be read with, where it is there."""
 
 
 def table(
@@ -351,8 +353,10 @@ def table(
     found = [record for path in paths for record in protocol.read(path)]
     metrics = tuple(name for given in metrics for name in GROUPS.get(given, (given,)))
     if metrics:
-        if missing := set(metrics) - {record.metric for record in found}:
-            there = ", ".join(dict.fromkeys(record.metric for record in found))
+        there = dict.fromkeys(record.metric for record in found)
+        beside = {name for group in GROUPS.values() for name in group[1:]} - set(GROUPS["prdc"])
+        if missing := set(metrics) - set(there) - beside:
+            there = ", ".join(there)
             raise ValueError(f"no evaluation has {', '.join(sorted(missing))}; there is: {there}")
         found = [record for metric in metrics for record in found if record.metric == metric]
     return protocol.table(protocol.by_preset(found) if by_preset else found, mix=mix)

@@ -170,16 +170,31 @@ def test_errors_are_the_spread_over_other_draws_of_the_generator():
         assert np.mean([draw[f"{name}_standard_error"] for draw in draws]) == pytest.approx(spread, rel=0.3)
 
 
-def test_what_a_perfect_learner_of_the_training_images_has_is_their_own_distance():
-    real, train = seen(400, 8).features, seen(900, 8, seed=1, shift=0.3).features
-    found = comparison.distance_of_train(train, real, 300, KEY)
+def test_what_a_perfect_learner_of_the_training_images_has_is_what_they_have_themselves():
+    real, train = seen(400, 8), seen(900, 8, seed=1, shift=0.3)
+    metrics = ["fid", "kid", "prdc"]
+    found = comparison.of_train(train, real, 300, metrics, KEY)
     assert found.settings == {"n_train": 300}
-    others = [
-        comparison.frechet(Seen(real, real), Seen(x, x), KEY).values["fid"]
-        for x in (seen(300, 8, 2 + seed, shift=0.3).features for seed in range(8))
-    ]
-    assert min(others) * 0.8 < found.values["fid_of_train"] < max(others) * 1.2
-    assert comparison.distance_of_train(train, real, 5000, KEY).settings == {"n_train": 900}
+    measures = {"fid": comparison.frechet, "kid": comparison.kernel, "prdc": comparison.neighbours}
+    others = [comparison.compare(None, real, seen(300, 8, 2 + i, shift=0.3), measures, KEY)[0] for i in range(8)]
+    names = ["fid", "kid", "precision", "recall", "density", "coverage"]
+    assert list(found.values) == [f"{name}_of_train" for name in names]
+    for name in names:
+        draws = [other[name] for other in others]
+        assert abs(found.values[f"{name}_of_train"] - np.mean(draws)) < 4 * np.std(draws) + 0.02
+    assert comparison.of_train(train, real, 5000, ["swd"], KEY) == ({}, {"n_train": 900}, {})
+
+
+def test_held_out_images_that_were_trained_on_do_not_hide_copies():
+    train, held_out = (seen(n, seed=seed).features for seed, n in enumerate((1000, 1000)))
+    copies = train[:500] + np.float32(1e-3)
+    mixed = np.concatenate([held_out, train[:50]])  # 5 % of the reference: their quantile of 1 % would be 0
+    with pytest.warns(UserWarning) as caught:
+        measured = comparison.memorisation(train, mixed, copies)
+    told = " ".join(str(warning.message) for warning in caught)
+    assert "50 of the 1,050 reference images are training images" in told and "most seem to be copies" in told
+    assert measured.values["nearer_share"] == 1 and measured.settings["n_held_out"] == 1000
+    assert np.isnan(comparison.memorisation(train, train[:50], copies).values["nearest_ratio"])
 
 
 def test_metrics_that_lack_images_say_which_metric_and_how_many():
@@ -207,8 +222,12 @@ def test_copies_are_nearer_than_new_images_and_new_images_are_not():
     assert perfect.values["nearer_share"] < 0.03
     with pytest.warns(UserWarning, match=r"100.0% of the images are nearer .* \(by chance up to 5.2%\)"):
         copies = comparison.memorisation(train, held_out, train[:100]).values
-    assert copies == {"nearest_ratio": 0.0, "nearer_share": 1.0}
-    with pytest.warns(UserWarning, match="may be copies"):
+    assert copies == {
+        "nearest_ratio": 0.0,
+        "nearer_share": 1.0,
+        "nearer_share_by_chance": pytest.approx(0.0520, abs=1e-4),
+    }
+    with pytest.warns(UserWarning, match="most seem to be copies"):
         half = comparison.memorisation(train, held_out, np.concatenate([train[:500], new[:500]])).values
     assert half["nearer_share"] == pytest.approx(0.5, abs=0.03)
     assert perfect.settings == {"n_train": 1000, "n_held_out": 1000}

@@ -153,9 +153,11 @@ def test_the_standard_error_of_one_dimension_is_that_of_its_closed_form():
     # (m_a - m_b)^2 with equal deviations: d/dm = 2 (m_b - m_a), so the error is 2 * 3 * std / sqrt(N) and little more.
     x = np.random.default_rng(4).normal(size=(4000, 1))
     reference = fid.FeatureStatistics(np.array([3.0]), np.array([[1.0]]), 10**6)
-    assert fid.standard_error(reference, x, 200) == pytest.approx(6 / 4000**0.5, rel=0.15)
+    assert fid.standard_error(reference, x, jax.random.key(0), 200) == pytest.approx(6 / 4000**0.5, rel=0.15)
+    x = np.sort(x, axis=0)  # the order of the images says nothing
+    assert fid.standard_error(reference, x, jax.random.key(0), 200) == pytest.approx(6 / 4000**0.5, rel=0.15)
     with pytest.raises(ValueError, match="at least 20"):
-        fid.standard_error(reference, x[:19])
+        fid.standard_error(reference, x[:19], jax.random.key(0))
 
 
 def test_bad_features_are_refused_with_their_place():

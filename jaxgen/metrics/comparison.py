@@ -75,7 +75,7 @@ def frechet(real: Seen, fake: Seen, key: jax.Array) -> Measured:
         value = fid.frechet_distance(*a[:2], *b[:2])
     values = {"fid": value}
     if len(fake.features) >= 2 * NUM_GROUPS:
-        values["fid_standard_error"] = fid.standard_error(a, fake.features, NUM_GROUPS)
+        values["fid_standard_error"] = fid.standard_error(a, fake.features, key, NUM_GROUPS)
     m, n, width = len(real.features), len(fake.features), len(a.mean)
     if m >= 4:
         with warnings.catch_warnings():  # half the images: what is wrong with all of them is said
@@ -128,9 +128,9 @@ def kernel(real: Seen, fake: Seen, key: jax.Array) -> Measured:
     no difference the estimate's deviation goes with that (Gretton et al. 2012). A mean over subsets has the scatter of
     their draws besides.
     """
-    smaller = min(len(real.features), len(fake.features))
-    subsets = {"subset_size": 1000, "num_subsets": 100} if smaller >= 2000 else {}
-    found = kid.kernel_distance(real.features, fake.features, **subsets, key=key if subsets else None)
+    options = _subsets(real, fake, key)
+    subsets = {name: value for name, value in options.items() if name != "key"}
+    found = kid.kernel_distance(real.features, fake.features, **options)
     values = {"kid": found.mean} | ({"kid_standard_deviation": found.standard_deviation} if subsets else {})
     m, n = len(real.features), len(fake.features)
     by_subsets = found.standard_deviation / np.sqrt(subsets["num_subsets"]) if subsets else 0.0
@@ -159,6 +159,12 @@ def kernel(real: Seen, fake: Seen, key: jax.Array) -> Measured:
                 stacklevel=2,
             )
     return Measured(values, subsets or {"subset_size": "all", "num_subsets": 1})
+
+
+def _subsets(real: Seen, fake: Seen, key: jax.Array) -> dict[str, Any]:
+    """The subsets of a kernel distance; none where there are too few images."""
+    enough = min(len(real.features), len(fake.features)) >= 2000
+    return {"subset_size": 1000, "num_subsets": 100, "key": key} if enough else {}
 
 
 def neighbours(real: Seen, fake: Seen, key: jax.Array) -> Measured:
@@ -251,43 +257,69 @@ def memorisation(train, held_out, fake) -> Measured:
 
     Returns:
       `nearest_ratio`, the median distance of fakes over that of held-out images: about 1 for a perfect generator, 0 for
-      copies; and `nearer_share`, the share of fakes nearer to their training image than 1 % of the held-out images are:
-      about 0.01 for a perfect generator, 1 for copies. Blurred or unlike images are far from both: a large ratio is no
-      merit, and a network that ignores details sees copies where there are none.
+      copies; `nearer_share`, the share of fakes nearer to their training image than 1 % of the held-out images are:
+      about 0.01 for a perfect generator, 1 for copies; and `nearer_share_by_chance`, how large that may be by chance.
+      Held-out images at the distance 0 are training images, and left out; NaN if all are. Blurred or unlike images are
+      far from both: a large ratio is no merit, and a network that ignores details sees copies where there are none.
     """
     _, of_held_out = nearest_neighbours(held_out, train)
     _, of_fake = nearest_neighbours(fake, train)
+    among = of_held_out == 0  # these are training images: how near new ones are they cannot say
+    of_held_out = of_held_out[~among]
+    if among.any() and len(of_held_out):
+        warnings.warn(
+            f"{among.sum():,} of the {len(among):,} reference images are training images, or look so to the network: "
+            "they are left out where copying is measured, and numbers against the reference look better than they are",
+            stacklevel=2,
+        )
+    if not len(of_held_out):
+        return Measured({"nearest_ratio": float("nan"), "nearer_share": float("nan")}, {"n_held_out": 0})
     typical, limit = np.median(of_held_out), np.quantile(of_held_out, 0.01)
     nearer = float(np.mean(of_fake < limit))
     # Both the 1 % and the share that it is compared with are counts.
-    by_chance = 0.01 + 4 * np.sqrt(0.01 * (1 / len(of_held_out) + 1 / len(of_fake)))
-    if typical and nearer > by_chance:
+    by_chance = float(0.01 + 4 * np.sqrt(0.01 * (1 / len(of_held_out) + 1 / len(of_fake))))
+    if nearer > by_chance:
         warnings.warn(
             f"{nearer:.1%} of the images are nearer to a training image than 1 % of the held-out images are (by chance "
-            f"up to {by_chance:.1%}): some may be copies, or the network ignores how they differ. Look at them",
+            f"up to {by_chance:.1%}): {'most' if nearer > 0.5 else 'some'} seem to be copies, unless the network "
+            "ignores how they differ. Look at them",
             stacklevel=2,
         )
-    values = {"nearest_ratio": float(np.median(of_fake) / typical) if typical else float("nan"), "nearer_share": nearer}
-    return Measured(values, {"n_train": len(train), "n_held_out": len(held_out)})
+    values = {
+        "nearest_ratio": float(np.median(of_fake) / typical),
+        "nearer_share": nearer,
+        "nearer_share_by_chance": by_chance,
+    }
+    return Measured(values, {"n_train": len(train), "n_held_out": len(of_held_out)})
 
 
-def distance_of_train(train, real, num: int, key: jax.Array) -> Measured:
-    """`fid_of_train`: the Fréchet distance of as many training images from the real ones.
+def of_train(train: Seen, real: Seen, num: int, metrics: Iterable[str], key: jax.Array) -> Measured:
+    """What as many training images have in the place of the fake ones: `fid_of_train`, `kid_of_train`, `precision_..`,
+    `recall_..`, `density_..` and `coverage_of_train`.
 
-    What a generator would have that drew from the distribution of its training images without any error. Where the real
-    images are of another split, or in an order, it lies above `fid_of_equal_sets`.
+    A generator has about these numbers that draws from the distribution of its training images without any error. Where
+    they are worse than those of equal sets, training images and reference differ: by their split, or by their order.
 
     Args:
-      train: features [L, D] of the training images.
-      real: features [M, D] of the reference.
+      train: of the training images.
+      real: of the reference.
       num: how many fake images there are; so many training images are drawn, or all if there are fewer.
+      metrics: names in `presets.METRICS`; those of `fid`, `kid` and `prdc` are computed.
       key: of the draw.
     """
-    rows = np.asarray(jax.random.permutation(key, len(train)))[:num]
-    a, b = fid.feature_statistics([real]), fid.feature_statistics([train[rows]])
-    with warnings.catch_warnings():  # what is wrong with the numbers of images is said of the FID
-        warnings.simplefilter("ignore", fid.RankDeficientWarning)
-        return Measured({"fid_of_train": fid.frechet_distance(*a[:2], *b[:2])}, {"n_train": len(rows)})
+    rows = np.asarray(jax.random.permutation(key, len(train.features)))[:num]
+    drawn = Seen(train.features[rows], train.logits[rows])
+    values = {}
+    with warnings.catch_warnings():  # what is wrong with the numbers of images is said of the fake ones
+        warnings.simplefilter("ignore")
+        if "fid" in metrics:
+            a, b = (fid.feature_statistics([seen.features]) for seen in (real, drawn))
+            values["fid"] = fid.frechet_distance(*a[:2], *b[:2])
+        if "kid" in metrics:
+            values["kid"] = kid.kernel_distance(real.features, drawn.features, **_subsets(real, drawn, key)).mean
+        if "prdc" in metrics and len(rows) > NUM_NEIGHBOURS:
+            values |= prdc.precision_recall_density_coverage(real.features, drawn.features, NUM_NEIGHBOURS)
+    return Measured({f"{name}_of_train": value for name, value in values.items()}, {"n_train": len(rows)})
 
 
 def discriminator_gap(train_logits, held_out_logits, fake_logits) -> dict[str, float]:

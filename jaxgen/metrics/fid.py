@@ -235,18 +235,20 @@ def _factor(mean, covariance, name):
     return mean, vectors[:, kept] * np.sqrt(values[kept]), np.sum(values[kept])
 
 
-def standard_error(reference: FeatureStatistics, features, num_groups: int = 10) -> float:
+def standard_error(reference: FeatureStatistics, features, key: jax.Array, num_groups: int = 10) -> float:
     """How much the distance from a reference would scatter if the same generator drew other images.
 
         sqrt((g - 1) / g  sum_i (d_i - mean d)^2),    d_i the distance without the images of group i
 
-    the jackknife with g groups, images dealt out in turn. The reference is held, so two generators that were measured
-    against one reference differ by more than chance where their distances differ by more than about twice the root of
-    both squared errors added up. With 10 groups it is itself known to about a quarter.
+    the jackknife with g groups, to which images are dealt out at random: their order says nothing. The reference is
+    held, so two generators that were measured against one reference differ by more than chance where their distances
+    differ by more than about twice the root of both squared errors added up. With 10 groups it is itself known to about
+    a quarter.
 
     Args:
       reference: of the real images.
       features: [N, D] of generated images, independent draws.
+      key: of the groups.
       num_groups: g.
 
     Returns:
@@ -258,7 +260,8 @@ def standard_error(reference: FeatureStatistics, features, num_groups: int = 10)
     Source: Efron and Stein 1981, "The jackknife estimate of variance".
     """
     features = check_features(features, "features", at_least=2 * num_groups)
-    groups = [feature_statistics([features[i::num_groups]]) for i in range(num_groups)]
+    order = np.asarray(jax.random.permutation(key, len(features)))
+    groups = [feature_statistics([features[rows]]) for rows in np.array_split(order, num_groups)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RankDeficientWarning)
         rests = [joined(groups[:i] + groups[i + 1 :]) for i in range(num_groups)]

@@ -59,8 +59,8 @@ def summary(result: sweep.Result, scale: Scale, *, best: int = 10) -> list[str]:
     """How many failed, the scores of each setting, and the largest rates, as lines."""
     finite, steps = result.table["finite"], int(result.steps[-1])
     lines = [
-        f"{len(finite)} network{'s' * (len(finite) > 1)}, {steps:,} steps at constant rates, trained in {result.seconds:.0f} s: "
-        f"{int(finite.sum())} finite to the end"
+        f"{len(finite)} network{'s' * (len(finite) > 1)}, {steps:,} steps at constant rates, trained in "
+        f"{result.seconds:.0f} s: {int(finite.sum())} finite to the end"
     ]
     names = varied(result)
     rows = sweep.over_seeds(result.table, names, failed_below=scale.failed_below)
