@@ -203,9 +203,11 @@ def spectrum(
     import optax
     from tqdm import tqdm
 
+    from jaxgen import checkpoint
     from jaxgen.stability import runs, spectrum
 
-    if step is None:
+    newest = step is None
+    if newest:
         step = runs.moving_step(run)
     if from_step is not None and step is not None:
         require(from_step != step, f"--from-step {from_step} is the checkpoint itself; give another one")
@@ -251,6 +253,7 @@ def spectrum(
         "run": str(run),
         "step": record_step,
         "update_rule": found.config.update_rule,
+        "schedule_ended_after": newest and record_step < (checkpoint.latest_step(run / "checkpoints") or 0),
         "batch_size": found.config.batch_size,
         "learning_rates": peak._asdict(),
         "learning_rates_at_this_step": runs.learning_rates(found.config, record_step)._asdict(),
@@ -326,8 +329,10 @@ def spectrum_text(record: dict, top: int) -> list[str]:
             yield f"  {f'{real:.5g}{imaginary:+.5g}i':38s}{modulus:12.5g}{bound:12.2g}{unsettled}"
 
     rates = record["learning_rates"]
-    lines = [f"{record['run']}, step {record['step']}, {record['batch_size']} images"]
+    why = ", the newest at which its schedules have not ended" if record["schedule_ended_after"] else ""
+    lines = [f"{record['run']}, step {record['step']}{why}, {record['batch_size']} images"]
     lines += ["", *values("eigenvalues of the game", record["eigenvalues"], record["residuals"])]
+    lines.append("  negative real part: damped; positive: growing; imaginary: turning; residual: absolute")
     growing = [
         value
         for value, bound in zip(record["eigenvalues"], record["residuals"], strict=True)
@@ -341,8 +346,7 @@ def spectrum_text(record: dict, top: int) -> list[str]:
         f"rotation (antisymmetric share)              {record['antisymmetric_share']:.1%}",
         f"  {share_text(record['symmetric_share'])}",
         "",
-        "largest stable discriminator rate; the generator's is "
-        f"{rates['generator'] / rates['discriminator']:g} times as large, nothing is clipped",
+        f"largest stable discriminator rate, the generator's being {ratio_text(rates)}, without a clip",
         f"  {'if both players step at once':38s}{'all':>12s}{'damped only':>14s}",
     ]
     for name, limit in record["largest_stable_rate"].items():
@@ -357,21 +361,17 @@ def spectrum_text(record: dict, top: int) -> list[str]:
         "  damped only: up to here the damped directions stay damped; above it they overshoot more with every step",
     ]
     if record["update_rule"] == "alternating":
-        lines.append(
-            "  The run's players alternate: for that there is no function of these eigenvalues, and the rows are"
-        )
-        lines.append(
-            "  near it, not exact. `spectrum.largest_stable_scale` in Python finds it with any rule, in minutes"
-        )
+        lines += [
+            "  The run's players alternate: for that there is no function of these eigenvalues, and the rows are",
+            "  near it, not exact. `spectrum.largest_stable_scale` in Python finds it with any rule, in minutes",
+        ]
     adam = any(name.startswith("adam") for name in record["optimizers"].values())
     if adam:
-        lines.append(
-            "  Adam's row holds its second moments as they are. They grow where a direction oscillates, so the"
-        )
-        lines.append(
-            "  row follows the rate in use, and runs train well far above it: it is no bound, and does not say"
-        )
-        lines.append("  which rates the GAN bears. `stability.py sweep RUN` tries that")
+        lines += [
+            "  Adam's row holds its second moments as they are. They grow where a direction oscillates, so that the",
+            "  row follows the rate in use at this step, and runs train well far above it: it is no bound, and does",
+            "  not say which rates the GAN bears from its start. `stability.py sweep RUN` tries that",
+        ]
     lines += [
         "",
         "length of the gradient on this batch",
@@ -379,26 +379,31 @@ def spectrum_text(record: dict, top: int) -> list[str]:
     for player, norm in record["gradient_norms"].items():
         lines.append(f"  {player:38s}{norm:12.4g}   {clip_text(norm, record['clip_norms'][player])}")
     if adam:
-        lines.append("  Adam's update does not depend on the gradient's scale: a clip only evens out how much single")
-        lines.append(
-            "  steps weigh in its moments. `stability.py sweep RUN --clip 1 inf` tries both, and how often it acts"
-        )
+        lines += [
+            "  Adam's update does not depend on the gradient's scale: a clip only evens out how much single steps",
+            "  weigh in its moments. `stability.py sweep RUN --clip 1 inf` tries both, and tells how often it acts",
+        ]
     if "step_eigenvalues" in record:
         lines += ["", *values("eigenvalues of the train step", record["step_eigenvalues"], record["step_residuals"])]
+        at = record["learning_rates_at_this_step"]
+        lines.append(f"  at the rates of this step: generator {at['generator']:.4g}, discriminator {now:.4g}")
         radius = record["spectral_radius"]
         lines.append(f"  {'spectral radius on this batch':38s}{radius:12.6g}{radius_text(radius, now)}")
     if "layers" in record:
-        lines += ["", f"{'largest singular value':40s}{'operator':>12s}{'matrix':>12s}"]
+        lines += ["", f"{'largest singular value of a layer':40s}{'operator':>12s}{'matrix':>12s}"]
         lines += [
             f"  {name:38s}{layer['operator'][0]:12.4g}{layer['matrix'][0]:12.4g}"
             for name, layer in record["layers"].items()
         ]
+        lines.append(
+            "  operator: gain on the maps that it sees; matrix: of its kernel as a matrix, as in spectral norm"
+        )
     if "conditioning" in record:
         found = record["conditioning"]
         lines += [
             "",
-            "generator's input Jacobian",
-            f"  {'mean log condition number of J^T J':38s}{found['mean_log_condition']:12.4g}",
+            "generator's input Jacobian J = dG/dz, and the condition number of J^T J (log 0: all directions alike)",
+            f"  {'mean natural log of its condition':38s}{found['mean_log_condition']:12.4g}",
             f"  {'smallest singular value':38s}{found['smallest_singular_value']:12.4g}",
             f"  {'largest singular value':38s}{found['largest_singular_value']:12.4g}",
         ]
@@ -410,6 +415,12 @@ def spectrum_text(record: dict, top: int) -> list[str]:
             for position, angle, norm in zip(path["positions"], path["angles"], path["norms"], strict=True)
         ]
     return lines
+
+
+def ratio_text(rates: dict) -> str:
+    """How the generator's rate compares with the discriminator's."""
+    ratio = rates["generator"] / rates["discriminator"]
+    return "equal" if ratio == 1 else f"{ratio:g} times as large"
 
 
 def share_text(symmetric: float) -> str:
@@ -500,18 +511,18 @@ def sweep(
       generator_rate: Learning rates of the generator, of GANs.
       discriminator_rate: Learning rates of the discriminator, of GANs.
       learning_rate: Learning rates, of VAEs.
-      clip: Norms to clip each player's gradient at; inf or none for no clip.
+      clip: Norms at which to clip each player's gradient; inf or none for no clip.
       r1: Weights gamma of R1, of GANs.
       momentum: Of SGD; b1 of Adam.
       beta: Weights of the rate, of VAEs.
-      seeds: How many for each setting.
+      seeds: How many for each setting; 1 for a run.
       steps: Of training.
       records: How often all networks are scored.
       batch_size: Images or points in a step.
       optimizer: For both players.
       update: How the players move; those of games with a closed form are not all for networks.
-      failed_below: A final score (of sweep.json) below this counts as a failure. If none is given, a failure is what is
-        not finite; and for a run also a quality below 50 %.
+      failed_below: A final score below this counts as a failure; for a run, a quality in percent. If none is given, a
+        failure is what is not finite; and for a run also a quality below 50.
       block_size: Networks that a device trains at once; chosen by default.
       num_devices: To divide the networks over; all by default.
       metrics: Of images that each network draws at the end, against the test images in the package's own feature
@@ -551,6 +562,8 @@ def sweep(
         tell=lambda line: print(line, file=sys.stderr),
     )
     print("\n".join(sweep_report.summary(swept.result, swept.scale)))
+    if swept.origin:
+        print(swept.origin)
     print("wrote " + ", ".join(map(str, swept.paths)))
 
 

@@ -77,7 +77,7 @@ def test_people_get_sentences(record):
     assert f"{real:.5g}{imaginary:+.5g}i" in text
     for part in (
         "step 2, 4 images",
-        "the generator's is 2 times as large",
+        "the generator's being 2 times as large",
         "at this step of its schedule",
         "spectral radius",
     ):
@@ -137,6 +137,8 @@ def test_a_run_is_trained_anew_at_other_rates_and_told_which_it_bears(directory,
     captured = capsys.readouterr()
     assert "2 networks, 6 steps each: generator_rate 0.002 x discriminator_rate 0.001 1e+30" in captured.err
     assert "x: fails, not finite, or a quality below 50 %" in captured.out
+    own = "generator adam at 0.002 (constant), no clip, discriminator adam at 0.001 (cosine), no clip."
+    assert f"The run itself: 3 steps, {own}" in captured.out
     rows = list(csv.DictReader((tmp_path / "made" / "members.csv").open()))
     assert [row["finite"] for row in rows] == ["True", "False"]
     columns = [line.split(": ")[0] for line in (tmp_path / "made" / "columns.txt").read_text().splitlines()]

@@ -439,12 +439,13 @@ def test_the_summary_tells_up_to_which_rate_nothing_failed_and_what_that_rests_o
         "largest discriminator_rate without a failure (not finite, or a final score below 0.5)",
         "  clip 1: 0.4 or more: the largest tried",
         "  clip inf: 0.1; at 0.2 2 of 2 failed",
-        "  clip 1 against none makes it 2 times as large or more",
+        "  the limit of clip 1 is at least 2 times that without a clip, by the gaps of this grid",
     ]
-    assert "10 steps at constant rates; generator_rate 0.1." in lines[12] and "With 2 seeds" in lines[13]
-    assert "up to 66% of trainings" in lines[13]  # Wilson's interval for none of two
-    assert lines[14].startswith("To narrow it down: --discriminator-rate 0.13 0.16 --seeds 3")
-    assert lines[15] == "The clip at 1 shortened the gradient in 25% of the discriminator's steps."
+    told = "\n".join(lines[12:])
+    assert "10 steps at constant rates; generator_rate 0.1." in told and "--failed-below for a stricter line" in told
+    assert "With 2 seeds, no failure leaves up to 78% of trainings to fail" in told  # 0.22^2 = 5 %
+    assert "--discriminator-rate 0.13 0.16 0.8 1.6 --seeds 3" in told and "(24 networks, about 1 min)" in told
+    assert lines[-1] == "The clip at 1, of each player's own gradient, acted in 25% of the discriminator's steps."
     lines = sweep_report.summary(result, sweep_report.Scale())
     assert "  clip inf: 0.2; at 0.4 1 of 2 failed" in lines
     lines = sweep_report.summary(result, sweep_report.Scale(failed_below=0.95))
@@ -460,7 +461,9 @@ def test_scores_are_told_as_a_quality_where_it_is_known_what_none_and_all_of_it_
     assert "a quality below 50 %" in lines[2] and lines[5].split() == ["0.2", "75", "%", "75", "%"]
     assert lines[6].split() == ["0.4", "12", "%", "x", "12", "%", "x"]
     # Both limits lie between 0.2 and 0.4: a clip may halve or double them, for all that is known.
-    assert "  clip 1 against none shows no change that this grid could tell" in lines
+    told = "  the limit of clip 1 is 0.5 to 2 times that without a clip, by the gaps of this grid: no change is shown"
+    assert told in lines
+    assert scale.score_of(50) == pytest.approx(-0.6)
 
 
 def test_members_that_failed_are_marked_and_the_threshold_is_stored(tmp_path):

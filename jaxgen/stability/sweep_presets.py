@@ -41,6 +41,7 @@ class Preset:
     real: 16 real images, for the picture.
     held_out: what drawn images are compared with.
     scale: what scores mean.
+    origin: of a run: its own settings, in words.
     """
 
     axes: Mapping[str, Sequence[float]]
@@ -56,14 +57,16 @@ class Preset:
     held_out: Callable[[], evaluation.Images] | None = None
     block_size: int | None = None
     scale: sweep_report.Scale = sweep_report.Scale()
+    origin: str = ""
 
 
 class Swept(NamedTuple):
-    """What `run` found, the files it wrote, and what scores mean."""
+    """What `run` found, the files it wrote, what scores mean, and of a run its own settings in words."""
 
     result: sweep.Result
     paths: list[Path]
     scale: sweep_report.Scale
+    origin: str
 
 
 def _rule(update):
@@ -250,6 +253,13 @@ def of_run(directory: Path) -> Preset:
         held_out=lambda: evaluation.open_test_split(config.data, str(directory)),
         block_size=1 if jax.default_backend() == "cpu" else None,
         scale=sweep_report.Scale(float(untrained), float(of_real), float(of_real + untrained) / 2),
+        origin=f"The run itself: {config.num_steps:,} steps, "
+        + ", ".join(
+            f"{name} {player.name} at {player.learning_rate:g} ({player.schedule}), "
+            + ("no clip" if player.clip_norm is None else f"clip {player.clip_norm:g}")
+            for name, player in (("generator", theirs), ("discriminator", ours))
+        )
+        + ".",
     )
 
 
@@ -296,6 +306,7 @@ def run(
       name: in `PRESETS`, or a GAN's run directory.
       directory: for the results.
       axes: setting -> values, instead of the preset's.
+      failed_below: below this score a member has failed; for a run a quality in percent. The preset's if None.
       metrics: names in `presets.METRICS`, of images that each network draws at the end.
       num_images: how many.
       tell: is told what is going to be trained.
@@ -316,7 +327,9 @@ def run(
             error.add_note(f"sweep takes that, or one of the presets {', '.join(PRESETS)}")
             raise
     preset = PRESETS[name]() if name in PRESETS else of_run(Path(name))
-    scale = preset.scale if failed_below is None else dataclasses.replace(preset.scale, failed_below=failed_below)
+    scale = preset.scale
+    if failed_below is not None:
+        scale = dataclasses.replace(scale, failed_below=scale.score_of(failed_below))
     if metrics and preset.draw is None:
         raise ValueError("these metrics are of images, and this sweep is of points: its score tells modes and quality")
     table = {name: presets.lookup(presets.METRICS, name, "metric") for name in metrics}
@@ -370,7 +383,7 @@ def run(
             figure.savefig(buffer, format="png", dpi=130)
             run_directory.write_atomically(directory / file, buffer.getvalue())
             paths.append(directory / file)
-    return Swept(result, paths + ([directory / "evaluation"] if metrics else []), scale)
+    return Swept(result, paths + ([directory / "evaluation"] if metrics else []), scale, preset.origin)
 
 
 def _evaluate(name, preset, result, reference, backbone, metrics, num, directory, progress):

@@ -34,6 +34,10 @@ class Scale:
         """Whether scores can be told as a quality."""
         return self.untrained is not None and self.real is not None
 
+    def score_of(self, shown: float) -> float:
+        """The score that is shown as this: of a quality in percent, or itself."""
+        return self.untrained + shown / 100 * (self.real - self.untrained) if self.is_quality else shown
+
     def of(self, score):
         """A score as it is shown: in percent of quality, or itself."""
         return 100 * (score - self.untrained) / (self.real - self.untrained) if self.is_quality else score
@@ -159,36 +163,46 @@ def _limits(found, rate, others, result, scale) -> list[str]:
         else:
             text = f"{limit.good:g}; at {limit.bad:g} {limit.failures} of {limit.seeds} failed"
         lines.append(f"  {_label(others, column)}: {text}")
-    lines += _compared(found, others, rate)
+    lines += _compared(found, others)
     seeds = next(iter(found.values())).seeds
     fixed = [
         f"{name} {values[0]:g}"
         for name, values in result.settings.items()
         if name not in (*others, rate, "seed") and len(np.unique(values)) == 1
     ]
-    _, high = sweep.wilson_interval(0, seeds)
+    lines.append(f"This holds for {result.steps[-1]:,} steps at constant rates{'; ' * bool(fixed)}{', '.join(fixed)}.")
+    if scale.failed_below is not None:
+        lines.append("What did not fail may still look poor: see samples.png, and --failed-below for a stricter line.")
+    # The largest p with (1 - p)^n = 5 %: more failures than that would have shown.
     lines.append(
-        f"This holds for {result.steps[-1]:,} steps at constant rates{'; ' * bool(fixed)}{', '.join(fixed)}. A longer "
-        "training may bear less."
+        f"With {seeds} seed{'s' * (seeds > 1)}, no failure leaves up to {1 - 0.05 ** (1 / seeds):.0%} of trainings to "
+        "fail (at 95 %): more seeds find smaller limits."
     )
-    tried = f"{seeds} seed{'s' * (seeds > 1)}"
-    lines.append(f"With {tried}, no failure leaves up to {high:.0%} of trainings to fail (at 95 %).")
-    between = {
-        float(f"{limit.good * (limit.bad / limit.good) ** part:.2g}")
-        for limit in found.values()
-        if limit.good > 0 and math.isfinite(limit.bad)
-        for part in (1 / 3, 2 / 3)
-    }
-    if between:
-        rates = " ".join(f"{value:g}" for value in sorted(between))
-        lines.append(f"To narrow it down: --{rate.replace('_', '-')} {rates} --seeds 3, into another --directory.")
     if all(limit.good == 0 for limit in found.values()):
         lines.append("Every setting failed: try smaller rates, or more --steps, since a few teach no network anything.")
+    elif next_rates := _next_rates(found.values()):
+        networks = 3 * len(next_rates) * len(found)
+        minutes = result.seconds / len(result.table["finite"]) * networks / 60
+        rates = " ".join(f"{value:g}" for value in next_rates)
+        lines.append(
+            f"To narrow it down: the same with --{rate.replace('_', '-')} {rates} --seeds 3 and another --directory "
+            f"({networks} networks, about {max(1, minutes):.0f} min)."
+        )
     return lines
 
 
-def _compared(found, others, rate) -> list[str]:
-    """By how much each clip changes the limit, beside no clip: from both ends of the intervals in which limits lie."""
+def _next_rates(limits) -> list[float]:
+    """Rates between the last good and the first bad one, and above where nothing failed."""
+    rates = set()
+    for limit in limits:
+        if limit.good > 0:
+            ratio = limit.bad / limit.good if math.isfinite(limit.bad) else 8.0
+            rates |= {float(f"{limit.good * ratio**part:.2g}") for part in (1 / 3, 2 / 3)}
+    return sorted(rates)
+
+
+def _compared(found, others) -> list[str]:
+    """How large the limit with a clip is beside that without one, from the ends of the intervals in which both lie."""
     if "clip" not in others:
         return []
     place, lines = others.index("clip"), []
@@ -198,17 +212,9 @@ def _compared(found, others, rate) -> list[str]:
             continue
         low = limit.good / without.bad if math.isfinite(without.bad) else 0.0
         high = limit.bad / without.good if without.good and math.isfinite(limit.bad) else math.inf
-        if low >= 1:
-            what = (
-                f"makes it larger: {low:.3g} to {high:.3g} times"
-                if high < math.inf
-                else f"makes it {low:.3g} times as large or more"
-            )
-        elif high <= 1:
-            what = f"makes it smaller: {low:.3g} to {high:.3g} times"
-        else:
-            what = "shows no change that this grid could tell"
-        lines.append(f"  {_label(others, column)} against none {what}")
+        times = f"{low:.3g} to {high:.3g} times" if high < math.inf else f"at least {low:.3g} times"
+        text = f"the limit of {_label(others, column)} is {times} that without a clip, by the gaps of this grid"
+        lines.append(f"  {text}{'' if low > 1 or high < 1 else ': no change is shown'}")
     return lines
 
 
@@ -223,7 +229,7 @@ def _clip_shares(result) -> list[str]:
         }
         if math.isfinite(clip) and shares:
             told = " and ".join(f"{share:.0%} of the {player}'s steps" for player, share in shares.items())
-            lines.append(f"The clip at {clip:g} shortened the gradient in {told}.")
+            lines.append(f"The clip at {clip:g}, of each player's own gradient, acted in {told}.")
     return lines
 
 
@@ -265,8 +271,8 @@ def scores_figure(result: sweep.Result, scale: Scale):
         axes.set_ylabel("final score")
     axes.set_xscale("log")
     axes.set_xlabel(rate.replace("_", " "))
-    axes.legend(fontsize=8, frameon=False)
-    axes.set_title(f"{len(score)} networks after {result.steps[-1]:,} steps; x: failed", color=INK)
+    axes.legend(fontsize=8)
+    axes.set_title(f"{len(score)} networks after {result.steps[-1]:,} steps; lines: medians, x: failed", color=INK)
     finish(figure)
     return figure
 
