@@ -23,9 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen import presets, run_directory
-from jaxgen.metrics import features
-from jaxgen.metrics.protocol import OF_REAL
+from jaxgen import run_directory
 
 REPORT = "report.html"
 MAX_PICTURES = 24
@@ -305,6 +303,8 @@ def _key_numbers(records: Sequence[Mapping], series: Mapping, starts: np.ndarray
 
 def _direction(name: str) -> int:
     """+1: lower is better, -1: higher is better, 0: unknown."""
+    from jaxgen.metrics.protocol import OF_REAL
+
     last = name.split("/")[-1].lower()
     words = last.split("_")
     if any(word in words for word in _NO_DIRECTION) or last.endswith((*_SPREADS, *OF_REAL)):
@@ -463,6 +463,9 @@ def _has_checkpoint(path: Path) -> bool:
 
 def _evaluate_options(config: Mapping) -> list[str] | None:
     """What evaluate.py needs beside the run to work without other files; None where there is no such way."""
+    from jaxgen import presets  # JAX comes with them
+    from jaxgen.metrics import features
+
     try:
         typed = presets.from_dict(config)
         shape = tuple(config["images"]["image_shape"])

@@ -89,6 +89,8 @@ def evaluate(
     Raises:
       ValueError: for a GAN without a classifier or reference; for images that do not fit each other or the network.
     """
+    if output is not None and output.exists() and not output.is_dir():
+        raise ValueError(f"--output {output}: something that is not a directory lies there")
     if reference is not None or metrics:
         for option, value in (("--classifier", classifier), ("--samples", samples)):
             if value is not None:

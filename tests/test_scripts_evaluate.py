@@ -383,7 +383,7 @@ def test_what_cannot_be_opened_is_one_sentence(sides, tmp_path, monkeypatch, cap
         (["colour.npz", other], "colour.npz has 3-channel images, but"),
         ([other, "emoji"], "others.npz has grey images, but emoji has 3-channel ones"),
         ([other, "mnist", "--classifier", "x"], "--classifier is for a run by itself, not for a comparison"),
-        ([other, "mnist", "--num", "20", "--output", "text.txt"], "something that is not a directory lies there"),
+        ([other, "mnist", "--output", "text.txt"], "something that is not a directory lies there"),
         (["--table"], "there are no numbers to show: give JSON files"),
         ([other, "mnist", "--backbone", "nothing"], "there is no feature network 'nothing'"),
         ([other, "mnist", "--metrics", "fed"], "there is no metric 'fed'; did you mean 'fid'?"),

@@ -506,38 +506,29 @@ def test_measured_numbers_are_columns_of_the_table():
 def test_networks_of_a_sweep_are_compared_with_real_images(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    arguments = "--learning-rate 1e-3 --beta 1 --clip 1 inf --steps 2 --records 1 --batch-size 8 --num-devices 1"
-    arguments += " --metrics fid swd --num-images 100"
+    arguments = "--learning-rate 1e-3 --beta 1 --clip 1 inf --seeds 2 --steps 2 --records 1 --batch-size 8"
+    arguments += " --num-devices 1 --metrics fid swd --num-images 100"
     with pytest.warns(UserWarning) as caught:
         assert command("mnist-vae", "--directory", tmp_path / "made", *arguments.split()) == 0
     assert sum("only 100 fake images" in str(warning.message) for warning in caught) == 1  # for all members together
     rows = list(csv.DictReader((tmp_path / "made" / "members.csv").open()))
-    assert len(rows) == 2 and all(float(row["fid"]) > 10 * float(row["fid_floor"]) > 0 for row in rows)
+    assert len(rows) == 4 and all(float(row["fid"]) > 10 * float(row["fid_floor"]) > 0 for row in rows)
     assert all(float(row["swd"]) > 0 for row in rows)
     stored = [r for r in protocol.read(tmp_path / "made") if r.metric == "fid"]
-    assert [r.subject for r in stored] == ["clip 1", "clip inf"]
+    assert [r.subject for r in stored] == [f"clip {c}, seed {seed}" for c in ("1", "inf") for seed in (0, 1)]
     assert [r.value for r in stored] == pytest.approx([float(row["fid"]) for row in rows])
     assert {r.protocol["backbone"] for r in stored} == {"mnist-cnn"} and stored[0].protocol["n_fake"] == 100
     protocol.require_alike(stored)
     assert (tmp_path / "made" / "samples.png").exists()
+    # Seeds are one row of a table.
+    lines = protocol.table(protocol.by_preset(protocol.read(tmp_path / "made"))).splitlines()
+    assert lines[2].startswith("| mnist-vae: clip 1 |") and lines[3].startswith("| mnist-vae: clip inf |")
+    assert all("± " in line and "(n = 2 trainings)" in line for line in lines[2:4])
     # Shown once more, nothing is measured again.
     compared = []
     monkeypatch.setattr(evaluation, "compare", lambda *args, **kwargs: compared.append(args))
     assert command("mnist-vae", "--directory", tmp_path / "made", *arguments.split()) == 0
     assert not compared and list(csv.DictReader((tmp_path / "made" / "members.csv").open())) == rows
-
-
-def test_seeds_of_a_sweep_are_one_row_of_a_table(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    arguments = (
-        "--learning-rate 1e-3 --beta 1 --clip 1 inf --seeds 2 --steps 2 --records 1 --batch-size 8 --num-devices 1"
-    )
-    arguments += " --metrics swd --num-images 20"
-    assert command("mnist-vae", "--directory", tmp_path / "made", *arguments.split()) == 0
-    lines = protocol.table(protocol.by_preset(protocol.read(tmp_path / "made"))).splitlines()
-    assert lines[2].startswith("| mnist-vae: clip 1 |") and lines[3].startswith("| mnist-vae: clip inf |")
-    assert all("± " in line and "(n = 2 trainings)" in line for line in lines[2:4])
 
 
 @pytest.mark.parametrize(
