@@ -612,7 +612,7 @@ def pictures(
       seen: what the network sees in `fake`, where that is known already.
       held_out: they are the reference, since nobody said which images these ones were learnt from.
       cache: as in `compare`.
-      num: samples whose neighbours are shown, those nearest to a training image first.
+      num: samples whose neighbours are shown, those that are most like a copy first.
       progress: shows it.
 
     Returns:
@@ -623,8 +623,12 @@ def pictures(
     found = [("Samples", f"The first {len(samples)}.", images.grid(samples, upscale=None))]
     of_train = see(Images(train, train.name), backbone, cache=cache, progress=progress).features
     of_fake = (see(fake, backbone, progress=progress) if seen is None else seen).features
-    _, distances = comparison.nearest_neighbours(of_fake, of_train)
-    chosen = np.argsort(distances, kind="stable")[:num]
+    index, distance = comparison.nearest_neighbours(of_fake, of_train)
+    # Plain images are near to many others without being copies: so beside how near the neighbour has one of its own.
+    _, around = comparison.nearest_neighbours(of_train[index], of_train, but=index)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(distance > 0, distance / around, 0.0)
+    chosen = np.argsort(ratio, kind="stable")[:num]
     columns = [_floats(fake.dataset.fetch(chosen)["image"])]
     barred = np.zeros((len(chosen), 0), np.int64)
     for _ in range(min(3, train.num_examples)):
@@ -634,9 +638,9 @@ def pictures(
     pairs = np.stack(columns, axis=1)
     kind = "reference" if held_out else "training"
     caption = (
-        f"Of {fake.dataset.num_examples:,} images the {len(chosen)} that are nearest to a {kind} image, each with the "
-        f"{len(columns) - 1} images of {train.name} that are nearest to it in the features of {backbone.name} right of "
-        "it. A copy looks like its neighbour; plain images are near to many others."
+        f"Of {fake.dataset.num_examples:,} images the {len(chosen)} that are nearest to a {kind} image, for how near "
+        f"others of {train.name} are to that one, each with the {len(columns) - 1} nearest right of it, in features of "
+        f"{backbone.name}. A copy looks like its neighbour."
     )
     if held_out:
         caption += " --train names the images that these were learnt from; then copying is measured, too."

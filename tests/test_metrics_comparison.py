@@ -211,6 +211,9 @@ def test_nearest_neighbours_are_those_of_all_distances(monkeypatch):
     assert np.array_equal(index, every.argmin(axis=1))
     np.testing.assert_allclose(distance, every.min(axis=1), rtol=1e-12)
     assert comparison.nearest_neighbours(points[3:5], points)[1].tolist() == [0.0, 0.0]
+    others = np.linalg.norm(points[:, None].astype(np.float64) - points, axis=-1) + np.diag([np.inf] * 17)
+    index, _ = comparison.nearest_neighbours(points, points, but=np.arange(17))
+    assert np.array_equal(index, others.argmin(axis=1))
 
 
 def test_copies_are_nearer_than_new_images_and_new_images_are_not():

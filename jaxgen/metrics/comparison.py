@@ -213,12 +213,13 @@ def sliced(real: Seen, fake: Seen, key: jax.Array) -> Measured:
 # Copies ---------------------------------------------------------------------------------------------------------------
 
 
-def nearest_neighbours(queries, points) -> tuple[np.ndarray, np.ndarray]:
+def nearest_neighbours(queries, points, but=None) -> tuple[np.ndarray, np.ndarray]:
     """Which of the points is nearest to each query, and how far it is.
 
     Args:
       queries: features [N, D].
       points: features [M, D].
+      but: for each query a row of `points` that does not count [N]; None for none.
 
     Returns:
       (rows of `points` [N], Euclidean distances float64 [N]). The search is in float32, in blocks; the distance to
@@ -232,8 +233,9 @@ def nearest_neighbours(queries, points) -> tuple[np.ndarray, np.ndarray]:
     middle = points.mean(axis=0, dtype=np.float64)
     shifted = jnp.asarray(points - middle, jnp.float32)
     rows = max(1, BLOCK_ELEMENTS // len(points))
+    but = np.full(len(queries), -1) if but is None else np.asarray(but)
     found = [
-        np.asarray(_nearest(jnp.asarray(queries[i : i + rows] - middle, jnp.float32), shifted))
+        np.asarray(_nearest(jnp.asarray(queries[i : i + rows] - middle, jnp.float32), shifted, but[i : i + rows]))
         for i in range(0, len(queries), rows)
     ]
     index = np.concatenate(found)
@@ -241,8 +243,9 @@ def nearest_neighbours(queries, points) -> tuple[np.ndarray, np.ndarray]:
 
 
 @jax.jit
-def _nearest(queries, points):
-    return jnp.argmin(jnp.sum(points**2, axis=1) - 2 * queries @ points.T, axis=1)
+def _nearest(queries, points, but):
+    distance = jnp.sum(points**2, axis=1) - 2 * queries @ points.T
+    return jnp.argmin(jnp.where(jnp.arange(len(points)) == but[:, None], jnp.inf, distance), axis=1)
 
 
 def memorisation(train, held_out, fake) -> Measured:
