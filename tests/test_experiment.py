@@ -11,6 +11,7 @@ from in_process import script
 
 from jaxgen import checkpoint, experiment, loop, presets, run_directory, sharding, vae
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 SHAPES = {"mnist": (28, 28, 1), "stacked_mnist": (28, 28, 3), "emoji": (64, 64, 3)}
 
 
