@@ -21,6 +21,8 @@ from PIL import Image
 
 from jaxgen import checkpoint, data, experiment, loop, presets, run_directory, sharding
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 KEY = jax.random.key(5)
 
 
