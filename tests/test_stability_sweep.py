@@ -539,6 +539,7 @@ def test_networks_of_a_sweep_are_compared_with_real_images(tmp_path, monkeypatch
         ("ring --generator-rate 0", "generator_rate must be above 0 and finite, but is 0 for member 0"),
         ("ring --beta 1", "a sweep of GANs cannot use beta"),
         ("ring --update consensus", "GANs cannot use consensus: it is for games with a closed form"),
+        ("ring --failed-below nan", "must be a finite number, not nan: --failed-below"),
         ("ring --seeds 0", "the number of seeds must be at least 1, not 0"),
         ("ring --steps 7 --records 2", "7 steps are asked for in 2 records"),
         ("ring --num-devices 99", "99 devices asked for, but this program sees 8"),

@@ -318,6 +318,8 @@ def run(
     for what, value in (counts | {"images": num_images}).items():
         if value is not None and value < 1:
             raise ValueError(f"the number of {what} must be at least 1, not {value}")
+    if failed_below is not None and not np.isfinite(failed_below):
+        raise ValueError(f"what a score may fall below must be a finite number, not {failed_below}: --failed-below")
     if num_devices is not None and not 1 <= num_devices <= len(jax.devices()):
         raise ValueError(f"{num_devices} devices asked for, but this program sees {len(jax.devices())}")
     if name not in PRESETS and not (Path(name) / run_directory.CONFIG).exists():
