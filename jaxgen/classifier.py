@@ -1,26 +1,17 @@
 """Convolutional classifiers: the article's CNN family, and the judge of what the other families generate."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
 
-from jaxgen import network, sharding
-from jaxgen.network import Network
+from jaxgen import gradients as ways
+from jaxgen import network, objective, sharding
 
-
-@flax.struct.dataclass
-class ClassifierState:
-    """Everything that training changes. Arrays only."""
-
-    step: jax.Array  # number of updates so far, int32
-    network: Network
-    ema: Any  # moving average of the network's variables
+ClassifierState = objective.State
 
 
 def init(
@@ -35,8 +26,7 @@ def init(
     def build(key):
         params_key, dropout_key = jax.random.split(key)
         variables = model.init({"params": params_key, "dropout": dropout_key}, jnp.zeros((2, *image_shape)), train=True)
-        new = Network.new(variables, optimizer)
-        return ClassifierState(jnp.zeros((), jnp.int32), new, ema=jax.tree.map(jnp.copy, new.variables))
+        return objective.init(variables, optimizer=optimizer)
 
     return network.compiled_init(build, key)
 
@@ -48,6 +38,7 @@ def make_train_step(
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     label_smoothing: float = 0.0,
     ema_decay: network.Decay = 0.0,
+    gradients: ways.Way = ways.plain,
     axis_name: str | None = None,
 ) -> Callable:
     """Builds `train_step(state, batch, key) -> (state, metrics)` that minimises the mean cross-entropy.
@@ -58,6 +49,7 @@ def make_train_step(
       augment: `(key, images) -> images`, such as `data.random_shift`.
       label_smoothing: share of the target that is spread over all classes.
       ema_decay: of the average of all variables; 0 keeps the latest. A number or a schedule.
+      gradients: how gradients are taken: `gradients.plain`, `gradients.accumulated(n)`.
       axis_name: as in `gan.make_train_step`. Augmentation and dropout then draw on each device for itself.
 
     Returns:
@@ -68,27 +60,19 @@ def make_train_step(
       TypeError: at trace time, for images that are not floating point or labels that are not whole numbers; at
         once, for an optimiser that is a name or a number.
     """
-    network.check_optimizer(optimizer)
 
-    def train_step(state: ClassifierState, batch: Mapping[str, jax.Array], key: jax.Array):
+    def cross_entropy_of(params, model_state, batch, key, step):
         image, label = network.images_of(batch), labels_of(batch)
-        key = sharding.per_device_key(jax.random.fold_in(key, state.step), axis_name)
-        augment_key, dropout_key = jax.random.split(key)
+        augment_key, dropout_key = jax.random.split(sharding.per_device_key(key, axis_name))
         if augment is not None:
             image = augment(augment_key, image)
+        logits, model_state = network.apply(model, params, model_state, image, key=dropout_key)
+        loss = jnp.mean(cross_entropy(logits, label, label_smoothing))
+        return loss, (model_state, {"loss": loss, "accuracy": jnp.mean(jnp.argmax(logits, -1) == label)})
 
-        def objective(params):
-            logits, model_state = network.apply(model, params, state.network.model_state, image, key=dropout_key)
-            loss = jnp.mean(cross_entropy(logits, label, label_smoothing))
-            return loss, (model_state, {"loss": loss, "accuracy": jnp.mean(jnp.argmax(logits, -1) == label)})
-
-        gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)(state.network.params)
-        new, update_metrics = network.update(state.network, optimizer, gradients, model_state, axis_name)
-        ema = network.update_ema(state.ema, new.variables, ema_decay, state.step, update_metrics)
-        metrics = network.mean_over_devices(metrics | update_metrics, axis_name)
-        return ClassifierState(step=state.step + 1, network=new, ema=ema), metrics
-
-    return train_step
+    return objective.make_train_step(
+        cross_entropy_of, optimizer=optimizer, ema_decay=ema_decay, gradients=gradients, axis_name=axis_name
+    )
 
 
 def labels_of(batch: Mapping[str, jax.Array]) -> jax.Array:

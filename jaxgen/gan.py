@@ -11,10 +11,12 @@ discriminator steps. Two time scales (TTUR) are two learning rates, gradient cli
     )
     state, metrics = jax.jit(step)(state, {"image": images}, key)
 
-How one step joins the two players' moves is a function, too: `alternating`, `simultaneous`, `extragradient`, or yours.
+What the networks are told (labels, source images), what is added to either player's objective, and how images are
+augmented before they are judged, are arguments, too: see `turns`. So is how one step joins the two players' moves:
+`alternating`, `simultaneous`, `extragradient`, or yours.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax
@@ -24,10 +26,12 @@ import optax
 from flax import linen as nn
 from jax import lax
 
-from jaxgen import network, sharding
+from jaxgen import gradients as ways
+from jaxgen import network, optim, sharding, turns
 from jaxgen.losses import adversarial
 from jaxgen.losses.penalties import Penalty
 from jaxgen.network import Network
+from jaxgen.turns import Condition, Conditions, Player, Term, given
 
 
 @flax.struct.dataclass
@@ -35,9 +39,16 @@ class GANState:
     """Everything that training changes. Arrays only."""
 
     step: jax.Array  # number of generator updates so far, int32
-    generator: Network
+    generator: Network  # or a `turns.Player`, where terms hold state
     discriminator: Network
     ema: Any  # moving average of the generator's variables, batch statistics included
+
+
+@flax.struct.dataclass
+class GANStateWithFrozen(GANState):
+    """With arrays that training reads and never changes, such as a perceptual network. Not checkpointed."""
+
+    frozen: Any
 
 
 def init(
@@ -47,25 +58,65 @@ def init(
     *,
     generator_optimizer: optax.GradientTransformation,
     discriminator_optimizer: optax.GradientTransformation,
-    latent_dim: int,
+    latent_dim: int | None,
+    condition: Condition | None = None,
+    example: Mapping[str, Any] | None = None,
+    generator_terms: Sequence[Term] = (),
+    discriminator_terms: Sequence[Term] = (),
+    augment: Any = None,
+    frozen: Any = None,
 ) -> GANState:
-    """The state before the first step; the discriminator's input has the shape of the generator's images."""
+    """The state before the first step; the discriminator's input has the shape of the generator's images.
+
+    Args:
+      key: of the parameters.
+      generator, discriminator, the optimisers, latent_dim, condition, the terms, augment: as for `make_train_step`.
+      example: with a condition: a batch, or `jax.ShapeDtypeStruct`s of one, of which only shapes and dtypes count.
+      frozen: arrays that terms read as `turn.frozen`; they travel in the state.
+
+    Raises:
+      ValueError: for a condition without an example, or neither latents nor a condition.
+    """
+    if condition is not None and example is None:
+        raise ValueError("a condition needs an example=, a batch of which the shapes count, to make the networks for")
+    if latent_dim is None and condition is None:
+        raise ValueError("without latents (latent_dim=None) the generator needs a condition")
+    augment = turns.as_augment(augment)
 
     def build(key):
         generator_key, discriminator_key = jax.random.split(key)
-        z = jnp.zeros((2, latent_dim))
-        image, variables = generator.init_with_output(generator_key, z, train=True)
-        player = Network.new(variables, generator_optimizer)
-        return GANState(
+        z = () if latent_dim is None else (jnp.zeros((2, latent_dim)),)
+        told = Conditions()
+        if condition is not None:
+            batch = {name: jnp.zeros((2, *x.shape[1:]), x.dtype) for name, x in example.items()}
+            told = turns.conditions_of(condition, batch, jnp.zeros((), jnp.int32), generator_key, 2)
+        output, variables = generator.init_with_output(generator_key, *z, *given(told.generator), train=True)
+        image, _ = network.split_output(output)
+        generator_network = Network.new(variables, generator_optimizer)
+        discriminator_variables = discriminator.init(discriminator_key, *given(image, told.fake), train=True)
+        discriminator_network = Network.new(discriminator_variables, discriminator_optimizer)
+        players = Players(generator_network, discriminator_network)
+        states = turns.init_states(discriminator_terms, players)
+        if augment is not None and augment.init is not None:
+            states[turns.STATE_OF_AUGMENT] = augment.init()
+        state = GANState(
             step=jnp.zeros((), jnp.int32),
-            generator=player,
-            discriminator=Network.new(
-                discriminator.init(discriminator_key, image, train=True), discriminator_optimizer
-            ),
-            ema=jax.tree.map(jnp.copy, player.variables),  # of its own: a shared array could not be donated
+            generator=_with_terms(generator_network, turns.init_states(generator_terms, players)),
+            discriminator=_with_terms(discriminator_network, states),
+            ema=jax.tree.map(jnp.copy, generator_network.variables),  # of its own: a shared array cannot be donated
         )
+        return state
 
-    return network.compiled_init(build, key)
+    state = network.compiled_init(build, key)
+    return state if frozen is None else GANStateWithFrozen(**vars(state), frozen=frozen)
+
+
+def _with_terms(player, states):
+    """A player with its terms' states; a plain network where there are none, as older checkpoints have it."""
+    if not states:
+        return player
+    states = jax.tree.map(jnp.asarray, states)
+    return Player(player.params, player.model_state, player.opt_state, terms=states)
 
 
 class Players(NamedTuple):
@@ -78,9 +129,15 @@ class Players(NamedTuple):
 class Fakes(NamedTuple):
     """The step's batch of fake images, of some generator."""
 
-    images: jax.Array
-    pull_back: Callable  # from the gradient with respect to the images to that of the generator's parameters
+    output: Any  # what the generator returned: images, or a `network.Output`
+    pull_back: Callable  # from the gradient with respect to the output to that of the generator's parameters
     model_state: Any  # the generator's mutable collections after the forward pass
+    params: Any  # of the generator
+
+    @property
+    def images(self) -> jax.Array:
+        """[B, ...]."""
+        return network.split_output(self.output)[0]
 
 
 class Moves(NamedTuple):
@@ -141,9 +198,16 @@ def make_train_step(
     *,
     generator_optimizer: optax.GradientTransformation,
     discriminator_optimizer: optax.GradientTransformation,
-    latent_dim: int,
+    latent_dim: int | None,
     loss: adversarial.AdversarialLoss = adversarial.non_saturating,
     penalties: Sequence[Penalty] = (),
+    condition: Condition | None = None,
+    real: Callable[[Mapping[str, jax.Array], jax.Array], jax.Array] | None = None,
+    generator_terms: Sequence[Term] = (),
+    discriminator_terms: Sequence[Term] = (),
+    adversarial_weight: float | Callable[[turns.Turn], jax.Array] | None = None,
+    augment: Any = None,
+    gradients: ways.Way | tuple[ways.Way, ways.Way] = ways.plain,
     num_discriminator_steps: int = 1,
     update_rule: UpdateRule = alternating,
     ema_decay: network.Decay = 0.999,
@@ -156,15 +220,26 @@ def make_train_step(
     updated, on the same fake images as that update saw, so the generator runs forward once.
 
     Args:
-      generator: `apply(variables, z [B, latent_dim], train=) -> images [B, ...]`.
-      discriminator: `apply(variables, images, train=) -> logits [B]`. If it has a true `images_are_independent`, a
-        penalty shares a backward pass with the loss (`network.apply_to_each`).
+      generator: `apply(variables, z [B, latent_dim], condition, train=) -> images [B, ...]`, or a `network.Output` of
+        images and whatever terms want to see. Without a condition, or latents, that argument is not passed.
+      discriminator: `apply(variables, images, condition, train=) -> logits`: [B], patches [B, h, w], or a tree of
+        several scales, or a `network.Output`. A picture's own logits are averaged, leaves of a tree added up. If it
+        returns [B] and has a true `images_are_independent`, a penalty shares a backward pass with the loss
+        (`network.apply_to_each`).
       generator_optimizer: any optax transformation.
       discriminator_optimizer: any optax transformation; nothing is taken from the generator's.
-      latent_dim: the number of latents.
+      latent_dim: the number of latents; None: the generator is called with the condition alone.
       loss: a pair of functions, from `losses.adversarial` or your own.
       penalties: functions `(discriminator_fn, real, fake, key) -> scalar`, added to the discriminator's loss. Each is
         reported under its `__name__`.
+      condition: `(batch, step, key) -> turns.Conditions`: what the networks are told, such as `turns.told("label")`.
+      real: `(batch, step) -> images`: what is imitated; the batch's images by default.
+      generator_terms, discriminator_terms: what is added to each player's objective: `turns.term`, `losses.terms`.
+      adversarial_weight: of the adversarial loss in the generator's objective: a number, or a function of its turn,
+        whose value counts as a constant.
+      augment: `(key, images) -> images`, differentiable, or a `turns.Augment`: what the discriminator sees instead.
+      gradients: how gradients are taken: `gradients.plain`, `gradients.accumulated(n)`; one way for both players, or
+        (the generator's, the discriminator's).
       num_discriminator_steps: discriminator updates for each generator update, each on fresh data: the batch then has
         that many times the images, and update i takes images i, i + k, i + 2k, ...
       update_rule: how the last discriminator update and the generator's are joined: `alternating`, `simultaneous`,
@@ -172,20 +247,23 @@ def make_train_step(
       ema_decay: of the generator's average; a number or a schedule.
       sample_latent: `(key, shape) -> z`.
       axis_name: None for the global view (`jit` over a mesh). Given a name, the step is the per-device view for `pmap`
-        or `shard_map(check_vma=False)`: gradients, batch statistics and metrics are averaged over it, and each device
-        uses its rows of the global batch's latents. Dropout then draws on each device for itself.
+        or `shard_map(check_vma=False)`: gradients, batch statistics, states of terms and metrics are averaged over it,
+        and each device uses its rows of the global batch's latents. Dropout, augmentation and other streams then draw
+        on each device for itself.
 
     Returns:
       A pure function, not compiled. `key` is the run's constant key: the step folds `state.step` into it. Metrics are
       scalars: `generator/` and `discriminator/` with `loss` (adversarial part), `grad_norm` (before any clip),
       `update_norm`, and where the optimiser tells `clipped` and `skipped`; `discriminator/` with `real_logits`,
-      `fake_logits`, `accuracy`; `penalty/NAME`. The discriminator's are those of its last update.
+      `fake_logits`, `accuracy`; `penalty/NAME`; each term under its player. The discriminator's are those of its last
+      update.
 
     Raises:
-      TypeError: at trace time, for images that are not floating point.
-      ValueError: at trace time, for images of another shape than the generator's, or a batch that is no multiple of
-        `num_discriminator_steps`; at once, if that is below 1 or two penalties share a name.
-      TypeError: at once, for a loss, penalty, update rule or optimiser that is a name, a number or not wrapped.
+      TypeError: at trace time, for images that are not floating point, or a condition of another kind.
+      ValueError: at trace time, for images of another shape than the generator's, a batch that is no multiple of
+        `num_discriminator_steps`, a condition that the batch does not have, a term that is no number; at once, if
+        there is less than one discriminator step or two penalties or terms share a name.
+      TypeError: at once, for a loss, penalty, term, update rule or optimiser that is a name, a number or not wrapped.
 
     Goodfellow et al. 2014, algorithm 1; two time scales: Heusel et al. 2017.
     """
@@ -198,96 +276,254 @@ def make_train_step(
             "loss must be a pair of functions, such as adversarial.hinge or "
             f"AdversarialLoss(generator=f, discriminator=g), not {loss!r}"
         )
-    if callable(penalties):
-        raise TypeError("penalties must be a list of functions: write penalties=[penalties.r1(gamma=1.0)]")
     if not callable(update_rule):
         raise TypeError(f"update_rule must be a function such as gan.simultaneous, not {update_rule!r}")
-    for penalty in penalties:
-        if not callable(penalty) or not hasattr(penalty, "__name__"):
-            raise TypeError(
-                f"a penalty must be a function with a __name__, under which it is reported, not {penalty!r}"
+    generator_terms = turns.check_terms(generator_terms, "generator")
+    discriminator_terms = turns.as_penalty_terms(penalties) + turns.check_terms(discriminator_terms, "discriminator")
+    augment = turns.as_augment(augment)
+    generator_way, discriminator_way = gradients if isinstance(gradients, tuple) else (gradients, gradients)
+    for module, way in ((generator, generator_way), (discriminator, discriminator_way)):
+        if way is not ways.plain and getattr(module, "couples_images", False):
+            raise ValueError(
+                f"{type(module).__name__} lets images of a batch affect each other, so that its gradient cannot be "
+                "taken in parts of the batch"
             )
-    names = [penalty.__name__ for penalty in penalties]
-    if len(set(names)) < len(names):
-        raise ValueError(f"penalties are reported by name, but two share one: {', '.join(names)}")
-
     judge = network.apply_to_each if getattr(discriminator, "images_are_independent", False) else network.apply
 
-    def discriminator_step(player, real, fake, key, at=None):
+    def dropout_key(key):
+        return sharding.per_device_key(key, axis_name)
+
+    def look(params, player, condition, augment_key, step, key, judge=network.apply):
+        states = getattr(player, "terms", {})
+        return turns.look(
+            discriminator,
+            params,
+            player.model_state,
+            condition,
+            augment=augment,
+            augment_state=states.get(turns.STATE_OF_AUGMENT),
+            augment_key=augment_key,
+            step=step,
+            dropout_key=dropout_key(key),
+            axis_name=axis_name,
+            judge=judge,
+        )
+
+    def generator_of(params, model_state, key):
+        """The generator as terms call it."""
+
+        def run(*inputs, method=None):
+            return network.apply(generator, params, model_state, *inputs, key=dropout_key(key), method=method)[0]
+
+        return run
+
+    def keep_states(player, states, flags):
+        """The player with its terms' states after the turn, unless its update was skipped."""
+        if not isinstance(player, Player):
+            return player
+        states = network.mean_over_axis(states, axis_name)
+        return player.replace(terms=optim.keep_if_skipped(flags, player.terms, states))
+
+    def discriminator_step(player, state, examples, key, at=None):
         """Moves the player along the gradient at the parameters of another network, or at its own."""
-        dropout_key = sharding.per_device_key(key, axis_name)
+        params_at = (player if at is None else at).params
 
-        def objective(params):
-            real_logits, model_state = judge(discriminator, params, player.model_state, real, key=dropout_key)
-            fake_logits, model_state = judge(discriminator, params, model_state, fake, key=dropout_key)
+        def gradient_of(examples, key):
+            fake, generated_aux = network.split_output(examples.output)
 
-            def discriminator_fn(x):
-                return network.apply(discriminator, params, player.model_state, x, key=dropout_key)[0]
+            def objective(params):
+                augment_key = jax.random.fold_in(key, turns.AUGMENTATION)
+                sight = look(params, player, examples.condition, augment_key, state.step, key, judge)
+                real_logits, real_aux, model_state, real_seen = sight.real(examples.real)
+                fake_logits, fake_aux, model_state, fake_seen = sight.fake(fake, model_state)
+                turn = turns.Turn(
+                    step=state.step,
+                    key=key,
+                    batch=examples.batch,
+                    frozen=getattr(state, "frozen", None),
+                    inputs=examples.inputs,
+                    condition=examples.condition,
+                    real=examples.real,
+                    fake=fake,
+                    generated_aux=generated_aux,
+                    real_logits=real_logits,
+                    fake_logits=fake_logits,
+                    real_aux=real_aux,
+                    fake_aux=fake_aux,
+                    real_seen=real_seen,
+                    fake_seen=fake_seen,
+                    generator_params=state.generator.params,
+                    discriminator_params=params,
+                    generator=generator_of(state.generator.params, state.generator.model_state, key),
+                    discriminator=sight.raw,
+                    as_real=sight.as_real,
+                    as_fake=sight.as_fake,
+                )
+                metrics = {
+                    "discriminator/loss": turns.adversarial_loss(loss.discriminator, real_logits, fake_logits),
+                    "discriminator/real_logits": jnp.mean(turns.per_picture(real_logits)),
+                    "discriminator/fake_logits": jnp.mean(turns.per_picture(fake_logits)),
+                    "discriminator/accuracy": _accuracy(real_logits, fake_logits),
+                }
+                added, states, of_terms = turns.add_terms(
+                    discriminator_terms, getattr(player, "terms", {}), turn, "discriminator"
+                )
+                total = metrics["discriminator/loss"] if added is None else metrics["discriminator/loss"] + added
+                observed = {}
+                if augment is not None and augment.observe is not None:
+                    observed = augment.observe(turns.per_picture(real_logits))
+                return total, (model_state, states, observed, metrics | of_terms)
 
-            metrics = {
-                "discriminator/loss": jnp.mean(loss.discriminator(real_logits, fake_logits)),
-                "discriminator/real_logits": jnp.mean(real_logits),
-                "discriminator/fake_logits": jnp.mean(fake_logits),
-                "discriminator/accuracy": adversarial.discriminator_accuracy(real_logits, fake_logits),
-            }
-            total = metrics["discriminator/loss"]
-            for i, penalty in enumerate(penalties):
-                term = penalty(discriminator_fn, real, fake, jax.random.fold_in(key, i))
-                metrics[f"penalty/{penalty.__name__}"] = term
-                total += term
-            return total, (model_state, metrics)
+            return jax.grad(objective, has_aux=True)(params_at)
 
-        gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)((player if at is None else at).params)
-        player, update_metrics = network.update(player, discriminator_optimizer, gradients, model_state, axis_name)
-        return player, metrics | network.prefixed("discriminator", update_metrics)
+        found, (model_state, states, observed, metrics) = discriminator_way(gradient_of, examples, key)
+        if augment is not None and augment.update is not None:
+            old = states[turns.STATE_OF_AUGMENT]
+            new = augment.update(old, network.mean_over_axis(observed, axis_name))
+            states[turns.STATE_OF_AUGMENT] = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, old)
+        if augment is not None and augment.metrics is not None:
+            metrics |= network.prefixed("augment", augment.metrics(states.get(turns.STATE_OF_AUGMENT)))
+        player, update_metrics = network.update(player, discriminator_optimizer, found, model_state, axis_name)
+        return keep_states(player, states, update_metrics), metrics | network.prefixed("discriminator", update_metrics)
+
+    def generator_step(state, discriminator_at, fakes, examples, latent_key, key):
+        """Moves the generator along its gradient at the fakes' generator, through a discriminator."""
+        player = state.generator
+
+        def gradient_through(output, pull_back, params, examples, key):
+            """Gradient and everything else of a turn on a generator's output, with its way back to the parameters."""
+            own_key = jax.random.fold_in(key, turns.GENERATOR)
+            augment_key = jax.random.fold_in(own_key, turns.AUGMENTATION)
+            sight = look(discriminator_at.params, discriminator_at, examples.condition, augment_key, state.step, key)
+
+            def adversarial_of(output):
+                real_logits, real_aux, model_state, real_seen = sight.real(examples.real)
+                # As in the discriminator's turn each side sees the collections of before it.
+                fake, _ = network.split_output(output)
+                fake_logits, fake_aux, _, fake_seen = sight.fake(fake, discriminator_at.model_state)
+                value = turns.adversarial_loss(loss.generator, real_logits, fake_logits)
+                return value, (real_logits, fake_logits, real_aux, fake_aux, real_seen, fake_seen)
+
+            def gradient(function):
+                (found,) = pull_back(jax.grad(function, allow_int=True)(output))
+                return lax.stop_gradient(network.mean_over_axis(found, axis_name))
+
+            def objective(output, params):
+                value, (real_logits, fake_logits, real_aux, fake_aux, real_seen, fake_seen) = adversarial_of(output)
+                fake, generated_aux = network.split_output(output)
+                turn = turns.Turn(
+                    step=state.step,
+                    key=own_key,
+                    batch=examples.batch,
+                    frozen=getattr(state, "frozen", None),
+                    inputs=examples.inputs,
+                    condition=examples.condition,
+                    real=examples.real,
+                    fake=fake,
+                    generated_aux=generated_aux,
+                    real_logits=real_logits,
+                    fake_logits=fake_logits,
+                    real_aux=real_aux,
+                    fake_aux=fake_aux,
+                    real_seen=real_seen,
+                    fake_seen=fake_seen,
+                    generator_params=params,
+                    discriminator_params=discriminator_at.params,
+                    generator=generator_of(params, player.model_state, own_key),
+                    discriminator=sight.raw,
+                    as_real=sight.as_real,
+                    as_fake=sight.as_fake,
+                    output=output,
+                    adversarial=lambda output: adversarial_of(output)[0],
+                    gradient=gradient,
+                )
+                metrics, total = {"generator/loss": value}, value
+                if adversarial_weight is not None:
+                    weight = adversarial_weight(turn) if callable(adversarial_weight) else adversarial_weight
+                    weight = lax.stop_gradient(jnp.asarray(weight, value.dtype))
+                    metrics["generator/adversarial_weight"], total = weight, weight * value
+                added, states, of_terms = turns.add_terms(
+                    generator_terms, getattr(player, "terms", {}), turn, "generator"
+                )
+                return total if added is None else total + added, (states, metrics | of_terms)
+
+            through = (0, 1) if generator_terms else (0,)  # terms may see the parameters, too
+            found, (states, metrics) = jax.grad(objective, through, has_aux=True, allow_int=True)(output, params)
+            (gradients,) = pull_back(found[0])
+            if generator_terms:
+                gradients = jax.tree.map(jnp.add, gradients, found[1])
+            return gradients, states, metrics
+
+        def gradient_of(part, key):
+            """The same with the generator run again, on a part of the turn."""
+            run = lambda params: network.apply(  # noqa: E731
+                generator, params, player.model_state, *part.inputs, key=dropout_key(jax.random.fold_in(key, 1))
+            )
+            output, pull_back, model_state = jax.vjp(run, fakes.params, has_aux=True)
+            gradients, states, metrics = gradient_through(output, pull_back, fakes.params, part, key)
+            return gradients, (model_state, states, metrics)
+
+        if generator_way is ways.plain:
+            found, states, metrics = gradient_through(fakes.output, fakes.pull_back, fakes.params, examples, key)
+            model_state = fakes.model_state
+        else:
+            found, (model_state, states, metrics) = generator_way(gradient_of, examples._replace(output=None), key)
+        moved, update_metrics = network.update(player, generator_optimizer, found, model_state, axis_name)
+        return keep_states(moved, states, update_metrics), metrics | network.prefixed("generator", update_metrics)
 
     def train_step(state: GANState, batch: dict[str, jax.Array], key: jax.Array):
-        reals = _divide(network.images_of(batch), num_discriminator_steps)
+        network.images_of(batch)
+        parts = jax.tree.map(lambda x: ways.divide(x, num_discriminator_steps, "discriminator steps"), dict(batch))
         keys = jax.random.split(jax.random.fold_in(key, state.step), num_discriminator_steps)
 
-        def generate(params, key):
-            z = sharding.draw(sample_latent, key, (reals.shape[1], latent_dim), axis_name=axis_name)
-            dropout_key = sharding.per_device_key(key, axis_name)
-            return network.apply(generator, params, state.generator.model_state, z, key=dropout_key)
+        def deal(part, latent_key):
+            """What a turn is about, but for the fake images."""
+            images = part["image"] if real is None else real(part, state.step)
+            told = turns.conditions_of(
+                condition, part, state.step, jax.random.fold_in(latent_key, turns.CONDITION), images.shape[0]
+            )
+            z = None
+            if latent_dim is not None:
+                z = sharding.draw(sample_latent, latent_key, (images.shape[0], latent_dim), axis_name=axis_name)
+            return Examples(part, given(z, told.generator), told, images, None)
 
-        def extra_step(player, inputs):
-            real, key = inputs
+        def generate(params, examples, latent_key):
+            return network.apply(
+                generator, params, state.generator.model_state, *examples.inputs, key=dropout_key(latent_key)
+            )
+
+        def extra_step(player, dealt):
+            part, key = dealt
             latent_key, key = jax.random.split(key)
-            return discriminator_step(player, real, generate(state.generator.params, latent_key)[0], key)
+            examples = deal(part, latent_key)
+            output = generate(state.generator.params, examples, latent_key)[0]
+            return discriminator_step(player, state, examples._replace(output=output), key)
 
         # The last discriminator step and the generator step share one batch of fake images.
-        real, (latent_key, key) = reals[-1], jax.random.split(keys[-1])
-        dropout_key = sharding.per_device_key(key, axis_name)
+        latent_key, key = jax.random.split(keys[-1])
+        examples = deal(jax.tree.map(lambda x: x[-1], parts), latent_key)
 
         def fakes_of(player):
-            return Fakes(*jax.vjp(lambda params: generate(params, latent_key), player.params, has_aux=True))
+            run = lambda params: generate(params, examples, latent_key)  # noqa: E731
+            return Fakes(*jax.vjp(run, player.params, has_aux=True), player.params)
 
         fakes = fakes_of(state.generator)
-        if fakes.images.shape != real.shape:
+        if fakes.images.shape != examples.real.shape:
             raise ValueError(
-                f"the generator makes images of shape {fakes.images.shape[1:]}, but the data have {real.shape[1:]}"
+                f"the generator makes images of shape {fakes.images.shape[1:]}, but the data have "
+                f"{examples.real.shape[1:]}"
             )
 
         player = state.discriminator
         if num_discriminator_steps > 1:
-            player, _ = lax.scan(extra_step, player, (reals[:-1], keys[:-1]))
+            earlier = jax.tree.map(lambda x: x[:-1], (parts, keys))
+            player, _ = lax.scan(extra_step, player, earlier)
 
         def move_discriminator(at, fakes):
-            return discriminator_step(player, real, fakes.images, key, at)
+            return discriminator_step(player, state, examples._replace(output=fakes.output), key, at)
 
         def move_generator(discriminator_at, fakes):
-            def objective(fake):
-                params, model_state = discriminator_at.params, discriminator_at.model_state
-                real_logits, _ = network.apply(discriminator, params, model_state, real, key=dropout_key)
-                fake_logits, _ = network.apply(discriminator, params, model_state, fake, key=dropout_key)
-                return jnp.mean(loss.generator(real_logits, fake_logits))
-
-            value, fake_gradient = jax.value_and_grad(objective)(fakes.images)
-            (gradients,) = fakes.pull_back(fake_gradient)
-            moved, update_metrics = network.update(
-                state.generator, generator_optimizer, gradients, fakes.model_state, axis_name
-            )
-            return moved, {"generator/loss": value} | network.prefixed("generator", update_metrics)
+            return generator_step(state, discriminator_at, fakes, examples, latent_key, key)
 
         players, metrics = update_rule(
             Players(state.generator, player), fakes, Moves(fakes_of, move_discriminator, move_generator)
@@ -299,26 +535,47 @@ def make_train_step(
             state.step,
             {name.removeprefix("generator/"): value for name, value in metrics.items()},
         )
-        state = GANState(state.step + 1, players.generator, players.discriminator, ema)
+        state = state.replace(
+            step=state.step + 1, generator=players.generator, discriminator=players.discriminator, ema=ema
+        )
         return state, network.mean_over_devices(metrics, axis_name)
 
     return train_step
 
 
-def _divide(image, k):
-    """[k B, ...] -> [k, B, ...] such that a batch divided over devices stays divided the same way."""
-    if image.shape[0] % k:
-        raise ValueError(f"{k} discriminator steps need a batch of a multiple of {k} images, not {image.shape[0]}")
-    return jnp.moveaxis(image.reshape(image.shape[0] // k, k, *image.shape[1:]), 1, 0)
+class Examples(NamedTuple):
+    """What a turn is about; every leaf is [B, ...], so that a way of taking gradients can divide it."""
+
+    batch: dict[str, jax.Array]
+    inputs: tuple  # of the generator
+    condition: Conditions
+    real: jax.Array
+    output: Any  # of the generator
 
 
-def sample(generator: nn.Module, variables: Any, z: jax.Array) -> jax.Array:
+def _accuracy(real_logits, fake_logits):
+    """The mean over leaves of the share of logits on the right side of 0."""
+    leaves = zip(jax.tree.leaves(real_logits), jax.tree.leaves(fake_logits), strict=True)
+    found = [adversarial.discriminator_accuracy(real, fake) for real, fake in leaves]
+    return sum(found) / len(found) if len(found) > 1 else found[0]
+
+
+def sample(
+    generator: nn.Module,
+    variables: Any,
+    z: jax.Array | None,
+    condition: Any = None,
+    *,
+    key: jax.Array | None = None,
+) -> jax.Array:
     """Images for latents, with running batch statistics.
 
     Args:
       generator: the module.
       variables: `state.ema`, or `state.generator.variables` for the latest weights.
-      z: [N, latent_dim].
+      z: [N, latent_dim]; None for a generator without latents.
+      condition: its second argument, such as labels [N] int32; None: not passed.
+      key: of what the generator draws itself, such as StyleGAN's noise.
 
     Returns:
       [N, ...] in [-1, 1].
@@ -326,4 +583,4 @@ def sample(generator: nn.Module, variables: Any, z: jax.Array) -> jax.Array:
     Raises:
       TypeError, ValueError: for a whole state instead of variables, or latents that do not fit them.
     """
-    return network.images_from(generator, variables, z)
+    return network.images_from(generator, variables, z, condition, key)

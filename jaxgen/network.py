@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -48,17 +48,43 @@ def compiled_init(build: Callable[[jax.Array], Any], key: jax.Array) -> Any:
     return jax.jit(build, compiler_options=options)(key)
 
 
+class Output(NamedTuple):
+    """What a network returns beside what it is for: a generator its images, a discriminator its logits."""
+
+    value: Any
+    aux: Any  # for terms: codes, features, the logits of an auxiliary classifier
+
+
+def split_output(output: Any) -> tuple[Any, Any]:
+    """(value, aux) of what a network returned; aux is None unless that was an `Output`."""
+    return tuple(output) if isinstance(output, Output) else (output, None)
+
+
 def apply(
-    module: nn.Module, params: Any, model_state: Mapping[str, Any], *inputs: jax.Array, key: jax.Array | None = None
+    module: nn.Module,
+    params: Any,
+    model_state: Mapping[str, Any],
+    *inputs: Any,
+    key: jax.Array | None = None,
+    method: Callable | str | None = None,
 ) -> tuple[Any, Any]:
     """Applies a module in training mode.
+
+    Args:
+      module: its `__call__`, or `method`, takes the inputs and `train`.
+      params: its parameters.
+      model_state: its other collections.
+      inputs: arrays or trees of them.
+      key: of dropout. Any other stream that the module asks for (`make_rng("noise")`) is drawn from it, too.
+      method: another method of the module than `__call__`.
 
     Returns:
       (output, model_state), the latter updated by what the module changed, such as running batch statistics.
     """
-    rngs = None if key is None else {"dropout": key}
+    # Flax draws from "params" for a stream that is not given.
+    rngs = None if key is None else {"dropout": key, "params": jax.random.fold_in(key, 1)}
     output, model_state = module.apply(
-        {"params": params, **model_state}, *inputs, train=True, mutable=list(model_state), rngs=rngs
+        {"params": params, **model_state}, *inputs, train=True, mutable=list(model_state), rngs=rngs, method=method
     )
     return output, dict(model_state)
 
@@ -69,8 +95,17 @@ def check_optimizer(optimizer: Any, name: str = "the optimizer") -> None:
         raise TypeError(f"{name} must be an optax transformation such as optax.adam(1e-4), not {optimizer!r}")
 
 
-def images_from(module: nn.Module, variables: Any, z: jax.Array) -> Any:
-    """What a generator or decoder makes of latents z [N, latent_dim], as it is evaluated.
+def images_from(
+    module: nn.Module, variables: Any, z: jax.Array | None, condition: Any = None, key: jax.Array | None = None
+) -> Any:
+    """What a generator or decoder makes of latents z [N, latent_dim], as it is evaluated; of an `Output` the value.
+
+    Args:
+      module: the network.
+      variables: its variables.
+      z: latents; None for a network without.
+      condition: its second argument (its first without latents); None: not passed.
+      key: of what it draws itself.
 
     Raises:
       TypeError: for the state of a training instead of its variables.
@@ -78,19 +113,27 @@ def images_from(module: nn.Module, variables: Any, z: jax.Array) -> Any:
     """
     if hasattr(variables, "ema"):
         raise TypeError(f"variables must be those of a network, not a whole {type(variables).__name__}: give state.ema")
-    if jnp.ndim(z) != 2:
+    if z is not None and jnp.ndim(z) != 2:
         raise ValueError(f"z must have the shape [N, latent_dim], not {list(jnp.shape(z))}")
+    inputs = [x for x in (z, condition) if x is not None]
     try:
-        return module.apply(variables, z, train=False)
+        return split_output(
+            module.apply(variables, *inputs, train=False, rngs=None if key is None else {"params": key})
+        )[0]
     except flax.errors.ScopeParamShapeError as error:
         raise ValueError(
-            f"these variables do not fit z of shape {list(z.shape)}: they are of another latent_dim, or of another "
-            f"{type(module).__name__}. {str(error).partition(' (http')[0]}"
+            f"these variables do not fit z of shape {list(jnp.shape(z))}: they are of another latent_dim, or of "
+            f"another {type(module).__name__}. {str(error).partition(' (http')[0]}"
         ) from error
 
 
 def apply_to_each(
-    module: nn.Module, params: Any, model_state: Mapping[str, Any], x: jax.Array, *, key: jax.Array | None = None
+    module: nn.Module,
+    params: Any,
+    model_state: Mapping[str, Any],
+    x: jax.Array,
+    *condition: Any,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, Any]:
     """`apply` for a network that judges each image by itself; backwards it shares work with a gradient penalty.
 
@@ -104,6 +147,7 @@ def apply_to_each(
       params: its parameters.
       model_state: its other collections, which it does not change.
       x: images [B, ...].
+      condition: what else it is told, through which no gradient goes.
       key: for dropout.
 
     Returns:
@@ -114,7 +158,7 @@ def apply_to_each(
     """
 
     def logits(params, x):
-        return apply(module, params, model_state, x, key=key)[0]
+        return apply(module, params, model_state, x, *condition, key=key)[0]
 
     def forwards(params, x):
         return logits(params, x), (params, x)
@@ -182,7 +226,7 @@ def update(
     updates, opt_state = optimizer.update(gradients, network.opt_state, network.params)
     metrics = {"grad_norm": optax.tree.norm(gradients), "update_norm": optax.tree.norm(updates)}
     flags = optim.update_flags(opt_state)
-    new = Network(
+    new = network.replace(
         params=optax.apply_updates(network.params, updates),
         model_state=optim.keep_if_skipped(flags, network.model_state, model_state),
         opt_state=opt_state,
@@ -244,6 +288,13 @@ def mean_over_devices(metrics: dict[str, jax.Array], axis_name: str | None) -> d
     """Metrics as float32 scalars, averaged over the mapped axis if there is one."""
     metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
     return metrics if axis_name is None else lax.pmean(metrics, axis_name)
+
+
+def mean_over_axis(tree: Any, axis_name: str | None) -> Any:
+    """A tree averaged over the mapped axis, if there is one; what has no mean (whole numbers) as it is."""
+    if axis_name is None:
+        return tree
+    return jax.tree.map(lambda x: lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x, tree)
 
 
 def count_parameters(params: Any) -> int:

@@ -1,9 +1,11 @@
-"""Gradient transformations that optax lacks: a clip that tells whether it clipped, and the skipped update.
+"""Gradient transformations that optax lacks: a clip that tells whether it clipped, skipped and late updates.
 
-Both are ordinary optax transformations. Clipping belongs before the optimiser in the chain, skipping around it:
+All are ordinary optax transformations. Clipping belongs before the optimiser in the chain, skipping and a late start
+around it:
 
     optax.chain(optim.clip_by_global_norm(1.0), optax.adam(2e-4, b1=0.5))
     optim.skip_large_updates(optax.adamax(1e-3), max_norm=200.0)
+    optim.starting_at(10_000, optax.adam(2e-4))
 """
 
 from typing import Any, NamedTuple
@@ -71,6 +73,52 @@ def skip_large_updates(
         new_updates = jax.tree.map(lambda u: jnp.where(skip, jnp.zeros_like(u), u), new_updates)
         new_inner = jax.tree.map(lambda old, new: jnp.where(skip, old, new), state.inner, new_inner)
         return new_updates, SkipState(skip.astype(jnp.float32), state.num_skipped + skip, new_inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+class LateState(NamedTuple):
+    """State of `starting_at`."""
+
+    step: jax.Array  # updates so far, int32
+    inner: Any
+
+
+def starting_at(step: int | jax.Array, inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Neither moves nor ages before update `step` (counted from 0); from there on it is `inner`, fresh.
+
+    The way to start a player or a new layer late. Weight 0 for its loss instead would age Adam: after 5,000 gradients
+    of zero its first update is 10 times the rate (b1 0, b2 0.99), since the second moment has forgotten its bias
+    correction.
+    """
+
+    def init(params):
+        return LateState(jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(updates, state, params=None):
+        new_updates, new_inner = inner.update(updates, state.inner, params)
+        started = state.step >= step
+        new_updates = jax.tree.map(lambda u: jnp.where(started, u, jnp.zeros_like(u)), new_updates)
+        new_inner = jax.tree.map(lambda old, new: jnp.where(started, new, old), state.inner, new_inner)
+        return new_updates, LateState(state.step + 1, new_inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+class RecordedState(NamedTuple):
+    """State of `recording`."""
+
+    gradient: Any
+
+
+def recording() -> optax.GradientTransformation:
+    """Moves nothing and keeps the gradient it was given in its state: what a train step would do, read off it."""
+
+    def init(params):
+        return RecordedState(jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates, state, params=None):
+        return jax.tree.map(jnp.zeros_like, updates), RecordedState(updates)
 
     return optax.GradientTransformation(init, update)
 

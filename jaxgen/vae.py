@@ -8,7 +8,6 @@ is a bound on log p(x) in nats and is reported at beta = 1. What is minimised is
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,18 +15,12 @@ import optax
 from flax import linen as nn
 from jax import lax
 
-from jaxgen import network, sharding
+from jaxgen import gradients as ways
+from jaxgen import network, objective, sharding
 from jaxgen.losses import variational
-from jaxgen.network import Network
 
-
-@flax.struct.dataclass
-class VAEState:
-    """Everything that training changes. Arrays only."""
-
-    step: jax.Array  # number of updates so far, int32
-    network: Network  # params and model_state are dicts {"encoder": ..., "decoder": ...}
-    ema: Any  # moving average of the network's variables
+VAEState = objective.State
+"""Its network's params and model_state are dicts {"encoder": ..., "decoder": ...}."""
 
 
 def init(
@@ -45,19 +38,9 @@ def init(
         encoder_key, decoder_key = jax.random.split(key)
         (mean, _), encoder_variables = encoder.init_with_output(encoder_key, jnp.zeros((2, *image_shape)), train=True)
         variables = {"encoder": encoder_variables, "decoder": decoder.init(decoder_key, mean, train=True)}
-        params = {name: v.get("params", {}) for name, v in variables.items()}
-        model_state = {name: {k: c for k, c in v.items() if k != "params"} for name, v in variables.items()}
-        return VAEState(
-            step=jnp.zeros((), jnp.int32),
-            network=Network(params, model_state, optimizer.init(params)),
-            ema=jax.tree.map(jnp.copy, _variables(params, model_state)),
-        )
+        return objective.init_group(variables, optimizer=optimizer)
 
     return network.compiled_init(build, key)
-
-
-def _variables(params, model_state):
-    return {name: {"params": params[name], **model_state[name]} for name in params}
 
 
 def reparameterize(mean: jax.Array, logvar: jax.Array, noise: jax.Array) -> jax.Array:
@@ -76,6 +59,7 @@ def make_train_step(
     num_samples: int = 1,
     importance_weighted: bool = False,
     ema_decay: network.Decay = 0.0,
+    gradients: ways.Way = ways.plain,
     axis_name: str | None = None,
 ) -> Callable:
     """Builds `train_step(state, batch, key) -> (state, metrics)`.
@@ -92,6 +76,8 @@ def make_train_step(
       importance_weighted: minimise the negative importance-weighted bound with k samples (Burda et al. 2016) instead
         of the average of k ELBO estimates. Then beta must be 1 and free_bits 0.
       ema_decay: of the average of all variables; 0 keeps the latest. A number or a schedule.
+      gradients: how gradients are taken: `gradients.plain`, `gradients.accumulated(n)`. In slices, free bits and
+        `active_units` are of each slice.
       axis_name: as in `gan.make_train_step`.
 
     Returns:
@@ -119,56 +105,52 @@ def make_train_step(
     def over_devices(x):
         return x if axis_name is None else lax.pmean(x, axis_name)
 
-    def train_step(state: VAEState, batch: Mapping[str, jax.Array], key: jax.Array):
+    def negative_bound(params, old, batch, key, step):
         image = network.images_of(batch)
-        noise_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        noise_key, dropout_key = jax.random.split(key)
         dropout_key = sharding.per_device_key(dropout_key, axis_name)
-        weight = jnp.asarray(beta(state.step) if callable(beta) else beta)
-
-        def objective(params):
-            old = state.network.model_state
-            (mean, logvar), encoder_state = network.apply(
-                encoder, params["encoder"], old["encoder"], image, key=dropout_key
-            )
-            noise = sharding.draw(
-                jax.random.normal, noise_key, (mean.shape[0], num_samples, mean.shape[1]), axis_name=axis_name
-            )
-            z = reparameterize(mean[:, None], logvar[:, None], noise)
-            output, decoder_state = network.apply(
-                decoder, params["decoder"], old["decoder"], z.reshape(-1, z.shape[-1]), key=dropout_key
-            )
-            log_px = _log_likelihood(likelihood, output, image, num_samples)
-            kl_per_unit = variational.gaussian_kl_per_unit(mean, logvar)
-            rate = jnp.mean(jnp.sum(kl_per_unit, axis=1))
-            distortion = -jnp.mean(log_px)
-            log_weights = log_px + _log_prior_over_posterior(z, noise, logvar[:, None])
-            bound = jnp.mean(variational.importance_weighted_bound(log_weights, axis=1))
-            mean_kl = over_devices(jnp.mean(kl_per_unit, axis=0))
-            # Not `maximum`, whose derivative compares for equality what XLA may have computed twice. NaN stays NaN.
-            floored = jnp.sum(jnp.where(mean_kl < free_bits, free_bits, mean_kl))
-            loss = -bound if importance_weighted else distortion + weight * floored
-            mean_of_mean = over_devices(jnp.mean(mean, axis=0))
-            variance = over_devices(jnp.mean((mean - mean_of_mean) ** 2, axis=0))
-            metrics = {
-                "loss": loss,
-                "elbo": -distortion - rate,
-                "distortion": distortion,
-                "rate": rate,
-                "importance_weighted_bound": bound,
-                "active_units": jnp.sum(variance > ACTIVE_UNIT_VARIANCE),
-                "beta": weight,
-            }
-            return loss, ({"encoder": encoder_state, "decoder": decoder_state}, metrics)
-
-        gradients, (model_state, metrics) = jax.grad(objective, has_aux=True)(state.network.params)
-        new, update_metrics = network.update(state.network, optimizer, gradients, model_state, axis_name)
-        ema = network.update_ema(
-            state.ema, _variables(new.params, new.model_state), ema_decay, state.step, update_metrics
+        weight = jnp.asarray(beta(step) if callable(beta) else beta)
+        (mean, logvar), encoder_state = network.apply(
+            encoder, params["encoder"], old["encoder"], image, key=dropout_key
         )
-        metrics = network.mean_over_devices(metrics | update_metrics, axis_name)
-        return VAEState(step=state.step + 1, network=new, ema=ema), metrics
+        noise = sharding.draw(
+            jax.random.normal, noise_key, (mean.shape[0], num_samples, mean.shape[1]), axis_name=axis_name
+        )
+        z = reparameterize(mean[:, None], logvar[:, None], noise)
+        output, decoder_state = network.apply(
+            decoder, params["decoder"], old["decoder"], z.reshape(-1, z.shape[-1]), key=dropout_key
+        )
+        log_px = _log_likelihood(likelihood, output, image, num_samples)
+        kl_per_unit = variational.gaussian_kl_per_unit(mean, logvar)
+        rate = jnp.mean(jnp.sum(kl_per_unit, axis=1))
+        distortion = -jnp.mean(log_px)
+        log_weights = log_px + _log_prior_over_posterior(z, noise, logvar[:, None])
+        bound = jnp.mean(variational.importance_weighted_bound(log_weights, axis=1))
+        mean_kl = over_devices(jnp.mean(kl_per_unit, axis=0))
+        # Not `maximum`, whose derivative compares for equality what XLA may have computed twice. NaN stays NaN.
+        floored = jnp.sum(jnp.where(mean_kl < free_bits, free_bits, mean_kl))
+        loss = -bound if importance_weighted else distortion + weight * floored
+        mean_of_mean = over_devices(jnp.mean(mean, axis=0))
+        variance = over_devices(jnp.mean((mean - mean_of_mean) ** 2, axis=0))
+        metrics = {
+            "loss": loss,
+            "elbo": -distortion - rate,
+            "distortion": distortion,
+            "rate": rate,
+            "importance_weighted_bound": bound,
+            "active_units": jnp.sum(variance > ACTIVE_UNIT_VARIANCE),
+            "beta": weight,
+        }
+        return loss, ({"encoder": encoder_state, "decoder": decoder_state}, metrics)
 
-    return train_step
+    return objective.make_train_step(
+        negative_bound,
+        optimizer=optimizer,
+        ema_decay=ema_decay,
+        gradients=gradients,
+        variables_of=objective.variables_of_group,
+        axis_name=axis_name,
+    )
 
 
 ACTIVE_UNIT_VARIANCE = 0.01

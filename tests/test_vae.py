@@ -541,7 +541,7 @@ def test_batch_statistics_of_both_networks_are_kept_and_averaged():
 
 def test_what_is_not_of_the_right_kind_is_told():
     state, _ = default()
-    with pytest.raises(TypeError, match="not a whole VAEState: give state.ema"):
+    with pytest.raises(TypeError, match="not a whole State: give state.ema"):
         vae.sample(MODULES[1], state, jnp.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"do not fit z of shape \[2, 9\]"):
         vae.sample(MODULES[1], state.ema, jnp.zeros((2, 9)))

@@ -1,7 +1,9 @@
 """Penalties on the discriminator's gradient with respect to its input.
 
 A penalty is called as `(discriminator_fn, real, fake, key) -> scalar`, where `discriminator_fn` maps images [B, ...] to
-logits [B]. The factories below set weights. Gradients are summed over pixels and penalties averaged over the batch.
+logits [B], as real ones are judged; a penalty whose attribute `side` is "fake" gets it as fake ones are, which may be
+told and augmented otherwise. The factories below set weights. Gradients are summed over pixels and penalties averaged
+over the batch.
 
 A discriminator with batch normalisation couples the images of a batch; the gradient is then of the sum of logits, as
 in every implementation. Prefer a discriminator without it where a penalty is used (Gulrajani et al. 2017, section 4).
@@ -45,6 +47,7 @@ def r2(gamma: float = 10.0) -> Penalty:
     def r2(discriminator_fn, real, fake, key):
         return gamma / 2 * jnp.mean(squared_gradient_norm(discriminator_fn, fake))
 
+    r2.side = "fake"
     return r2
 
 
