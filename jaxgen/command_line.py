@@ -1,4 +1,4 @@
-"""What the scripts share: errors as sentences, quiet pipes, and the compilation cache."""
+"""What the commands share: errors as sentences, quiet pipes, and the compilation cache."""
 
 import contextlib
 import os
@@ -14,6 +14,11 @@ def use_compilation_cache() -> None:
     Call it before JAX is imported. A directory that cannot be written costs the cache, not the run.
     """
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "compiled"))
+
+
+def program(command: str) -> str:
+    """How this command was called, for its usage: "train.py" as a script, else "jaxgen train"."""
+    return f"{command}.py" if os.path.basename(sys.argv[0]) == f"{command}.py" else f"jaxgen {command}"
 
 
 def cache_directory() -> Path:

@@ -108,14 +108,17 @@ def init(
         return state
 
     state = network.compiled_init(build, key)
-    return state if frozen is None else GANStateWithFrozen(**vars(state), frozen=frozen)
+    if frozen is None:
+        return state
+    frozen = jax.tree.map(jnp.array, frozen)  # copies: the caller's outlive a step that the state is donated to
+    return GANStateWithFrozen(**vars(state), frozen=frozen)
 
 
 def _with_terms(player, states):
     """A player with its terms' states; a plain network where there are none, as older checkpoints have it."""
     if not states:
         return player
-    states = jax.tree.map(jnp.asarray, states)
+    states = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), states)  # of no weak type, as after a step
     return Player(player.params, player.model_state, player.opt_state, terms=states)
 
 
@@ -279,11 +282,12 @@ def make_train_step(
     if not callable(update_rule):
         raise TypeError(f"update_rule must be a function such as gan.simultaneous, not {update_rule!r}")
     generator_terms = turns.check_terms(generator_terms, "generator")
-    discriminator_terms = turns.as_penalty_terms(penalties) + turns.check_terms(discriminator_terms, "discriminator")
+    penalty_terms = turns.as_penalty_terms(penalties)
+    discriminator_terms = penalty_terms + turns.check_terms(discriminator_terms, "discriminator", penalty_terms)
     augment = turns.as_augment(augment)
     generator_way, discriminator_way = gradients if isinstance(gradients, tuple) else (gradients, gradients)
-    for module, way in ((generator, generator_way), (discriminator, discriminator_way)):
-        if way is not ways.plain and getattr(module, "couples_images", False):
+    for module, its_ways in ((generator, {generator_way}), (discriminator, {generator_way, discriminator_way})):
+        if its_ways != {ways.plain} and getattr(module, "couples_images", False):
             raise ValueError(
                 f"{type(module).__name__} lets images of a batch affect each other, so that its gradient cannot be "
                 "taken in parts of the batch"
@@ -324,7 +328,7 @@ def make_train_step(
         states = network.mean_over_axis(states, axis_name)
         return player.replace(terms=optim.keep_if_skipped(flags, player.terms, states))
 
-    def discriminator_step(player, state, examples, key, at=None):
+    def discriminator_step(player, state, examples, generator_params, key, at=None):
         """Moves the player along the gradient at the parameters of another network, or at its own."""
         params_at = (player if at is None else at).params
 
@@ -352,9 +356,9 @@ def make_train_step(
                     fake_aux=fake_aux,
                     real_seen=real_seen,
                     fake_seen=fake_seen,
-                    generator_params=state.generator.params,
+                    generator_params=generator_params,
                     discriminator_params=params,
-                    generator=generator_of(state.generator.params, state.generator.model_state, key),
+                    generator=generator_of(generator_params, state.generator.model_state, key),
                     discriminator=sight.raw,
                     as_real=sight.as_real,
                     as_fake=sight.as_fake,
@@ -380,7 +384,7 @@ def make_train_step(
         if augment is not None and augment.update is not None:
             old = states[turns.STATE_OF_AUGMENT]
             new = augment.update(old, network.mean_over_axis(observed, axis_name))
-            states[turns.STATE_OF_AUGMENT] = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, old)
+            states[turns.STATE_OF_AUGMENT] = turns.state_after(new, old, "the augmentation")
         if augment is not None and augment.metrics is not None:
             metrics |= network.prefixed("augment", augment.metrics(states.get(turns.STATE_OF_AUGMENT)))
         player, update_metrics = network.update(player, discriminator_optimizer, found, model_state, axis_name)
@@ -405,7 +409,7 @@ def make_train_step(
                 return value, (real_logits, fake_logits, real_aux, fake_aux, real_seen, fake_seen)
 
             def gradient(function):
-                (found,) = pull_back(jax.grad(function, allow_int=True)(output))
+                (found,) = pull_back(jax.grad(function, allow_int=True)(lax.stop_gradient(output)))
                 return lax.stop_gradient(network.mean_over_axis(found, axis_name))
 
             def objective(output, params):
@@ -467,6 +471,7 @@ def make_train_step(
             found, states, metrics = gradient_through(fakes.output, fakes.pull_back, fakes.params, examples, key)
             model_state = fakes.model_state
         else:
+            ways.check_no_coupling(discriminator_at.model_state)  # the generator's way does not see it
             found, (model_state, states, metrics) = generator_way(gradient_of, examples._replace(output=None), key)
         moved, update_metrics = network.update(player, generator_optimizer, found, model_state, axis_name)
         return keep_states(moved, states, update_metrics), metrics | network.prefixed("generator", update_metrics)
@@ -497,7 +502,7 @@ def make_train_step(
             latent_key, key = jax.random.split(key)
             examples = deal(part, latent_key)
             output = generate(state.generator.params, examples, latent_key)[0]
-            return discriminator_step(player, state, examples._replace(output=output), key)
+            return discriminator_step(player, state, examples._replace(output=output), state.generator.params, key)
 
         # The last discriminator step and the generator step share one batch of fake images.
         latent_key, key = jax.random.split(keys[-1])
@@ -520,7 +525,7 @@ def make_train_step(
             player, _ = lax.scan(extra_step, player, earlier)
 
         def move_discriminator(at, fakes):
-            return discriminator_step(player, state, examples._replace(output=fakes.output), key, at)
+            return discriminator_step(player, state, examples._replace(output=fakes.output), fakes.params, key, at)
 
         def move_generator(discriminator_at, fakes):
             return generator_step(state, discriminator_at, fakes, examples, latent_key, key)
@@ -541,6 +546,39 @@ def make_train_step(
         return state, network.mean_over_devices(metrics, axis_name)
 
     return train_step
+
+
+class Game(NamedTuple):
+    """Two modules with all that `make_train_step` takes, to be played as it is, or with other optimisers or rules.
+
+    settings: keyword arguments of `make_train_step`.
+    example: of `init`.
+    frozen: of `init`.
+    players: what the optimisers were made of (`options.Optimizer`), where that is known: rates, clips, names.
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    settings: Mapping[str, Any]
+    example: Mapping[str, Any] | None = None
+    frozen: Any = None
+    players: Any = None
+
+    def init(self, key: jax.Array, **changes: Any) -> GANState:
+        """The state before the first step, for the settings with `changes`."""
+        settings = {**self.settings, **changes}
+        chosen = {name: settings[name] for name in _OF_INIT if name in settings}
+        return init(key, self.generator, self.discriminator, example=self.example, frozen=self.frozen, **chosen)
+
+    def train_step(self, **changes: Any) -> Callable:
+        """`make_train_step` with the settings, and `changes` in their places."""
+        return make_train_step(self.generator, self.discriminator, **{**self.settings, **changes})
+
+
+_OF_INIT = (
+    *("generator_optimizer", "discriminator_optimizer", "latent_dim", "condition"),
+    *("generator_terms", "discriminator_terms", "augment"),
+)
 
 
 class Examples(NamedTuple):

@@ -47,6 +47,12 @@ def accumulated(num_slices: int) -> Way:
         return plain
 
     def way(gradient_of, examples, key):
+        sizes = {jnp.shape(x)[:1] for x in jax.tree.leaves(examples)}
+        if len(sizes) > 1 or () in sizes:
+            raise ValueError(
+                "for micro-batches each array of a batch, and of what the generator returns, needs a row for each "
+                f"image; here they have {', '.join(sorted(str(*size) or 'no' for size in sizes))} rows"
+            )
         slices = jax.tree.map(lambda x: divide(x, num_slices, "micro-batches"), examples)
         first = jax.tree.map(lambda x: x[0], slices)
         shapes = jax.eval_shape(gradient_of, first, key)
@@ -88,4 +94,4 @@ def check_no_coupling(rest: Any) -> None:
 
 
 def _has_mean(x):
-    return jnp.issubdtype(x.dtype, jnp.inexact)
+    return jnp.issubdtype(jnp.result_type(x), jnp.inexact)

@@ -150,6 +150,8 @@ def train(
     key: jax.Array,
     config: Mapping[str, Any] | None = None,
     may_change: Sequence[str] = (),
+    upgrade: Callable[[Mapping], Mapping] = dict,
+    facts: Mapping[str, Any] | None = None,
     seed: int = 0,
     num_devices: int | None = None,
     log_every: int = 100,
@@ -175,8 +177,9 @@ def train(
       num_steps: where to stop, counted from the run's beginning.
       batch_size: images a step, over all devices and hosts.
       key: the run's constant key.
-      config, may_change: for `run_directory.hold`, called once the first batch has proved good, so that a mistake
-        leaves no directory behind. Without a config the directory must be there.
+      config, may_change, upgrade: for `run_directory.hold`, called once the first batch has proved good, so that a
+        mistake leaves no directory behind. Without a config the directory must be there.
+      facts: what the run is of, for its report: `system`, `can`, `parameters`.
       seed: of the data order.
       num_devices: how many devices to use; all by default.
       log_every: steps between lines of the log; each holds means over the steps since the line before (of this
@@ -225,9 +228,12 @@ def train(
         with _on_all_hosts(mesh):
             metric_names = _check_first_batch(train_step, dataset, batch_size, seed, state, key)
         with _on_all_hosts(mesh):  # only now: a mistake on any host leaves no directory behind
-            stack.enter_context(run_directory.hold(directory, config, may_change=may_change, is_primary=primary))
+            hold = run_directory.hold(directory, config, may_change=may_change, upgrade=upgrade, is_primary=primary)
+            stack.enter_context(hold)
             if primary:
                 _describe_data(directory, dataset, seed)
+                if facts is not None:
+                    run_directory.write_facts(directory, facts)
         manager = checkpoint.open_checkpoints(
             directory / "checkpoints", keep_last=keep_last, best_metric=best_metric, best_mode=best_mode
         )
@@ -288,6 +294,7 @@ def make_evaluate(
     key: jax.Array,
     batch_size: int = 250,
     mesh: jax.sharding.Mesh | None = None,
+    variables: Callable[[Any], Any] = lambda state: state.ema,
 ) -> Callable[[Any], dict[str, float]]:
     """Builds `evaluate(state) -> numbers` over every example of a data set, once each, in order.
 
@@ -299,9 +306,10 @@ def make_evaluate(
       batch_size: images at once, over all devices. Where they cannot share it equally, copies of the last image fill it
         up and do not count: any number of devices gives the same numbers, up to rounding.
       mesh: whose devices share each batch, from `sharding.make_mesh`; all devices by default.
+      variables: state -> what `eval_step` takes.
 
     Returns:
-      A function of a state, whose `ema` it evaluates.
+      A function of a state.
     """
     mesh = sharding.make_mesh() if mesh is None else mesh
     batch_size = min(batch_size, dataset.num_examples)
@@ -313,9 +321,9 @@ def make_evaluate(
     run = sharding.jit_global(numbers_of, mesh, batch_axes=(None, 0, None))
 
     def evaluate(state) -> dict[str, float]:
-        variables, rows = sharding.as_replicated(mesh, state.ema), []
+        local, rows = sharding.as_replicated(mesh, variables(state)), []
         for i, (raw, num_valid) in enumerate(data.sequential_batches(dataset, batch_size)):
-            per_image = run(variables, sharding.divide(mesh, raw), jax.random.fold_in(key, i))
+            per_image = run(local, sharding.divide(mesh, raw), jax.random.fold_in(key, i))
             if not sharding.can_run_ahead(mesh):
                 jax.block_until_ready(per_image)
             rows.append((num_valid, per_image))
@@ -668,7 +676,7 @@ def _picture(shown: np.ndarray) -> np.ndarray:
         return images.grid(shown, upscale=None)
     n, k, height, width, channels = shown.shape
     strips = shown.transpose(0, 2, 1, 3, 4).reshape(n, height, k * width, channels)
-    return images.grid(strips, columns=math.ceil(math.sqrt(n / k)), padding=8, background=0.6, upscale=None)
+    return images.grid(strips, columns=max(1, round(math.sqrt(n / k))), padding=8, background=0.6, upscale=None)
 
 
 def _describe_data(directory: Path, dataset: data.Dataset, seed: int) -> None:

@@ -2,6 +2,7 @@
 
     RUN/config.json        the configuration; what a resumed run is compared with
     RUN/environment.json   versions, devices, commit and command line of the first start, and what differed on resumes
+    RUN/system.json        what is trained: its name, what it can do, parameters of each network
     RUN/data.json          what it is trained on: name, number and shape of the images, classes
     RUN/real.png           some of them
     RUN/metrics.jsonl      one flat JSON object a line: {"step": 100, "time": 1700000000.0, "generator/loss": 0.69}
@@ -33,13 +34,14 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
+SYSTEM = "system.json"
 DATA = "data.json"
 REAL = "real.png"
 METRICS = "metrics.jsonl"
@@ -195,7 +197,12 @@ def _checked(path: str | os.PathLike) -> Path:
 
 
 def create(
-    path: str | os.PathLike, config: Mapping, *, may_change: Sequence[str] = (), is_primary: bool = True
+    path: str | os.PathLike,
+    config: Mapping,
+    *,
+    may_change: Sequence[str] = (),
+    upgrade: Callable[[Mapping], Mapping] = dict,
+    is_primary: bool = True,
 ) -> Path:
     """Makes a run directory, or checks that an existing one was started with the same configuration.
 
@@ -208,6 +215,7 @@ def create(
       config: the configuration: nested dicts of strings, numbers, booleans, None, lists and tuples.
       may_change: dotted names of settings that a resumed run may change, for example ("num_steps",); a name covers
         everything below it ("evaluation" covers "evaluation.every").
+      upgrade: what a stored configuration of an older version means today.
       is_primary: False on every host but the first: returns the path and touches nothing. On the primary host the
         devices are looked up, so `jax.distributed.initialize` comes first.
 
@@ -222,7 +230,7 @@ def create(
     path = _checked(path)
     if is_primary:
         if _prepare(path):
-            _compare_and_update(path, config, may_change)
+            _compare_and_update(path, config, may_change, upgrade)
         else:
             write_atomically(path / CONFIG, _json_bytes(config))
         _record_environment(path)
@@ -251,8 +259,8 @@ def _is_ours_before_config(name: str) -> bool:
     return name in (LOCK, ".DS_Store") or (name.startswith(".") and name.endswith(".tmp"))
 
 
-def _compare_and_update(path: Path, config: Mapping, may_change: Sequence[str]) -> None:
-    stored = _encoded(_read_config(path))
+def _compare_and_update(path: Path, config: Mapping, may_change: Sequence[str], upgrade: Callable) -> None:
+    stored = _encoded(upgrade(_read_config(path)))
     asked = _encoded(config)
     there, wanted = flatten(stored), flatten(asked)
     lines = []
@@ -314,6 +322,11 @@ def _near(parent: Path) -> str:
         runs = sorted(str(child.parent) for child in parent.glob(f"*/{CONFIG}"))
     more = f" and {len(runs) - 10} more" if len(runs) > 10 else ""
     return f"; runs in {parent}: {', '.join(runs[:10])}{more}" if runs else "; give the --directory of a training run"
+
+
+def write_facts(path: str | os.PathLike, facts: Mapping) -> None:
+    """Writes RUN/system.json."""
+    write_atomically(Path(path) / SYSTEM, _json_bytes(facts))
 
 
 def environment() -> dict[str, object]:
@@ -407,15 +420,20 @@ def write_status(
 
 @contextlib.contextmanager
 def hold(
-    path: str | os.PathLike, config: Mapping | None, *, may_change: Sequence[str] = (), is_primary: bool = True
+    path: str | os.PathLike,
+    config: Mapping | None,
+    *,
+    may_change: Sequence[str] = (),
+    upgrade: Callable[[Mapping], Mapping] = dict,
+    is_primary: bool = True,
 ) -> Iterator[Path]:
     """Makes or resumes a run directory and holds its lock inside a `with` block: `create` under `lock`.
 
     The lock comes first, so that a second process is refused before it has changed a setting of the first.
 
     Args:
-      path, config, may_change, is_primary: as for `create`. Without a config the directory must be there, and only the
-        lock is taken.
+      path, config, may_change, upgrade, is_primary: as for `create`. Without a config the directory must be there, and
+        only the lock is taken.
 
     Yields:
       The directory.
@@ -429,7 +447,7 @@ def hold(
         _prepare(path)  # a lock file needs a directory, and has no place in one that is no run
     with lock(path, is_primary=is_primary):
         if config is not None:
-            create(path, config, may_change=may_change, is_primary=is_primary)
+            create(path, config, may_change=may_change, upgrade=upgrade, is_primary=is_primary)
         yield path
 
 

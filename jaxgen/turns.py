@@ -151,7 +151,10 @@ def as_augment(augment: Any) -> Augment | None:
 
     Raises:
       TypeError: for anything else.
+      ValueError: for an update of a state that is not there.
     """
+    if isinstance(augment, Augment) and augment.update is not None and augment.init is None:
+        raise ValueError("an Augment that updates its state needs an init= that makes it")
     if augment is None or isinstance(augment, Augment):
         return augment
     if not callable(augment):
@@ -261,7 +264,12 @@ def look(
       dropout_key: for both.
       axis_name: the mapped axis, in the per-device view: each device augments for itself.
       judge: `network.apply`, or `network.apply_to_each` for what the losses see.
+
+    Raises:
+      ValueError: for an augmentation with a state that is not there.
     """
+    if augment is not None and augment.init is not None and augment_state is None:
+        raise ValueError("the state has no place for the augmentation's: give gan.init the same augment= as the step")
     real_key, fake_key = jax.random.split(sharding.per_device_key(augment_key, axis_name))
 
     def seen(key, image, condition):
@@ -320,8 +328,17 @@ def term(
     weight: float | Callable[[jax.Array], jax.Array] = 1.0,
     every: int = 1,
 ) -> Term:
-    """A term without state, of a function of the turn; called as the function is, if not otherwise."""
-    return Term(name or _name_of(value), lambda turn, state: (value(turn), state), weight=weight, every=every)
+    """A term without state, of a function of the turn; called as the function is, if not otherwise.
+
+    Raises:
+      TypeError: for what is no function, or has no name of its own.
+    """
+    if not callable(value):
+        raise TypeError(f"a term is made of a function of the turn, not of {value!r}")
+    name = name or _name_of(value)
+    if name == "<lambda>":
+        raise TypeError("a term needs a name, under which it is reported, and a lambda has none; give name=")
+    return Term(name, lambda turn, state: (value(turn), state), weight=weight, every=every)
 
 
 def from_penalty(penalty: Penalty, *, weight: float | Callable[[jax.Array], jax.Array] = 1.0, every: int = 1) -> Term:
@@ -345,8 +362,11 @@ def _name_of(function):
     return name
 
 
-def check_terms(terms: Sequence[Term], player: str) -> tuple[Term, ...]:
-    """The terms of a player, refused if they are something else, or share a name.
+_REPORTED = ("loss", "grad_norm", "update_norm", "clipped", "skipped", "real_logits", "fake_logits", "accuracy")
+
+
+def check_terms(terms: Sequence[Term], player: str, others: Sequence[Term] = ()) -> tuple[Term, ...]:
+    """The terms of a player, refused if they are something else, or share a name with each other or with others of it.
 
     Raises:
       TypeError: for what is no term.
@@ -354,17 +374,21 @@ def check_terms(terms: Sequence[Term], player: str) -> tuple[Term, ...]:
     """
     if isinstance(terms, Term) or callable(terms):
         raise TypeError(f"{player}_terms must be a list of terms: write {player}_terms=[...]")
-    taken = {"loss", "grad_norm", "update_norm", "clipped", "skipped", "real_logits", "fake_logits", "accuracy"}
+    taken = {(player, name) for name in (*_REPORTED, "adversarial_weight")}
+    taken |= {(one.prefix or player, one.name) for one in others}
+    kept = {STATE_OF_AUGMENT}
     for one in terms:
         if not isinstance(one, Term):
             raise TypeError(f"a term is made by turns.term(function) or turns.Term(...), not {one!r}")
         if one.every < 1:
             raise ValueError(f"the term {one.name!r} is due every {one.every} steps; that must be at least 1")
         key = (one.prefix or player, one.name)
-        if one.name in taken and one.prefix is None or key in taken:
-            where = f"{one.prefix or player}/{one.name}"
-            raise ValueError(f"terms are reported by name, and {where} is taken; give another name=")
+        if key in taken:
+            raise ValueError(f"terms are reported by name, and {'/'.join(key)} is taken; give another name=")
         taken.add(key)
+        if one.init is not None and one.name in kept:
+            raise ValueError(f"states of terms are kept by name, and {one.name!r} is taken; give another name=")
+        kept.update([one.name] if one.init is not None else [])
     return tuple(terms)
 
 
@@ -417,7 +441,9 @@ def add_terms(
       (sum or None without terms, states after the turn, metrics: what each adds to the objective).
 
     Raises:
-      ValueError: for a state that is not there; for a term that is neither a number nor one for each image.
+      ValueError: for a state that is not there, or does not stay as it is; for a term that is neither a number nor one
+        for each image.
+      TypeError: for a term that returns something else.
     """
     total, after, metrics = None, dict(states), {}
     for i, one in enumerate(terms):
@@ -438,9 +464,14 @@ def _value_of(one, turn, state):
     weight = one.weight(turn.step) if callable(one.weight) else one.weight
 
     def due():
-        value, new = one.value(turn, state)
-        value = _number(value, one.name, turn.real.shape[0])
-        new = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state)
+        found = one.value(turn, state)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(
+                f"the term {one.name!r} must return (value, state); a function of the turn alone is made a term by "
+                "turns.term"
+            )
+        value = _number(found[0], one.name, turn.real.shape[0])
+        new = state_after(found[1], state, f"the term {one.name!r}")
         factor = weight * one.every if one.every > 1 else weight
         return (value if isinstance(factor, float) and factor == 1.0 else factor * value), new
 
@@ -450,8 +481,25 @@ def _value_of(one, turn, state):
     return lax.cond(turn.step % one.every == 0, due, lambda: (jnp.zeros(shape.shape, shape.dtype), state))
 
 
+def state_after(new: Any, old: Any, whose: str) -> Any:
+    """What a term or an augmentation made of its state, in the dtypes of before: others would compile the step again.
+
+    Raises:
+      ValueError: if structure or shapes are others than before.
+    """
+    if old is None and new is not None:
+        raise ValueError(f"{whose} returned a state, but has no init= that makes the first one")
+    old_shapes, new_shapes = (jax.tree.map(lambda x: list(jnp.shape(x)), state) for state in (old, new))
+    if old_shapes != new_shapes:
+        raise ValueError(f"the state of {whose} must keep its shapes: {old_shapes} became {new_shapes}")
+    return jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, old)
+
+
 def _number(value, name, num_images):
-    shape = jnp.shape(value)
+    if value is None:
+        raise TypeError(f"the term {name!r} returned nothing; a term is one number, or one for each image")
+    value = jnp.asarray(value)
+    shape = value.shape
     if shape == (num_images,):
         return jnp.mean(value)
     if shape != ():

@@ -1,6 +1,6 @@
-"""Scripts called in the process of a test, with the exit code that a shell would see."""
+"""Commands called in the process of a test, with the exit code that a shell would see."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 from types import ModuleType
 
@@ -12,15 +12,12 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 def script(name: str) -> ModuleType:
-    """A script as a fresh module."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A command's module."""
+    return importlib.import_module(f"jaxgen.commands.{name}")
 
 
 def call(name: str, *arguments) -> int:
-    """Runs a script; returns its exit code."""
+    """Runs a command; returns its exit code."""
     with pytest.raises(SystemExit) as end:
         command_line.run(lambda: script(name).main([str(argument) for argument in arguments]))
     return end.value.code or 0

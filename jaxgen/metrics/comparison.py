@@ -213,6 +213,19 @@ def sliced(real: Seen, fake: Seen, key: jax.Array) -> Measured:
 # Copies ---------------------------------------------------------------------------------------------------------------
 
 
+METRICS = {
+    "fid": frechet,
+    "kid": kernel,
+    "prdc": neighbours,
+    "inception_score": inception,
+    "confidence": confident,
+    "swd": sliced,
+}
+"""Metrics of two sets of images by name."""
+OF_EVALUATION = ("fid", "kid")
+"""Those that one number stands for, small is better: by which the best checkpoint can be kept."""
+
+
 def nearest_neighbours(queries, points, but=None) -> tuple[np.ndarray, np.ndarray]:
     """Which of the points is nearest to each query, and how far it is.
 
@@ -307,7 +320,7 @@ def of_train(train: Seen, real: Seen, num: int, metrics: Iterable[str], key: jax
       train: of the training images.
       real: of the reference.
       num: how many fake images there are; so many training images are drawn, or all if there are fewer.
-      metrics: names in `presets.METRICS`; those of `fid`, `kid` and `prdc` are computed.
+      metrics: names in `METRICS`; those of `fid`, `kid` and `prdc` are computed.
       key: of the draw.
     """
     rows = np.asarray(jax.random.permutation(key, len(train.features)))[:num]

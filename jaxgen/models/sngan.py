@@ -1,0 +1,206 @@
+"""The ResNet GAN of spectral normalisation, for square images of 28, 32, 48, 64 or 128 pixels, with or without classes.
+
+Residual networks after Gulrajani et al. (2017) as in Miyato et al. (2018); with classes, conditional batch
+normalisation in the generator and the projection discriminator of Miyato and Koyama (2018). Widths are those of the
+common reproduction (mimicry; Lee and Town, 2020), and the numbers of parameters agree with it. Weights are Xavier
+uniform, with gain sqrt(2) for the two convolutions of a residual branch and 1 for all others; biases are 0.
+
+A 1x1 convolution commutes exactly with repeating pixels and with averaging them, its bias included: shortcuts are
+computed at the smaller of the two sizes, with a quarter of the arithmetic.
+
+Deviations. From the reproduction, where it departs from the paper's authors: maps are enlarged by repeating pixels
+(there bilinearly); shortcuts see a block's input (there, by an activation in place, its rectified input); biases start
+at 0, the class scales at exactly 1. From all: 28 pixels are ours, the network for 32 pixels with a generator that
+starts from 7x7 and has two blocks.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.models.batch_norm import ConditionalBatchNorm
+from jaxgen.models.convolution import Conv
+from jaxgen.models.spectral_norm import SpectralConv, SpectralDense, SpectralEmbed
+
+residual_init = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")  # Xavier uniform with gain sqrt(2)
+xavier_init = nn.initializers.xavier_uniform()
+
+
+class Layout(NamedTuple):
+    """The published network for one image size. Widths are given as what `features` is divided by."""
+
+    smallest: int  # the generator's first map is smallest x smallest x features
+    generator_features: int
+    generator: tuple[int, ...]  # a block each; all of them double the size
+    discriminator_features: int
+    discriminator: tuple[int, ...]  # a block each
+    num_halvings: int  # the discriminator's first blocks, which halve the size
+
+
+LAYOUTS = {
+    28: Layout(7, 256, (1, 1), 128, (1, 1, 1, 1), 2),
+    32: Layout(4, 256, (1, 1, 1), 128, (1, 1, 1, 1), 2),
+    48: Layout(6, 512, (2, 4, 8), 1024, (16, 8, 4, 2, 1), 4),
+    64: Layout(4, 1024, (2, 4, 8, 16), 1024, (16, 8, 4, 2, 1), 5),
+    128: Layout(4, 1024, (1, 2, 4, 8, 16), 1024, (16, 8, 4, 2, 1, 1), 5),
+}
+
+
+def layout_of(image_size: int) -> Layout:
+    """The network for square images of this size.
+
+    Raises:
+      ValueError: for a size without one.
+    """
+    if image_size not in LAYOUTS:
+        *others, last = LAYOUTS
+        allowed = f"{', '.join(map(str, others))} or {last}"
+        raise ValueError(f"this network is for square images of {allowed} pixels, not {image_size}; resize the data")
+    return LAYOUTS[image_size]
+
+
+def _widths(features, divisors):
+    if features % max(divisors):
+        raise ValueError(f"features must be a multiple of {max(divisors)} for this image size, not {features}")
+    return [features // divisor for divisor in divisors]
+
+
+def _check_label(label, num_classes, batch_size):
+    if num_classes == 0:
+        if label is not None:
+            raise ValueError("this network knows no classes: build it with num_classes, or leave the label out")
+    elif label is None:
+        raise ValueError(f"this network is told the class of each image: give a label [B] in 0..{num_classes - 1}")
+    elif jnp.shape(label) != (batch_size,):
+        raise ValueError(f"label must have the shape [{batch_size}], one for each image, not {list(jnp.shape(label))}")
+
+
+def _enlarge(x):
+    """Each pixel four times: [B, H, W, C] -> [B, 2 H, 2 W, C]."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def _halve(x):
+    """The mean of 2x2 pixels: [B, H, W, C] -> [B, H / 2, W / 2, C]."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+class GeneratorBlock(nn.Module):
+    """Doubles the size: norm, ReLU, enlarge, 3x3, norm, ReLU, 3x3, plus an enlarged 1x1 shortcut."""
+
+    features: int
+    num_classes: int = 0
+    dtype: Any = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array:
+        def normalise_and_activate(x):
+            if self.num_classes == 0:
+                return nn.relu(_batch_norm(train, self.dtype, self.axis_name)(x))
+            norm = ConditionalBatchNorm(self.num_classes, dtype=self.dtype, axis_name=self.axis_name)
+            return nn.relu(norm(x, label, train=train))
+
+        shortcut = Conv(self.features, 1, kernel_init=xavier_init, dtype=self.dtype, name="shortcut")(x)
+        x = _enlarge(normalise_and_activate(x))
+        x = Conv(self.features, 3, padding=1, kernel_init=residual_init, dtype=self.dtype)(x)
+        x = normalise_and_activate(x)
+        x = Conv(self.features, 3, padding=1, kernel_init=residual_init, dtype=self.dtype)(x)
+        return x + _enlarge(shortcut)
+
+
+def _batch_norm(train, dtype, axis_name):
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, axis_name=axis_name)
+
+
+class DiscriminatorBlock(nn.Module):
+    """ReLU, 3x3, ReLU, 3x3 and, where it halves the size, a mean over 2x2, plus a shortcut.
+
+    The shortcut is a 1x1 convolution where the size or the width changes, the input itself otherwise. The first block
+    of a network has no ReLU before its first convolution: it sees the image.
+    """
+
+    features: int
+    halve: bool = False
+    first: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        shortcut = _halve(x) if self.halve else x
+        if self.halve or x.shape[-1] != self.features:
+            conv = SpectralConv(self.features, 1, kernel_init=xavier_init, dtype=self.dtype, name="shortcut")
+            shortcut = conv(shortcut, train=train)
+        hidden = self.features if self.first else x.shape[-1]
+        x = x if self.first else nn.relu(x)
+        x = SpectralConv(hidden, 3, padding=1, kernel_init=residual_init, dtype=self.dtype)(x, train=train)
+        x = nn.relu(x)
+        x = SpectralConv(self.features, 3, padding=1, kernel_init=residual_init, dtype=self.dtype)(x, train=train)
+        return (_halve(x) if self.halve else x) + shortcut
+
+
+class Generator(nn.Module):
+    """[B, latent_dim] and labels [B] -> images [B, image_size, image_size, channels] in [-1, 1], float32.
+
+    Raises:
+      ValueError: for another image size, for features that the widths do not divide, for a missing label
+        (num_classes > 0) or a needless one (num_classes = 0).
+    """
+
+    image_size: int = 32
+    channels: int = 3
+    features: int | None = None  # of the first map; None: as published, 256 (28, 32), 512 (48) or 1024 (64, 128)
+    num_classes: int = 0
+    dtype: Any = None
+    axis_name: str | None = None  # synchronises batch statistics in the per-device view
+
+    @nn.compact
+    def __call__(self, z: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array:
+        layout = layout_of(self.image_size)
+        _check_label(label, self.num_classes, len(z))
+        features = self.features or layout.generator_features
+        widths = _widths(features, layout.generator)
+        x = nn.Dense(layout.smallest**2 * features, kernel_init=xavier_init, dtype=self.dtype)(z)
+        x = x.reshape(-1, layout.smallest, layout.smallest, features)
+        for width in widths:
+            x = GeneratorBlock(width, self.num_classes, self.dtype, self.axis_name)(x, label, train=train)
+        x = nn.relu(_batch_norm(train, self.dtype, self.axis_name)(x))  # knows no classes, as published
+        x = Conv(self.channels, 3, padding=1, kernel_init=xavier_init, dtype=self.dtype)(x)
+        return jnp.tanh(x.astype(jnp.float32))
+
+
+class Discriminator(nn.Module):
+    """Images [B, H, W, C] in [-1, 1] and labels [B] -> logits [B], float32. The size is read off x.
+
+    The logit is <w, h> + b, with classes <w, h> + b + <e_label, h>, where h [features] is the last map, rectified and
+    summed over its pixels. w, the table of all e, and every kernel are spectrally normalised.
+
+    Raises:
+      ValueError: for another image size or images that are not square, for features that the widths do not divide, for
+        a missing label (num_classes > 0) or a needless one (num_classes = 0).
+    """
+
+    features: int | None = None  # of the last map; None: as published, 128 (28, 32) or 1024 (48, 64, 128)
+    num_classes: int = 0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array:
+        if x.shape[1] != x.shape[2]:
+            raise ValueError(f"SNGAN needs square images, not {x.shape[1]}x{x.shape[2]}; crop or resize them")
+        layout = layout_of(x.shape[1])
+        _check_label(label, self.num_classes, len(x))
+        widths = _widths(self.features or layout.discriminator_features, layout.discriminator)
+        for i, width in enumerate(widths):
+            x = DiscriminatorBlock(width, i < layout.num_halvings, i == 0, self.dtype)(x, train=train)
+        # In float32 from here on: a sum over pixels, and one number for each image.
+        h = nn.relu(x).astype(jnp.float32).sum((1, 2))
+        logits = SpectralDense(1, kernel_init=xavier_init)(h, train=train)[:, 0]
+        if self.num_classes > 0:
+            embed = SpectralEmbed(self.num_classes, h.shape[-1], embedding_init=xavier_init)
+            logits += (embed(label, train=train) * h).sum(-1)
+        return logits

@@ -1,0 +1,358 @@
+"""Settings that systems share: small groups that build what they name, and one table from each name to a function.
+
+A group is a frozen dataclass, every field of which the command line can set. `Data.open` gives the data set,
+`Optimizer.build` the optax transformation. What a published system has beside these stands in its file in `systems/`.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import optax
+
+from jaxgen import data, gan, network, optim
+from jaxgen import gradients as ways
+from jaxgen.losses import adversarial, variational
+from jaxgen.metrics import comparison
+
+# Names -> functions ---------------------------------------------------------------------------------------------------
+
+LOSSES = {
+    "non_saturating": adversarial.non_saturating,
+    "minimax": adversarial.minimax,
+    "least_squares": adversarial.least_squares,
+    "hinge": adversarial.hinge,
+    "wasserstein": adversarial.wasserstein,
+    "relativistic": adversarial.relativistic,
+}
+UPDATE_RULES = {
+    "alternating": gan.alternating,
+    "simultaneous": gan.simultaneous,
+    "extragradient": gan.extragradient,
+}
+OPTIMIZERS = {
+    "adam": lambda o, rate: optax.adam(rate, b1=o.b1, b2=o.b2, eps=o.eps),
+    "adamw": lambda o, rate: optax.adamw(rate, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay),
+    "adamax": lambda o, rate: optax.adamax(rate, b1=o.b1, b2=o.b2, eps=o.eps),
+    "rmsprop": lambda o, rate: optax.rmsprop(rate, decay=o.b2, eps=o.eps, momentum=o.b1 or None),
+    "sgd": lambda o, rate: optax.sgd(rate, momentum=o.b1 or None),
+}
+SCHEDULES = {
+    "constant": lambda rate, steps: optax.constant_schedule(rate),
+    "linear": lambda rate, steps: optax.linear_schedule(rate, 0.0, steps),
+    "cosine": lambda rate, steps: optax.cosine_decay_schedule(rate, steps),
+}
+LIKELIHOODS = {
+    "bernoulli": variational.bernoulli,
+    "gaussian": variational.gaussian,
+    "discretized_logistic": variational.discretized_logistic,
+}
+BINARISATIONS = {
+    "none": data.binarisation.none,
+    "dynamic": data.binarisation.dynamic,
+    "threshold": data.binarisation.threshold,
+}
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DATASETS = {
+    "mnist": lambda d, split: data.mnist(split, image_size=d.image_size or 28, binarise=_binarise(d)),
+    "stacked_mnist": lambda d, split: data.stacked_mnist(split, image_size=d.image_size or 28, binarise=_binarise(d)),
+    "emoji": lambda d, split: data.emoji(split, image_size=d.image_size or 64, drawn_by=d.drawn_by),
+    "folder": lambda d, split: data.image_folder(
+        _needs_path(d),
+        image_size=d.image_size or 64,
+        channels=d.channels,
+        background=d.background,
+        split={"train": "train", "test": "validation"}[split],
+        validation_share=d.validation_share,
+        max_broken_share=d.max_broken_share,
+    ),
+    "arrays": lambda d, split: data.array_file(
+        _needs_path(d) if split == "train" else _needs_path(d, "test_path"),
+        value_range=d.value_range,
+        image_key=d.image_key,
+        label_key=d.label_key,
+    ),
+    "hub": lambda d, split: data.hub_dataset(
+        _needs_path(d),
+        image_size=d.image_size or 64,
+        split=split,
+        image_key=d.image_key,
+        label_key=d.label_key,
+        channels=d.channels,
+        background=d.background,
+        max_broken_share=d.max_broken_share,
+    ),
+}
+
+# Configurations -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which images, and how they are prepared."""
+
+    name: Literal[*DATASETS] = "mnist"
+    """An embedded set, or `folder`, `arrays` (.npz, .npy), `hub` with a path."""
+    path: str | None = None
+    """Of the folder or array file; or the hub's owner/name."""
+    test_path: str | None = None
+    """For `arrays`: the file that evaluation uses."""
+    image_size: int | None = None
+    """Side in pixels; the set's own by default (28 for MNIST, 64 for all others)."""
+    channels: Literal[1, 3] = 3
+    """For folders and hub sets: 1 for grey, 3 for colour."""
+    background: str = "white"
+    """For folders and hub sets: what transparent images are composited on."""
+    validation_share: float = 0.05
+    """For folders: share of the files held out for evaluation."""
+    max_broken_share: float = 0.01
+    """For folders and hub sets: share of unreadable images that is tolerated; a single one is, unless this is 0."""
+    value_range: tuple[float, float] | None = None
+    """For `arrays`: the values of black and white, such as 0 1."""
+    image_key: str | None = None
+    """For `arrays` and hub sets: the name of the array or column of images, where it cannot be guessed."""
+    label_key: str | None = None
+    """For `arrays` and hub sets: that of the labels."""
+    binarise: Literal[*BINARISATIONS] = "none"
+    """For MNIST: a fresh Bernoulli draw at every visit, a threshold, or grey levels."""
+    drawn_by: Literal["noto", "twemoji"] = "noto"
+    """For emoji: the house that drew them."""
+
+    def open(self, split: Literal["train", "test"]) -> data.Dataset:
+        """The data set.
+
+        Raises:
+          ValueError, FileNotFoundError and others: what opening the data raises.
+        """
+        return lookup(DATASETS, self.name, "data set")(self, split)
+
+    @property
+    def has_test_split(self) -> bool:
+        """Whether there are images to evaluate on."""
+        if self.name == "folder":
+            return self.validation_share > 0
+        return self.test_path is not None if self.name == "arrays" else self.name != "hub"
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """An optimiser with its clip, skip and schedule."""
+
+    name: Literal[*OPTIMIZERS] = "adam"
+    """The rule."""
+    learning_rate: float = 2e-4
+    """At the start of the schedule."""
+    b1: float = 0.9
+    """Decay of the first moment; momentum for sgd and rmsprop."""
+    b2: float = 0.999
+    """Decay of the second moment; for sgd without meaning."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+    weight_decay: float = 0.0
+    """For adamw."""
+    schedule: Literal[*SCHEDULES] = "constant"
+    """Of the learning rate over num_steps: linear and cosine end at 0."""
+    clip_norm: float | None = None
+    """Scale the gradient down to this global norm."""
+    skip_norm: float | None = None
+    """Skip an update whose gradient has this global norm or more before the clip, or is not finite."""
+
+    def rate(self, num_steps: int) -> optax.Schedule:
+        """The learning rate as a function of the step."""
+        return lookup(SCHEDULES, self.schedule, "schedule")(self.learning_rate, num_steps)
+
+    def rule(self, rate: Any) -> optax.GradientTransformation:
+        """The optimiser alone, at a rate or a schedule."""
+        return lookup(OPTIMIZERS, self.name, "optimiser")(self, rate)
+
+    def build(self, num_steps: int) -> optax.GradientTransformation:
+        """skip(chain(clip, optimiser)).
+
+        Raises:
+          ValueError: for numbers that `check` refuses, such as a rate of zero.
+        """
+        check(self)
+        transformation = self.rule(self.rate(num_steps))
+        if self.clip_norm is not None:
+            transformation = optax.chain(optim.clip_by_global_norm(self.clip_norm), transformation)
+        if self.skip_norm is not None:
+            transformation = optim.skip_large_updates(transformation, self.skip_norm)
+        return transformation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What all experiments have."""
+
+    data: Data = Data()
+    """Which images, and how they are prepared."""
+    batch_size: int = 64
+    """Images in a step (for each discriminator step), over all devices and hosts."""
+    num_steps: int = 10_000
+    """Train steps in all, counted from the run's beginning."""
+    seed: int = 0
+    """Of the initialisation, the noise and the order of the data."""
+    precision: Literal[*PRECISIONS] = "float32"
+    """Of the computation; parameters are always float32."""
+    num_devices: int | None = None
+    """All by default."""
+    log_every: int = 100
+    """Steps between lines of the log and of the console, each a mean over these steps."""
+    sample_every: int = 1000
+    """Steps between pictures of samples."""
+    evaluate_every: int = 0
+    """Steps between evaluations; 0: only at the end, as for all intervals but log_every."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints: what a kill may cost."""
+    keep_last: int = 3
+    """How many of the newest checkpoints to keep, beside the best."""
+    max_rollbacks: int = 0
+    """How often to go back to the last checkpoint when a loss is not finite; 0: stop."""
+    ema_half_life: float = 0.0
+    """Of the moving average of the weights, in images; 0: the latest weights."""
+    micro_batches: int = 1
+    """Slices of a batch whose gradients are added up: the memory of one slice."""
+    eval_metric: Literal["none", *comparison.OF_EVALUATION] = "none"
+    """Of what is drawn, against the test split, every evaluate_every steps; the best checkpoint by it is kept."""
+    eval_images: int = 2000
+    """How many images to draw for it, and how many of the test split to compare them with."""
+
+    @property
+    def dtype(self) -> Any:
+        """Of the computation."""
+        return lookup(PRECISIONS, self.precision, "precision")
+
+    @property
+    def ema_decay(self) -> network.Decay:
+        """The half-life as decay a step; the average starts as a plain mean, free of the initialisation."""
+        return network.warmed_up(0.5 ** (self.batch_size / self.ema_half_life)) if self.ema_half_life > 0 else 0.0
+
+    @property
+    def gradients(self) -> ways.Way:
+        """How gradients are taken."""
+        return ways.accumulated(self.micro_batches)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Which weights are evaluated, and the precision in which they compute, in words."""
+        half_life = self.ema_half_life
+        weights = f"moving average, half-life {half_life:,.0f} images" if half_life > 0 else "the latest"
+        return {"weights": weights, "precision": self.precision}
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The groups of settings that are optimisers."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Optimizer)}
+
+
+# Looking names up -----------------------------------------------------------------------------------------------------
+
+
+def lookup(table: Mapping[str, Any], name: str, kind: str) -> Any:
+    """table[name], or a ValueError that suggests the nearest name."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name.lower(), table, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? There is" if near else "there is"
+    raise ValueError(f"there is no {kind} {name!r}; {hint}: {', '.join(table)}")
+
+
+def _binarise(config: Data) -> Callable:
+    return lookup(BINARISATIONS, config.binarise, "binarisation")
+
+
+def _needs_path(config: Data, field: str = "path") -> str:
+    value = getattr(config, field)
+    if not value:
+        raise ValueError(f"the data set {config.name!r} needs --data.{field.replace('_', '-')}")
+    return value
+
+
+# Checked settings -----------------------------------------------------------------------------------------------------
+
+_AT_LEAST_ONE = (
+    *("batch_size", "num_steps", "keep_last", "image_size", "latent_dim", "features", "num_discriminator_steps"),
+    *("num_samples", "eval_samples", "eval_images", "micro_batches"),
+)
+_AT_LEAST_ZERO = (
+    *("r1", "r2", "gradient_penalty", "gradient_penalty_target", "dragan", "ema_half_life"),
+    *("beta", "kl_warmup_steps", "free_bits", "weight_decay", "eps"),
+)
+_ABOVE_ZERO = ("learning_rate", "clip_norm", "skip_norm")
+_BELOW_ONE = {"b1": -1, "b2": 0, "dropout": 0}  # and from here up; a negative b1 is negative momentum
+
+
+def square_size(image_shape: tuple[int, int, int], model: str) -> int:
+    """The side of square images [H, W, C].
+
+    Raises:
+      ValueError: for others, naming what needs them.
+    """
+    height, width, _ = image_shape
+    if height != width:
+        raise ValueError(f"{model} makes square images, but the data are {height}x{width}; see --data.image-size")
+    return height
+
+
+def check(config: Any, prefix: str = "") -> None:
+    """Refuses settings that mean nothing, before anything long starts. What the data must fit is checked with them.
+
+    Args:
+      config: a configuration, or a part of one.
+      prefix: of its settings' names.
+
+    Raises:
+      ValueError: naming the setting as its flag is, its value and what is allowed.
+    """
+    for name, kind in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            check(value, f"{prefix}{name}.")
+        elif typing.get_origin(kind) is Literal:  # the command line has checked it, a notebook has not
+            if isinstance(config, Run):  # those of a group are looked up where it is used
+                lookup(dict.fromkeys(typing.get_args(kind)), value, name)
+        elif allowed := None if value is None else _broken_rule(name, value):
+            flag = f"{prefix}{name}".replace("_", "-")
+            raise ValueError(f"--{flag} must be {allowed}, not {value}")
+    if isinstance(config, Data) and config.name in ("mnist", "stacked_mnist", "emoji"):
+        for name in ("path", "test_path"):
+            if getattr(config, name) is not None:
+                flag, value = f"--data.{name.replace('_', '-')}", getattr(config, name)
+                raise ValueError(
+                    f"{flag} is {value}, but --data.name is {config.name}, which "
+                    "comes with the package and would be used instead; for images of your own give --data.name "
+                    "folder, arrays or hub"
+                )
+
+
+def _broken_rule(name: str, value: Any) -> str | None:
+    """What is allowed, where a value is not; NaN never is."""
+    if name in _AT_LEAST_ONE and not value >= 1:
+        return "at least 1"
+    if name in _AT_LEAST_ZERO and not 0 <= value < math.inf:
+        return "at least 0 and finite"
+    if name in _ABOVE_ZERO and not value > 0:
+        return "above 0"
+    if name in _BELOW_ONE and not _BELOW_ONE[name] <= value < 1:
+        return f"from {_BELOW_ONE[name]} up and below 1"
+    return None
+
+
+def flags_named_in(text: str, config: Any, prefix: str = "") -> list[str]:
+    """The flags of settings that a message of the library calls by their names in Python, such as `max_broken_share`.
+
+    Only names of several words count: `name` and `path` are English, too.
+    """
+    flags = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flags += flags_named_in(text, value, f"{prefix}{field.name}.")
+        elif "_" in field.name and re.search(rf"(?<![\w/.]){field.name}(?![\w/])", text):
+            flags.append(f"--{prefix}{field.name}".replace("_", "-"))
+    return flags

@@ -1,0 +1,212 @@
+"""A system: what can be trained, and what it can do when it is.
+
+Every command and every notebook works on a `System`, and asks what it can do. The published ones are built by the files
+in `systems/`; your own is as good:
+
+    system = jaxgen.System(
+        init=lambda key: state,                       # anything with a `step`
+        train_step=step,                              # (state, batch, key) -> (state, metrics)
+        images_per_step=64,
+        variables=lambda state: state.ema,            # what the functions below take
+        draw=lambda variables, key, n: images,        # [n, H, W, C] in [-1, 1]
+    )
+    jaxgen.train(system, dataset, "runs/mine", num_steps=1000)
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen import data, gan, network
+
+CAPABILITIES = {
+    "draw": "draw images",
+    "decode": "decode latents",
+    "encode": "encode images",
+    "reconstruct": "reconstruct images",
+    "translate": "translate images",
+    "discriminate": "tell real from fake images",
+    "classify": "classify images",
+}
+"""Verbs, and in words what each does."""
+
+
+class MissingCapability(ValueError):
+    """Something was asked of a system that it cannot do; the message says what it can."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What a batch holds, without the batch: enough to build a system, and to rebuild a stored one without its data.
+
+    Attributes:
+      batch: name -> shape and dtype of one example's entry.
+      num_classes: of the labels; 0 without labels.
+    """
+
+    batch: Mapping[str, jax.ShapeDtypeStruct]
+    num_classes: int = 0
+
+    @classmethod
+    def of_images(cls, image_shape: tuple[int, int, int], num_classes: int = 0) -> "Spec":
+        """Images (H, W, C) in [-1, 1], with labels where there are classes."""
+        batch = {"image": jax.ShapeDtypeStruct(tuple(image_shape), jnp.float32)}
+        if num_classes:
+            batch["label"] = jax.ShapeDtypeStruct((), jnp.int32)
+        return cls(batch, num_classes)
+
+    @classmethod
+    def of(cls, dataset: data.Dataset) -> "Spec":
+        """That of a data set's batches. Reads one row."""
+        raw = dataset.fetch(jnp.zeros(1, jnp.int32).__array__())
+        shapes = jax.eval_shape(dataset.prepare, dict(raw), jax.random.key(0))
+        batch = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in shapes.items()}
+        return cls(batch, len(dataset.class_names))
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Spec":
+        """What `to_dict` made; also of a run that was stored before other entries than images and labels counted."""
+        entries = stored.get("batch")
+        if entries is None:
+            return cls.of_images(tuple(stored["image_shape"]), stored["num_classes"])
+        batch = {n: jax.ShapeDtypeStruct(tuple(e["shape"]), jnp.dtype(e["dtype"])) for n, e in entries.items()}
+        return cls(batch, stored["num_classes"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for config.json."""
+        batch = {name: {"shape": list(s.shape), "dtype": str(s.dtype)} for name, s in self.batch.items()}
+        return {"image_shape": list(self.image_shape), "num_classes": self.num_classes, "batch": batch}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return tuple(self.batch["image"].shape)
+
+    def example(self, batch_size: int = 2) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of a batch."""
+        return {name: jax.ShapeDtypeStruct((batch_size, *s.shape), s.dtype) for name, s in self.batch.items()}
+
+
+class Measure(NamedTuple):
+    """Numbers of a system on images that were held out.
+
+    of_batch: (variables, batch, key) -> {name: array [B, ...]}, one row for each image.
+    summarize: {name: array [N, ...]} -> {name: number}.
+    best: by which the best checkpoint is kept.
+    mode: whether that is better large ("max") or small ("min").
+    """
+
+    of_batch: Callable
+    summarize: Callable
+    best: str | None = None
+    mode: Literal["max", "min"] = "max"
+
+
+def _averaged(state: Any) -> Any:
+    return state.ema
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class System:
+    """Functions of fixed signatures; those that make no sense for a system are None.
+
+    Attributes:
+      init: key -> state, a pytree of arrays with a `step`.
+      train_step: (state, batch, key) -> (state, metrics), pure and not compiled, in the global view.
+      images_per_step: that a batch holds.
+      variables: state -> what the capabilities take; `state.ema` by default.
+      draw: (variables, key, n, **choices) -> new images [n, H, W, C] in [-1, 1].
+      choices: what `draw` can be told: {"label": 10} for labels 0 to 9, {"truncation": (0.0, 1.0)} for a range.
+      latents: (key, n) -> latents of new images; `decode`: (variables, latents, **choices) -> images.
+      encode: (variables, batch) -> latents.
+      reconstruct: (variables, batch) -> images like the batch's.
+      translate: (variables, batch, key) -> images, from whatever the batch brings: a source, a mask.
+      discriminate: (variables, batch) -> logits.
+      classify: (variables, images) -> logits [B, num_classes].
+      views: (variables, batch) -> {name: images [N, H, W, C], or groups of K [N, K, H, W, C]} to look at while it
+        trains, always of the same latents; the batch holds up to 32 examples.
+      measure: numbers on held-out images.
+      protocol: what its numbers depend on, in words: how images are drawn, which weights, which precision.
+      game: the two players with all settings, where it is a game: for the stability laboratory.
+      backbone: the module of `classify` whose penultimate layer is a feature network.
+      name: what to call it.
+    """
+
+    init: Callable[[jax.Array], Any]
+    train_step: Callable
+    images_per_step: int
+    variables: Callable[[Any], Any] = _averaged
+    draw: Callable | None = None
+    choices: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    latents: Callable | None = None
+    decode: Callable | None = None
+    encode: Callable | None = None
+    reconstruct: Callable | None = None
+    translate: Callable | None = None
+    discriminate: Callable | None = None
+    classify: Callable | None = None
+    views: Callable | None = None
+    measure: Measure | None = None
+    protocol: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    game: gan.Game | None = None
+    backbone: Any = None
+    name: str = "system"
+
+    def __post_init__(self):
+        for field in ("init", "train_step", "variables", *CAPABILITIES, "views", "latents"):
+            value = getattr(self, field)
+            if value is not None and not callable(value):
+                raise TypeError(f"{field} of a system is a function, not {value!r}")
+        if self.images_per_step < 1:
+            raise ValueError(f"images_per_step must be at least 1, not {self.images_per_step}")
+
+    @property
+    def can(self) -> tuple[str, ...]:
+        """The capabilities that are there."""
+        return tuple(name for name in CAPABILITIES if getattr(self, name) is not None)
+
+    def need(self, capability: str, who: str) -> Callable:
+        """A capability, or a `MissingCapability` that says who asked for what, and what there is.
+
+        Args:
+          capability: one of `CAPABILITIES`.
+          who: wants it, such as "sample".
+        """
+        found = getattr(self, capability)
+        if found is None:
+            able = ", ".join(CAPABILITIES[name] for name in self.can) or "only train"
+            raise MissingCapability(
+                f"{who} needs a system that can {CAPABILITIES[capability]}; {self.name} has no {capability!r}, it can "
+                f"{able}"
+            )
+        return found
+
+    @functools.cached_property
+    def shapes(self) -> Any:
+        """Shapes and dtypes of the state, without computing one: a template to restore, and for counts."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """How many trainable numbers each network has."""
+        return {name: network.count_parameters(params) for name, params in networks_of(self.shapes).items()}
+
+
+def networks_of(state: Any) -> dict[str, Any]:
+    """The parameters of each network in a state: {"generator": params, ...}; of a group its members."""
+    found = {}
+    fields = vars(state) if hasattr(state, "__dict__") else getattr(state, "_asdict", dict)()
+    for name, value in fields.items():
+        if isinstance(value, network.Network):
+            group = isinstance(value.model_state, Mapping) and set(value.model_state) == set(value.params)
+            if value.params and group:
+                found |= value.params
+            else:
+                found[name] = value.params
+        elif name == "params":
+            found["network"] = value
+    return found

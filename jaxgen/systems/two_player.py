@@ -1,0 +1,166 @@
+"""What two-player systems share: their settings, and what every generator and discriminator can do."""
+
+import dataclasses
+import functools
+import warnings
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen import gan, network, sharding, turns
+from jaxgen.losses import penalties
+from jaxgen.options import LOSSES, UPDATE_RULES, Optimizer, Run, lookup
+from jaxgen.system import Spec, System
+
+SHOWN = 64  # samples in a picture
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoPlayers(Run):
+    """A generator and a discriminator."""
+
+    latent_dim: int = 100
+    """Numbers of noise from which the generator makes an image."""
+    loss: Literal[*LOSSES] = "non_saturating"
+    """Of both players."""
+    r1: float = 0.0
+    """Weight gamma of the R1 penalty gamma/2 E|grad D(real)|^2."""
+    r2: float = 0.0
+    """Weight gamma of the R2 penalty gamma/2 E|grad D(fake)|^2."""
+    gradient_penalty: float = 0.0
+    """Weight of the WGAN-GP penalty."""
+    gradient_penalty_target: float = 1.0
+    """The norm that the WGAN-GP penalty pulls gradients to."""
+    dragan: float = 0.0
+    """Weight of the DRAGAN penalty."""
+    num_discriminator_steps: int = 1
+    """Discriminator updates for each generator update, each on fresh images."""
+    update_rule: Literal[*UPDATE_RULES] = "alternating"
+    """How the last of them and the generator's are joined; extragradient costs two steps."""
+    generator: Optimizer = Optimizer(b1=0.5)
+    """The generator's optimiser."""
+    discriminator: Optimizer = Optimizer(b1=0.5)
+    """The discriminator's optimiser; two learning rates are TTUR."""
+
+    @property
+    def penalties(self) -> list[penalties.Penalty]:
+        """Those with a weight above 0."""
+        makers = [
+            (penalties.r1, self.r1),
+            (penalties.r2, self.r2),
+            (functools.partial(penalties.gradient_penalty, target=self.gradient_penalty_target), self.gradient_penalty),
+            (penalties.dragan, self.dragan),
+        ]
+        return [make(weight) for make, weight in makers if weight > 0]
+
+
+def build(
+    config: TwoPlayers,
+    spec: Spec,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    *,
+    name: str,
+    num_labels: int = 0,
+    **settings: Any,
+) -> System:
+    """The system of two modules.
+
+    Args:
+      config: losses, penalties, optimisers, averages.
+      spec: of the batches.
+      generator, discriminator: as for `gan.make_train_step`.
+      name: of the system.
+      num_labels: of a class-conditional generator, whose second argument is a label; 0 for another.
+      settings: what `gan.make_train_step` takes besides: condition, terms, augmentation.
+    """
+    optimizers = {
+        "generator_optimizer": config.generator.build(config.num_steps),
+        "discriminator_optimizer": config.discriminator.build(config.num_steps * config.num_discriminator_steps),
+    }
+    shared = {
+        "latent_dim": config.latent_dim,
+        "loss": lookup(LOSSES, config.loss, "loss"),
+        "penalties": config.penalties,
+        "gradients": config.gradients,
+        "num_discriminator_steps": config.num_discriminator_steps,
+        "update_rule": lookup(UPDATE_RULES, config.update_rule, "update rule"),
+        "ema_decay": config.ema_decay,
+    }
+    game = gan.Game(
+        generator,
+        discriminator,
+        optimizers | shared | settings,
+        example=spec.example(),
+        players=gan.Players(config.generator, config.discriminator),
+    )
+
+    def latents(key, n):
+        return sharding.draw(jax.random.normal, key, (n, config.latent_dim))
+
+    def decode(variables, z, label=None):
+        if not num_labels:
+            return gan.sample(generator, variables["generator"], z)
+        label = jnp.zeros((), jnp.int32) if label is None else jnp.asarray(label, jnp.int32)
+        return gan.sample(generator, variables["generator"], z, jnp.broadcast_to(label, z.shape[:1]))
+
+    def draw(variables, key, n, label=None):
+        if num_labels and label is None:
+            label_key = jax.random.fold_in(key, 1)
+            label = sharding.draw(lambda key, shape: jax.random.randint(key, shape, 0, num_labels), label_key, (n,))
+        return decode(variables, latents(key, n), label)
+
+    def discriminate(variables, batch):
+        told = turns.conditions_of(settings.get("condition"), batch, 0, jax.random.key(0), len(batch["image"]))
+        inputs = turns.given(batch["image"], told.real)
+        logits, _ = network.split_output(discriminator.apply(variables["discriminator"], *inputs, train=False))
+        return turns.per_picture(logits)
+
+    def views(variables, batch):
+        seed = jax.random.fold_in(jax.random.key(config.seed), 1)
+        if not num_labels:
+            z = jax.random.normal(seed, (SHOWN, config.latent_dim))
+            return {"samples": decode(variables, sharding.divided(z))}
+        rows, columns = min(num_labels, 16), 8  # a row for each class; the same latents in every row
+        z = jnp.tile(jax.random.normal(seed, (columns, config.latent_dim)), (rows, 1))
+        label = jnp.repeat(jnp.arange(rows), columns)
+        shown = decode(variables, sharding.divided(z), sharding.divided(label))
+        return {"samples": shown.reshape(rows, columns, *shown.shape[1:])}
+
+    return System(
+        init=game.init,
+        train_step=game.train_step(),
+        images_per_step=config.batch_size * config.num_discriminator_steps,
+        variables=variables_of,
+        draw=draw,
+        choices={"label": num_labels} if num_labels else {},
+        latents=latents,
+        decode=decode,
+        discriminate=discriminate,
+        views=views,
+        protocol={
+            "latents": "standard normal, not truncated",
+            "images": "the generator's output",
+            **({"labels": "drawn, all classes alike"} if num_labels else {}),
+            **config.weights,
+        },
+        game=game,
+        name=name,
+    )
+
+
+def variables_of(state: gan.GANState) -> dict[str, Any]:
+    """The generator's average, and the discriminator as it is."""
+    return {"generator": state.ema, "discriminator": state.discriminator.variables}
+
+
+def warn_of_penalties_beside_batch_norm(config: TwoPlayers) -> None:
+    """A gradient penalty of a discriminator with batch normalisation is allowed, and rarely what was meant."""
+    if config.penalties:
+        warnings.warn(
+            "a gradient penalty beside batch normalisation in the discriminator: a logit then depends on the "
+            "rest of its batch, and so does the penalty; --discriminator-batch-norm False is usual",
+            stacklevel=4,
+        )
