@@ -1,4 +1,4 @@
-"""The commands of `jaxgen COMMAND`: a module each, with a `main(arguments) -> exit code`. They parse, call, and print."""
+"""The commands of `jaxgen COMMAND`: a module each, with `main(arguments) -> exit code`. They parse, call, and print."""
 
 import importlib
 import sys

@@ -11,10 +11,10 @@ from types import ModuleType
 from typing import Any
 
 from jaxgen.options import lookup
-from jaxgen.systems import article, classifier, dcgan, vae
+from jaxgen.systems import article, classifier, dcgan, sngan, vae
 from jaxgen.systems.preset import Preset
 
-MODULES = (dcgan, article, vae, classifier)
+MODULES = (dcgan, sngan, article, vae, classifier)
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 PRESETS: dict[str, Preset] = {name: preset for module in MODULES for name, preset in module.PRESETS.items()}
 DEFAULT = "mnist-dcgan"

@@ -1,0 +1,136 @@
+"""What a preset is, without data and without training: networks, parameters, arithmetic, memory, paper, numbers."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+from jaxgen import arithmetic, experiment, options, systems
+from jaxgen.system import Spec, networks_of
+from jaxgen.systems.preset import Preset
+
+# Of the sets that come with the package: image size, channels, classes.
+BUILT_IN = {"mnist": (28, 1, 10), "stacked_mnist": (28, 3, 1000), "emoji": (64, 3, 9)}
+
+
+def spec_of(
+    config: options.Run, preset: Preset, image_shape: tuple[int, int, int] | None = None, num_classes: int | None = None
+) -> Spec:
+    """The batches of a preset, data unseen.
+
+    Args:
+      config: its settings.
+      preset: it.
+      image_shape: (H, W, C) instead of its own.
+      num_classes: of labels, instead of its own.
+
+    Raises:
+      ValueError: for data whose shape only they know.
+    """
+    if config.data.name in BUILT_IN:
+        size, channels, classes = BUILT_IN[config.data.name]
+        size = config.data.image_size or size
+        shape = (size, size, channels)
+    elif preset.spec is not None:
+        shape, classes = preset.spec
+    elif image_shape is not None:
+        shape, classes = image_shape, 0
+    else:
+        raise ValueError(
+            f"only the data {config.data.name!r} themselves know their shape: give --image-shape H W C, and "
+            "--num-classes N if they have labels"
+        )
+    return Spec.of_images(
+        shape if image_shape is None else tuple(image_shape), classes if num_classes is None else num_classes
+    )
+
+
+def describe(config: options.Run, spec: Spec, *, name: str = "", preset: Preset | None = None) -> dict[str, Any]:
+    """A record of plain data.
+
+    Args:
+      config: settings.
+      spec: of the batches.
+      name: of the preset.
+      preset: whose paper and numbers are told.
+
+    Returns:
+      `preset`, `system`, `about`, `paper`, `published`, `measured`; `networks`: name -> `parameters` (trainable
+      scalars) and `layers` (path -> shape); `parameters` of all; `state_bytes` (parameters, averages, optimisers);
+      `operations_per_step` (of convolutions and matrix products); `batch`: entry -> shape; `can`, `choices`.
+    """
+    system = experiment.build_system(config, spec)
+    networks = {}
+    for network, params in networks_of(system.shapes).items():
+        layers = {"/".join(path): list(x.shape) for path, x in flax.traverse_util.flatten_dict(params).items()}
+        networks[network] = {"parameters": system.parameters[network], "layers": layers}
+    batch = spec.example(system.images_per_step)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return {
+        "preset": name,
+        "system": system.name,
+        "module": systems.name_of(systems.module_of(config)),
+        "about": preset.about if preset else "",
+        "paper": preset.paper if preset else "",
+        "published": preset.published if preset else "",
+        "measured": preset.measured if preset else "",
+        "networks": networks,
+        "parameters": sum(network["parameters"] for network in networks.values()),
+        "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(system.shapes)),
+        "operations_per_step": arithmetic.operations(system.train_step, system.shapes, batch, key),
+        "images_per_step": system.images_per_step,
+        "batch": {entry: [*x.shape] for entry, x in batch.items()},
+        "can": list(system.can),
+        "choices": dict(system.choices),
+    }
+
+
+def in_words(record: Mapping[str, Any], *, layers: bool = False) -> str:
+    """A record for people.
+
+    Args:
+      record: of `describe`.
+      layers: whether to list every array.
+    """
+    lines = [f"{record['preset'] or record['system']}: {record['about']}".rstrip(": ")]
+    for what in ("paper", "published", "measured"):
+        if record[what]:
+            lines.append(f"{what:<12}{record[what]}")
+    batch = ", ".join(f"{name} {shape}" for name, shape in record["batch"].items())
+    can = ", ".join(record["can"]) or "train"
+    choices = ", ".join(f"{name} (0 to {n - 1})" for name, n in record["choices"].items() if isinstance(n, int))
+    lines += [
+        f"{'system':<12}{record['system']} (jaxgen/systems/{record['module'].removesuffix('.py')}.py)",
+        f"{'batch':<12}{batch}",
+        f"{'can':<12}{can}" + (f"; told: {choices}" if choices else ""),
+        "",
+        f"{'network':<20}{'parameters':>16}",
+    ]
+    for name, network in record["networks"].items():
+        lines.append(f"{name:<20}{network['parameters']:>16,}")
+        if layers:
+            for path, shape in network["layers"].items():
+                lines.append(f"  {path:<50}{'x'.join(map(str, shape)) or '1':>20}{int(np.prod(shape)):>14,}")
+    lines += [
+        f"{'all':<20}{record['parameters']:>16,}",
+        "",
+        f"state (parameters, average, optimisers) {_with_unit(record['state_bytes'], 'B')}",
+        f"arithmetic of a step                    {_with_unit(record['operations_per_step'], 'FLOP')}"
+        " in convolutions and matrix products",
+    ]
+    return "\n".join(lines)
+
+
+def _with_unit(number: float, unit: str) -> str:
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {prefix}{unit}"
+    return f"{number} {unit}"
+
+
+def to_json(record: Mapping[str, Any]) -> str:
+    """One JSON object."""
+    return json.dumps(record, indent=2)
