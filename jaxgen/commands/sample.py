@@ -1,10 +1,11 @@
-"""Draw new images from a run: `sample.py RUN`. The run may still be training; its data need not be there.
+"""Draw new images from a run: `jaxgen sample RUN`. The run may still be training; its data need not be there.
 
-`sample.py mnist:test --separate --output FOLDER` writes images of a built-in set as files: something real to compare
-with.
+`jaxgen sample mnist:test --separate --output FOLDER` writes images of a built-in set as files: something real to
+compare with.
 """
 
 import io
+import re
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -13,39 +14,46 @@ import tyro
 
 from jaxgen import command_line
 
+MANY_CLASSES = 32  # above which a picture does not show all of them
+
 
 def sample(
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     /,
-    num: int = 64,
+    num_images: Annotated[int | None, tyro.conf.arg(aliases=["--num", "-n"])] = None,
+    label: tuple[str, ...] = (),
     seed: int = 0,
     step: int | None = None,
     output: Path | None = None,
     separate: bool = False,
+    system: Path | None = None,
 ) -> Path:
     """Draw new images with the moving average of a run's newest good checkpoint.
 
     Args:
       what: The run directory that train.py wrote; or a set of this package, such as mnist:test or emoji:train, whose
         first images are written.
-      num: How many images.
+      num_images: How many images; 64 by default, or 8 of each class that a class-conditional run is asked for.
+      label: Of a class-conditional run: classes to draw, each a name or a number, in turns; a row of the picture for
+        each. By default all classes.
       seed: Of the latents: the same seed draws the same images.
       step: Of the checkpoint; the newest by default.
       output: A .png (one picture of all), a .npz (array `image`, uint8 [N, H, W, C]), or with --separate a folder.
         By default RUN/generated/STEP_SEED.png, or the folder of that name.
       separate: One PNG for each image instead of one picture. The folder must not hold other images.
+      system: The file of a system of your own, for a run of it: nothing that a run names is imported.
 
     Returns:
       The path of what was written.
 
     Raises:
-      ValueError: for a run that draws nothing (a classifier), num below 1, another ending of the output, a set without
-        an output, or a folder with other images.
+      ValueError: for a run that draws nothing, a number of images below 1, a label that there is not, another ending of
+        the output, a set without an output, or a folder with other images.
     """
     import jax
     import numpy as np
 
-    from jaxgen import data, evaluation, experiment, images, run_directory
+    from jaxgen import data, evaluation, experiment, images, run_directory, systems
     from jaxgen.data import folder
 
     if output is not None and not separate and output.suffix not in (".png", ".npz"):
@@ -53,15 +61,27 @@ def sample(
     if what.partition(":")[0] in evaluation.BUILT_IN and not Path(what).exists():
         if output is None:
             raise ValueError(f"{what} is a set and no run: say with --output where its images are to go")
+        for option, given in (("--label", label), ("--system", system), ("--step", step)):
+            if given:
+                raise ValueError(f"{option} is for runs, and {what} is a set of images")
+        num = 64 if num_images is None else num_images
         dataset = evaluation.open_images(what, num=num).dataset
         drawn = data.prepare_default(dataset.fetch(np.arange(dataset.num_examples)))["image"]
         if len(drawn) < num:
             warnings.warn(f"{what} has {len(drawn):,} images, not {num:,}", stacklevel=2)
-        path = output
+        path, columns = output, None
     else:
-        trained = experiment.load(what, step=step)
-        drawn = experiment.generate(trained, num, jax.random.key(seed))
-        name = f"{int(trained.state.step):08d}_{seed}"
+        trained = experiment.load(what, step=step, system=None if system is None else systems.from_file(system))
+        asked = labels_of(trained, label)
+        num = num_images if num_images is not None else 8 * len(asked) if asked else 64
+        # A row for each class: image i is of class i mod C, and column i mod R of a row is its i // C-th.
+        order = np.arange(num)
+        columns = -(-num // len(asked)) if asked else None
+        drawn = experiment.generate(trained, num, jax.random.key(seed), label=asked or None)
+        if asked:
+            drawn = drawn[np.argsort(order % len(asked), kind="stable")]
+        chosen = "" if not label else "_" + "-".join(re.sub(r"[^\w]+", "", name) for name in label)[:60]
+        name = f"{trained.step:08d}_{seed}{chosen}"
         path = output or Path(what) / "generated" / (name if separate else f"{name}.png")
     if separate:
         names = [f"{i:06d}.png" for i in range(len(drawn))]
@@ -77,13 +97,40 @@ def sample(
         path.parent.mkdir(parents=True, exist_ok=True)
         run_directory.write_atomically(path, file.getvalue())
     else:
-        images.save_png(path, images.grid(drawn, upscale=None))
+        images.save_png(path, images.grid(drawn, columns=columns, upscale=None))
     return path
+
+
+def labels_of(trained, asked: tuple[str, ...]) -> list[int]:
+    """The labels that are asked for by name or number; all of a class-conditional run where none is; else none.
+
+    Raises:
+      ValueError: for a class that there is not, naming those that are near; for a run that is told no label.
+    """
+    from jaxgen import experiment, options
+
+    num = trained.system.choices.get("label", 0)
+    if not asked:
+        return list(range(num)) if num <= MANY_CLASSES else []
+    if not num:
+        experiment.check_label(trained.system, [0])
+    names = {name.lower(): index for index, name in enumerate(trained.class_names)}
+    found = [
+        names[name.lower()]
+        if name.lower() in names
+        else int(name)
+        if name.isdecimal()
+        else options.lookup(names, name.lower(), "class")
+        for name in asked
+    ]
+    experiment.check_label(trained.system, found)
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Draws, and prints where."""
     command_line.use_compilation_cache()
-    chosen = tyro.cli(sample, args=arguments, prog="sample.py", config=(tyro.conf.FlagCreatePairsOff,))
+    program = command_line.program("sample")
+    chosen = tyro.cli(sample, args=arguments, prog=program, config=(tyro.conf.FlagCreatePairsOff,))
     print(chosen)
     return 0

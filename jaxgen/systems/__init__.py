@@ -1,7 +1,8 @@
-"""Published systems, a file each: settings, `build(config, spec) -> System`, presets.
+"""Published systems, a file each: settings, `build(config, spec) -> System`, presets, and `TINY`, which tests train.
 
-A new one is a file like these and a name in `MODULES`; presets, stored configurations and the command line follow from
-that list. A file of your own that is shaped like these needs no entry: `jaxgen train my_system.py`.
+A new one is a file like these and a name in `MODULES`; presets, stored configurations, the command line and the suite
+over all systems follow from that list. A file of your own that is shaped like these needs no entry there:
+`jaxgen train my_system.py`.
 """
 
 import importlib.util

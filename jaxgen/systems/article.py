@@ -31,6 +31,8 @@ def build(config: Config, spec: Spec) -> System:
     return two_player.build(config, spec, generator, discriminator, name="the article's GAN")
 
 
+TINY = Config(data=Data("emoji", image_size=56), latent_dim=4, batch_size=8, num_steps=4)
+
 PRESETS = {
     "emoji-article": Preset(
         "56x56 colour emoji by the example network of the survey article",

@@ -55,6 +55,8 @@ def build(config: Config, spec: Spec) -> System:
     )
 
 
+TINY = Config(widths=(4, 4), batch_size=8, num_steps=4)
+
 PRESETS = {
     "mnist-cnn": Preset(
         "a convolutional classifier of digits, the judge of generated ones",

@@ -36,6 +36,8 @@ def build(config: Config, spec: Spec) -> System:
     return two_player.build(config, spec, generator, discriminator, name="DCGAN")
 
 
+TINY = Config(features=2, latent_dim=4, batch_size=8, num_steps=4, discriminator_batch_norm=False, r1=0.1)
+
 PRESETS = {
     "mnist-dcgan": Preset(
         "digits by a DCGAN with the R1 penalty",

@@ -59,6 +59,16 @@ def build(config: Config, spec: Spec) -> System:
     return two_player.build(config, spec, generator, discriminator, name="SNGAN", num_labels=num_classes, **settings)
 
 
+TINY = Config(
+    generator_features=4,
+    discriminator_features=4,
+    latent_dim=4,
+    batch_size=8,
+    num_steps=4,
+    num_discriminator_steps=2,
+    projection=True,
+)
+
 # Widths and steps that two CPU cores bear in minutes; the networks are the paper's in all else.
 _SMALL = {
     "generator_features": 64,

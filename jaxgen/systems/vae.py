@@ -132,6 +132,10 @@ def build(config: Config, spec: Spec) -> System:
     )
 
 
+TINY = Config(
+    model="conv", likelihood="discretized_logistic", features=2, latent_dim=3, batch_size=8, num_steps=4, beta=2.0
+)
+
 PRESETS = {
     "mnist-vae": Preset(
         "the one-layer VAE of the IWAE paper (784-200-200-50) on dynamically binarised digits",
