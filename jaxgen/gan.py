@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax import lax
+from jax.dtypes import canonicalize_dtype
 
 from jaxgen import gradients as ways
 from jaxgen import network, optim, sharding, turns
@@ -88,7 +89,7 @@ def init(
         z = () if latent_dim is None else (jnp.zeros((2, latent_dim)),)
         told = Conditions()
         if condition is not None:
-            batch = {name: jnp.zeros((2, *x.shape[1:]), x.dtype) for name, x in example.items()}
+            batch = jax.tree.map(lambda x: jnp.zeros((2, *x.shape[1:]), canonicalize_dtype(x.dtype)), dict(example))
             told = turns.conditions_of(condition, batch, jnp.zeros((), jnp.int32), generator_key, 2)
         output, variables = generator.init_with_output(generator_key, *z, *given(told.generator), train=True)
         image, _ = network.split_output(output)

@@ -1,4 +1,4 @@
-"""evaluate.py on anybody's images: what is opened, what is kept, and what is refused."""
+"""`jaxgen evaluate` on anybody's images: what is opened, what is kept, and what is refused."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from in_process import call
 from PIL import Image
 
-from jaxgen import data, evaluation, experiment, run_directory
+from jaxgen import data, evaluation, evaluation_of_runs, evaluation_page, experiment, run_directory, system
 from jaxgen.metrics import comparison, features
 
 pytestmark = pytest.mark.usefixtures("fast_compilation", "scripts_in_process")
@@ -20,7 +20,12 @@ def error_lines(capsys, *arguments) -> list[str]:
 
 
 def error_of(capsys, *arguments) -> str:
-    return error_lines(capsys, *arguments)[0]
+    return next(line for line in error_lines(capsys, *arguments) if line.startswith("error: "))
+
+
+def record_of(capsys, *arguments) -> dict:
+    assert call("evaluate", *arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)
 
 
 def digits(first, last):
@@ -60,8 +65,7 @@ def test_a_folder_of_pictures_is_evaluated_like_the_array_of_the_same_pixels(sid
     records = []
     for name in ("pictures", "same.npz"):
         arguments = [sides / name, sides / "others.npz", "--metrics", "kid", "prdc", "inception_score", "confidence"]
-        assert call("evaluate", *arguments, "--no-pictures") == 0
-        records.append(json.loads(capsys.readouterr().out))
+        records.append(record_of(capsys, *arguments, "--no-pictures"))
     folder, array = records
     assert folder["metrics"] == array["metrics"] and folder["settings"] == array["settings"]
     protocol = folder["protocol"]
@@ -76,8 +80,7 @@ def test_a_folder_of_pictures_is_evaluated_like_the_array_of_the_same_pixels(sid
 
 def test_a_set_against_itself_has_distance_zero_and_few_images_are_said(sides, tmp_path, capsys):
     with pytest.warns(UserWarning, match="only 40 (real|fake) images for 128 features"):
-        assert call("evaluate", sides / "pictures", sides / "same.npz", "--metrics", "fid", "--output", tmp_path) == 0
-    record = json.loads(capsys.readouterr().out)
+        record = record_of(capsys, sides / "pictures", sides / "same.npz", "--metrics", "fid", "--output", tmp_path)
     assert record["metrics"]["fid"] < 1e-6 < record["metrics"]["fid_floor"]
     assert record["settings"]["fid"]["rank_deficient"] == "real, fake"
     (page,) = tmp_path.glob("*.html")
@@ -89,8 +92,7 @@ def test_a_set_against_itself_has_distance_zero_and_few_images_are_said(sides, t
 def test_training_images_that_are_handed_over_as_samples_are_found_to_be_copies(sides, tmp_path, capsys):
     arguments = [sides / "same.npz", sides / "others.npz", "--train", sides / "pictures", "--metrics", "kid"]
     with pytest.warns(UserWarning, match="100.0% of the images are nearer to a training image"):
-        assert call("evaluate", *arguments, "--output", tmp_path) == 0
-    metrics = json.loads(capsys.readouterr().out)["metrics"]
+        metrics = record_of(capsys, *arguments, "--output", tmp_path)["metrics"]
     assert metrics["nearest_ratio"] == 0 and metrics["nearer_share"] == 1
     (page,) = tmp_path.glob("*.html")
     text = page.read_text()
@@ -113,14 +115,14 @@ def test_other_training_images_under_one_name_take_no_place(sides, tmp_path, cap
 def test_the_reference_as_training_images_is_told_to_measure_no_copying(sides, tmp_path, capsys):
     arguments = [sides / "same.npz", sides / "others.npz", "--train", sides / "others.npz", "--metrics", "kid"]
     with pytest.warns(UserWarning, match="is both the reference and the images of training"):
-        assert call("evaluate", *arguments, "--no-pictures", "--output", tmp_path) == 0
-    assert "nearest_ratio" not in json.loads(capsys.readouterr().out)["metrics"]
+        record = record_of(capsys, *arguments, "--no-pictures", "--output", tmp_path)
+    assert "nearest_ratio" not in record["metrics"]
 
 
 def test_the_picture_of_neighbours_begins_with_what_is_nearest(sides):
     fake = evaluation.open_images(str(sides / "others.npz"))
     train = data.from_arrays("train", digits(40 + 33, 40 + 34)["image"].repeat(3, axis=0))  # the 34th of the others
-    found = evaluation.pictures(fake, features.shipped("mnist-cnn"), train, num=1)
+    found = evaluation_page.pictures(fake, features.shipped("mnist-cnn"), train, num=1)
     title, caption, picture = found[1]
     assert title == "Nearest training images" and caption.startswith("Of 50 images the 1 that are nearest")
     copy = digits(73, 74)["image"][0, :, :, 0]
@@ -129,8 +131,7 @@ def test_the_picture_of_neighbours_begins_with_what_is_nearest(sides):
 
 
 def test_a_run_is_compared_with_its_own_test_split_and_its_latents_are_shown(gan, capsys):
-    assert call("evaluate", gan, "--metrics", "kid", "--num", 30) == 0
-    record = json.loads(capsys.readouterr().out)
+    record = record_of(capsys, gan, "--metrics", "kid", "--num-images", 30)
     protocol = record["protocol"]
     assert protocol["reference_split"] == "test" and (protocol["n_fake"], protocol["n_real"]) == (30, 40)
     assert protocol["step"] == 3 and protocol["preset"] == "mnist-dcgan" and protocol["run"] == str(gan)
@@ -143,8 +144,7 @@ def test_a_run_is_compared_with_its_own_test_split_and_its_latents_are_shown(gan
     assert call("sample", gan, "--num", 30, "--output", gan / "drawn.npz") == 0
     capsys.readouterr()
     own = run_directory.load_config(gan)["data"]["test_path"]
-    assert call("evaluate", gan / "drawn.npz", own, "--metrics", "kid", "--no-pictures", "--output", gan / "e") == 0
-    exported = json.loads(capsys.readouterr().out)
+    exported = record_of(capsys, gan / "drawn.npz", own, "--metrics", "kid", "--no-pictures", "--output", gan / "e")
     assert exported["protocol"]["fake_sha256"] == protocol["fake_sha256"]
     assert exported["metrics"]["kid"] == pytest.approx(record["metrics"]["kid"], rel=1e-6)
 
@@ -163,8 +163,7 @@ def test_stacked_mnist_counts_modes_beside_those_of_real_images(tmp_path, capsys
     arguments = ["--features", 4, "--batch-size", 8, "--num-steps", 1, "--num-devices", 1, "--sample-every", 0]
     assert call("train", "stacked-mnist-dcgan", *arguments, "--directory", tmp_path / "run") == 0
     capsys.readouterr()
-    assert call("evaluate", tmp_path / "run", "--num", 500) == 0
-    record = json.loads(capsys.readouterr().out)
+    record = record_of(capsys, tmp_path / "run", "--num-images", 500)
     metrics, protocol = record["metrics"], record["protocol"]
     # 500 draws from 1,000 modes hit 394 on average, and their divergence is known.
     assert 360 < metrics["modes_of_test_images"] < 425
@@ -179,8 +178,7 @@ def test_a_vae_has_its_binarisation_k_and_bits_a_real_pixel(sides, tmp_path, cap
     # 10,000 test images are evaluated at the end of training and again, with one sample each.
     assert call("train", "mnist-vae", *arguments, "--directory", tmp_path / "vae") == 0
     capsys.readouterr()
-    assert call("evaluate", tmp_path / "vae") == 0
-    record = json.loads(capsys.readouterr().out)
+    record = record_of(capsys, tmp_path / "vae")
     metrics, protocol = record["metrics"], record["protocol"]
     assert (protocol["binarisation"], protocol["split"], protocol["samples"]) == ("dynamic", "test", 1)
     assert protocol["dims"] == 784  # not 32 x 32: padding is no data
@@ -220,8 +218,8 @@ def test_stored_numbers_make_a_table_unless_their_protocols_differ(sides, tmp_pa
 def test_a_reference_among_the_training_images_measures_no_copying(sides, tmp_path, capsys):
     arguments = [sides / "same.npz", sides / "others.npz", "--train", "mnist:test", "--metrics", "kid", "--no-pictures"]
     with pytest.warns(UserWarning, match="others.npz is among the training images mnist/test: .* is not measured"):
-        assert call("evaluate", *arguments, "--output", tmp_path) == 0
-    assert "nearest_ratio" not in json.loads(capsys.readouterr().out)["metrics"]
+        record = record_of(capsys, *arguments, "--output", tmp_path)
+    assert "nearest_ratio" not in record["metrics"]
 
 
 def test_no_evaluation_takes_the_place_of_another(sides, tmp_path, capsys):
@@ -308,8 +306,7 @@ def test_broken_files_and_the_first_of_several_folders_are_told_and_kept_in_the_
     (tmp_path / "all" / "a" / "zzz.png").write_bytes(b"no picture")
     arguments = [tmp_path / "all", sides / "others.npz", "--metrics", "kid", "--output", tmp_path / "out"]
     with pytest.warns(UserWarning):
-        assert call("evaluate", *arguments, "--num", 15, "--no-pictures") == 0
-    record = json.loads(capsys.readouterr().out)
+        record = record_of(capsys, *arguments, "--num-images", 15, "--no-pictures")
     told = " ".join(record["warnings"])
     assert "1 of the 41 files of" in told and "the first 15 of 40 images are taken" in told
     (tmp_path / "all" / "b" / "zzz.png").write_bytes(b"no picture")
@@ -324,14 +321,27 @@ def test_broken_files_and_the_first_of_several_folders_are_told_and_kept_in_the_
 def test_numbers_are_printed_with_how_to_read_them(sides, tmp_path, capsys):
     arguments = [sides / "pictures", sides / "others.npz", "--metrics", "kid", "confidence", "--no-pictures"]
     assert call("evaluate", *arguments, "--output", tmp_path) == 0
-    captured = capsys.readouterr()
-    record = json.loads(captured.out)
-    lines = captured.err.splitlines()
-    for name in record["metrics"]:
+    lines = capsys.readouterr().out.splitlines()
+    (file,) = tmp_path.glob("*.json")
+    for name in json.loads(file.read_text())["metrics"]:
         (index,) = (i for i, line in enumerate(lines) if line.startswith(f"{name} "))
-        assert " ".join(evaluation.MEANINGS[name].split()) in " ".join(" ".join(lines[index : index + 4]).split())
+        meaning = " ".join(evaluation_page.MEANINGS[name].split())
+        assert meaning in " ".join(" ".join(lines[index : index + 4]).split())
         assert len(lines[index]) <= 120
     assert lines[-1].startswith("features: mnist-cnn of this package: comparable with other numbers of it, not with")
+
+
+def test_json_is_printed_only_if_asked_for_and_each_stage_is_told_where_there_is_no_terminal(sides, tmp_path, capsys):
+    arguments = [sides / "pictures", sides / "others.npz", "--metrics", "kid", "--no-pictures", "--output", tmp_path]
+    assert call("evaluate", *arguments) == 0
+    captured = capsys.readouterr()
+    assert "{" not in captured.out and captured.out.startswith("kid ")
+    assert call("evaluate", *arguments, "--json") == 0
+    again = capsys.readouterr()
+    (file,) = tmp_path.glob("*.json")
+    assert json.loads(again.out) == json.loads(file.read_text())
+    stages = [line for line in captured.err.splitlines() if line.endswith(" ...")]
+    assert len(stages) >= 2 and stages[0].startswith("features of folder:") and stages[-1] == "computing kid ..."
 
 
 def test_pictures_of_several_sizes_need_a_size_and_the_protocol_says_so(tmp_path):
@@ -347,7 +357,7 @@ def test_pictures_of_several_sizes_need_a_size_and_the_protocol_says_so(tmp_path
 
 def test_groups_of_pictures_stand_apart():
     black = np.full((3, 3, 2, 2, 1), -1.0)  # three groups of three images of 2 x 2, two groups in a row
-    picture = evaluation._groups(black, in_a_row=2)
+    picture = evaluation_page._groups(black, in_a_row=2)
     column = (picture[:, :, 0] == 0).any(axis=0)
     ends = np.flatnonzero(np.diff(column.astype(int)))
     gaps = (ends[2::2] - ends[1:-1:2]).tolist()
@@ -356,8 +366,8 @@ def test_groups_of_pictures_stand_apart():
 
 def test_a_great_circle_between_latents_keeps_their_length():
     a, b = np.array([[3.0, 0.0], [1.0, 0.0]]), np.array([[0.0, 3.0], [1.0, 0.0]])
-    np.testing.assert_allclose(evaluation.slerp(a, b, 0.5), [[4.5**0.5, 4.5**0.5], [1, 0]])
-    np.testing.assert_allclose([evaluation.slerp(a, b, 0.0), evaluation.slerp(a, b, 1.0)], [a, b], atol=1e-12)
+    np.testing.assert_allclose(evaluation_page.slerp(a, b, 0.5), [[4.5**0.5, 4.5**0.5], [1, 0]])
+    np.testing.assert_allclose([evaluation_page.slerp(a, b, 0.0), evaluation_page.slerp(a, b, 1.0)], [a, b], atol=1e-12)
 
 
 # What is refused ------------------------------------------------------------------------------------------------------

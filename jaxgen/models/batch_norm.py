@@ -62,3 +62,18 @@ class ConditionalBatchNorm(nn.Module):
         along = (-1, *(1,) * (x.ndim - 2), x.shape[-1])
         y = norm(x) * scale.reshape(along) + bias.reshape(along)
         return y.astype(self.dtype or y.dtype)
+
+
+def check_label(label: jax.Array | None, num_classes: int, batch_size: int) -> None:
+    """Refuses a label where a network knows no classes, and none, or one of another shape, where it does.
+
+    Raises:
+      ValueError: at trace time, with what to do.
+    """
+    if num_classes == 0:
+        if label is not None:
+            raise ValueError("this network knows no classes: build it with num_classes, or leave the label out")
+    elif label is None:
+        raise ValueError(f"this network is told the class of each image: give a label [B] in 0..{num_classes - 1}")
+    elif jnp.shape(label) != (batch_size,):
+        raise ValueError(f"label must have the shape [{batch_size}], one for each image, not {list(jnp.shape(label))}")

@@ -4,6 +4,10 @@ Kernels of 4 and strides of 2, doubling or halving the size; batch normalisation
 and the discriminator's first; leaky ReLU 0.2 in the discriminator. Weights are drawn from N(0, 0.02^2), as in the
 paper.
 
+With classes the generator's batch normalisations are conditional (de Vries et al. 2017), and the discriminator adds a
+projection (Miyato and Koyama 2018): its logit is <w, h> + b + <v_y, h> + c_y of the last features h, which is one dense
+layer of 1 + num_classes outputs, of which the first and the label's are added up.
+
 Deviations: the number of halvings follows from the image size (three for 28 to 47, four for 48 to 64, down to 3 to 5
 pixels; odd sizes are halved rounding down), and the last discriminator layer is dense, which equals the paper's
 convolution over the whole map.
@@ -16,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.models.batch_norm import ConditionalBatchNorm, check_label
 from jaxgen.models.convolution import Conv, ConvTranspose
 
 normal_init = nn.initializers.normal(0.02)
@@ -48,21 +53,30 @@ def _batch_norm(train, dtype, axis_name):
 
 
 class Generator(nn.Module):
-    """[B, latent_dim] -> images [B, image_size, image_size, channels] in [-1, 1]."""
+    """[B, latent_dim] -> images [B, image_size, image_size, channels] in [-1, 1]; with classes, of labels [B]."""
 
     image_size: int = 64
     channels: int = 3
     features: int = 64  # of the last hidden layer; doubled with every halving of the size
+    num_classes: int = 0  # 0: it is told no label
     dtype: Any = None
     axis_name: str | None = None  # synchronises batch statistics in the per-device view
 
     @nn.compact
-    def __call__(self, z: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, z: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array:
+        check_label(label, self.num_classes, z.shape[0])
+
+        def normalise(x):
+            if not self.num_classes:
+                return _batch_norm(train, self.dtype, self.axis_name)(x)
+            norm = ConditionalBatchNorm(self.num_classes, dtype=self.dtype, axis_name=self.axis_name)
+            return norm(x, label, train=train)
+
         *larger, size = sizes(self.image_size)
         width = self.features << (len(larger) - 1)
         x = nn.Dense(size * size * width, use_bias=False, kernel_init=normal_init, dtype=self.dtype)(z)
         x = x.reshape(-1, size, size, width)
-        x = nn.relu(_batch_norm(train, self.dtype, self.axis_name)(x))
+        x = nn.relu(normalise(x))
         for target in reversed(larger):
             odd = target % 2
             if target == self.image_size:
@@ -70,14 +84,15 @@ class Generator(nn.Module):
             else:
                 width //= 2
                 x = ConvTranspose(width, 4, 2, 1, odd, use_bias=False, kernel_init=normal_init, dtype=self.dtype)(x)
-                x = nn.relu(_batch_norm(train, self.dtype, self.axis_name)(x))
+                x = nn.relu(normalise(x))
         return jnp.tanh(x.astype(jnp.float32))
 
 
 class Discriminator(nn.Module):
-    """Images [B, H, W, C] in [-1, 1] -> logits [B]. The size is read off x."""
+    """Images [B, H, W, C] in [-1, 1] -> logits [B]; with classes, beside labels [B]. The size is read off x."""
 
     features: int = 64  # of the first layer; doubled with every halving of the size
+    num_classes: int = 0  # 0: it is told no label
     batch_norm: bool = True  # False where a gradient penalty is used
     activation: Callable = lambda x: nn.leaky_relu(x, 0.2)
     dtype: Any = None
@@ -89,7 +104,8 @@ class Discriminator(nn.Module):
         return not self.batch_norm
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array:
+        check_label(label, self.num_classes, x.shape[0])
         if x.shape[1] != x.shape[2]:
             raise ValueError(f"DCGAN needs square images, not {x.shape[1]}x{x.shape[2]}; crop or resize them")
         for i in range(len(sizes(x.shape[1])) - 1):
@@ -99,4 +115,8 @@ class Discriminator(nn.Module):
                 x = _batch_norm(train, self.dtype, self.axis_name)(x)
             x = self.activation(x)
         x = x.reshape(x.shape[0], -1)
-        return nn.Dense(1, kernel_init=normal_init, dtype=self.dtype)(x)[:, 0].astype(jnp.float32)
+        logits = nn.Dense(1 + self.num_classes, kernel_init=normal_init, dtype=self.dtype)(x).astype(jnp.float32)
+        if not self.num_classes:
+            return logits[:, 0]
+        chosen = jax.nn.one_hot(label, self.num_classes)
+        return logits[:, 0] + jnp.sum(logits[:, 1:] * chosen, axis=1)

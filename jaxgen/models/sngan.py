@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.models.batch_norm import ConditionalBatchNorm
+from jaxgen.models.batch_norm import ConditionalBatchNorm, check_label
 from jaxgen.models.convolution import Conv
 from jaxgen.models.spectral_norm import SpectralConv, SpectralDense, SpectralEmbed
 
@@ -65,16 +65,6 @@ def _widths(features, divisors):
     if features % max(divisors):
         raise ValueError(f"features must be a multiple of {max(divisors)} for this image size, not {features}")
     return [features // divisor for divisor in divisors]
-
-
-def _check_label(label, num_classes, batch_size):
-    if num_classes == 0:
-        if label is not None:
-            raise ValueError("this network knows no classes: build it with num_classes, or leave the label out")
-    elif label is None:
-        raise ValueError(f"this network is told the class of each image: give a label [B] in 0..{num_classes - 1}")
-    elif jnp.shape(label) != (batch_size,):
-        raise ValueError(f"label must have the shape [{batch_size}], one for each image, not {list(jnp.shape(label))}")
 
 
 def _enlarge(x):
@@ -161,7 +151,7 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array:
         layout = layout_of(self.image_size)
-        _check_label(label, self.num_classes, len(z))
+        check_label(label, self.num_classes, len(z))
         features = self.features or layout.generator_features
         widths = _widths(features, layout.generator)
         x = nn.Dense(layout.smallest**2 * features, kernel_init=xavier_init, dtype=self.dtype)(z)
@@ -193,7 +183,7 @@ class Discriminator(nn.Module):
         if x.shape[1] != x.shape[2]:
             raise ValueError(f"SNGAN needs square images, not {x.shape[1]}x{x.shape[2]}; crop or resize them")
         layout = layout_of(x.shape[1])
-        _check_label(label, self.num_classes, len(x))
+        check_label(label, self.num_classes, len(x))
         widths = _widths(self.features or layout.discriminator_features, layout.discriminator)
         for i, width in enumerate(widths):
             x = DiscriminatorBlock(width, i < layout.num_halvings, i == 0, self.dtype)(x, train=train)

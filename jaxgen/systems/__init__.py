@@ -12,13 +12,13 @@ from types import ModuleType
 from typing import Any
 
 from jaxgen.options import lookup
-from jaxgen.systems import article, classifier, dcgan, sngan, vae
+from jaxgen.systems import article, cgan, classifier, dcgan, sngan, vae
 from jaxgen.systems.preset import Preset
 
-MODULES = (dcgan, sngan, article, vae, classifier)
+MODULES = (cgan, dcgan, sngan, article, vae, classifier)
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 PRESETS: dict[str, Preset] = {name: preset for module in MODULES for name, preset in module.PRESETS.items()}
-DEFAULT = "mnist-dcgan"
+DEFAULT = "mnist-cgan"
 
 
 class NotInstalled(ValueError):
