@@ -582,7 +582,7 @@ def config_digest(config: options.Run | Mapping[str, Any]) -> str:
     Args:
       config: the settings of a system; or, where there are none, what the run stores.
     """
-    if not isinstance(config, Mapping):
+    if dataclasses.is_dataclass(config):
         config = {"system": systems.name_of(systems.module_of(config)), **dataclasses.asdict(config)}
     flat = run_directory.flatten(config)
     ignored = ("seed", *configuration.MAY_CHANGE)  # a name covers everything below it

@@ -259,6 +259,7 @@ def _train(config: Run, directory: str, preset: str, progress: bool) -> loop.Res
             keep_last=config.keep_last,
             max_rollbacks=config.max_rollbacks,
             progress=progress,
+            has_test_split=config.data.has_test_split,
         )
     except run_directory.ConfigMismatch as error:
         if "\n  num_steps:" not in str(error):
@@ -269,7 +270,25 @@ def _train(config: Run, directory: str, preset: str, progress: bool) -> loop.Res
         ) from None
 
 
-def _in_loop(built: Experiment, directory: str | Path, *, seed: int, **settings: Any) -> loop.Result:
+def facts_of(system: System, *, has_test_split: bool = False) -> dict[str, Any]:
+    """What RUN/system.json says, for the report and for programs that need not build the system: all but parameters.
+
+    Args:
+      system: of the run.
+      has_test_split: whether evaluation can open images that were held out, from the run's settings.
+    """
+    return {
+        "system": system.name,
+        "can": list(system.can),
+        "choices": dict(system.choices),
+        "measures": system.measure is not None,
+        "has_test_split": has_test_split,
+    }
+
+
+def _in_loop(
+    built: Experiment, directory: str | Path, *, seed: int, has_test_split: bool = False, **settings: Any
+) -> loop.Result:
     system, key = built.system, jax.random.key(seed)
     return loop.train(
         system.train_step,
@@ -277,7 +296,7 @@ def _in_loop(built: Experiment, directory: str | Path, *, seed: int, **settings:
         built.dataset,
         directory=directory,
         upgrade=configuration.upgraded,
-        facts={"system": system.name, "can": list(system.can), "parameters": system.parameters},
+        facts=facts_of(system, has_test_split=has_test_split) | {"parameters": system.parameters},
         batch_size=system.images_per_step,
         key=jax.random.fold_in(key, 3),
         seed=seed,

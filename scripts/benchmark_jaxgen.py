@@ -165,13 +165,14 @@ def matmul_rate(size):
 
 def prepare_preset(preset, features, batch_size):
     """Builds an experiment for `run_bare` and `run_loop`."""
-    from jaxgen import experiment, presets
+    from jaxgen import experiment, systems
 
-    config = dataclasses.replace(presets.PRESETS[preset].config, features=features, batch_size=batch_size)
-    networks, dataset, *_ = experiment.build(config)
-    batch = jax.device_put(dataset.prepare(dataset.fetch(np.arange(networks.images_per_step)), jax.random.key(1)))
-    step = jax.jit(networks.train_step, donate_argnums=0)
-    worker.update(config=config, preset=preset, preset_state=networks.state, preset_step=step, batch=batch)
+    config = dataclasses.replace(systems.PRESETS[preset].config, features=features, batch_size=batch_size)
+    system, dataset, *_ = experiment.build(config)
+    batch = jax.device_put(dataset.prepare(dataset.fetch(np.arange(system.images_per_step)), jax.random.key(1)))
+    step = jax.jit(system.train_step, donate_argnums=0)
+    state = system.init(jax.random.key(config.seed))
+    worker.update(config=config, preset=preset, preset_state=state, preset_step=step, batch=batch)
 
 
 def run_bare(steps, untimed):

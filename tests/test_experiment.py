@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from in_process import script
 
-from jaxgen import checkpoint, experiment, loop, presets, run_directory, sharding, vae
+from jaxgen import checkpoint, configuration, experiment, loop, options, run_directory, sharding, vae
+from jaxgen.system import Spec
+from jaxgen.systems import article, classifier, dcgan
+from jaxgen.systems import vae as vaes
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
-SHAPES = {"mnist": (28, 28, 1), "stacked_mnist": (28, 28, 3), "emoji": (64, 64, 3)}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -23,81 +25,51 @@ def no_report():
         yield
 
 
-def shape_of(config: presets.Config) -> tuple[int, int, int]:
-    height, width, channels = SHAPES[config.data.name]
-    size = config.data.image_size
-    return (size or height, size or width, channels)
-
-
-@pytest.mark.parametrize("name", presets.PRESETS)
-def test_every_preset_builds_and_takes_a_step(name):
-    config = presets.PRESETS[name].config
-    built = {}
-
-    def build(key):
-        built["networks"] = experiment.build_networks(config, shape_of(config), 10)
-        networks = built["networks"]
-        batch = {
-            "image": jax.numpy.zeros((networks.images_per_step, *shape_of(config))),
-            "label": jax.numpy.zeros(networks.images_per_step, "int32"),
-        }
-        return networks.state, networks.train_step(networks.state, batch, key)
-
-    state, (new_state, metrics) = jax.eval_shape(build, jax.random.key(0))
-    assert jax.tree.structure(state) == jax.tree.structure(new_state)
-    assert [x.shape for x in jax.tree.leaves(state)] == [x.shape for x in jax.tree.leaves(new_state)]
-    assert metrics and all(value.shape == () for value in metrics.values())
-    assert config.batch_size % 8 == 0 or config.num_devices or config.batch_size == 100
-    networks = built["networks"]
-    assert (networks.generate is None) == isinstance(config, presets.Classifier)
-    assert (networks.eval_step is None) == (networks.best_metric is None) == isinstance(config, presets.GAN)
-
-
 @pytest.mark.parametrize(
     "config, shape, message",
     [
-        (presets.GAN(batch_size=0), (28, 28, 1), "--batch-size must be at least 1, not 0"),
-        (presets.GAN(num_steps=0), (28, 28, 1), "--num-steps must be at least 1, not 0"),
-        (presets.GAN(), (100, 100, 3), "28 to 64 pixels, not 100"),
-        (presets.GAN(), (32, 28, 3), "DCGAN makes square images, but the data are 32x28; see --data.image-size"),
-        (presets.GAN(model="article"), (64, 64, 3), "56x56 images, but the data are 64x64.*--data.image-size 56"),
-        (presets.GAN(r1=-1.0), (28, 28, 1), "--r1 must be at least 0 and finite, not -1"),
-        (presets.GAN(loss="hing"), (28, 28, 1), "no loss 'hing'; did you mean 'hinge'?"),
-        (presets.GAN(num_discriminator_steps=0), (28, 28, 1), "--num-discriminator-steps must be at least 1"),
+        (dcgan.Config(batch_size=0), (28, 28, 1), "--batch-size must be at least 1, not 0"),
+        (dcgan.Config(num_steps=0), (28, 28, 1), "--num-steps must be at least 1, not 0"),
+        (dcgan.Config(), (100, 100, 3), "28 to 64 pixels, not 100"),
+        (dcgan.Config(), (32, 28, 3), "DCGAN makes square images, but the data are 32x28; see --data.image-size"),
+        (article.Config(), (64, 64, 3), "56x56 images, but the data are 64x64.*--data.image-size 56"),
+        (dcgan.Config(r1=-1.0), (28, 28, 1), "--r1 must be at least 0 and finite, not -1"),
+        (dcgan.Config(loss="hing"), (28, 28, 1), "no loss 'hing'; did you mean 'hinge'?"),
+        (dcgan.Config(num_discriminator_steps=0), (28, 28, 1), "--num-discriminator-steps must be at least 1"),
         (
-            presets.GAN(generator=presets.Optimizer(learning_rate=0.0)),
+            dcgan.Config(generator=options.Optimizer(learning_rate=0.0)),
             (28, 28, 1),
             "--generator.learning-rate must be above 0",
         ),
         (
-            presets.GAN(generator=presets.Optimizer(learning_rate=-1.0)),
+            dcgan.Config(generator=options.Optimizer(learning_rate=-1.0)),
             (28, 28, 1),
             "--generator.learning-rate must be above 0",
         ),
         (
-            presets.GAN(discriminator=presets.Optimizer(clip_norm=0.0)),
+            dcgan.Config(discriminator=options.Optimizer(clip_norm=0.0)),
             (28, 28, 1),
             "--discriminator.clip-norm must be above 0",
         ),
         (
-            presets.GAN(discriminator=presets.Optimizer(skip_norm=-2.0)),
+            dcgan.Config(discriminator=options.Optimizer(skip_norm=-2.0)),
             (28, 28, 1),
             "--discriminator.skip-norm must be above 0",
         ),
-        (presets.GAN(discriminator=presets.Optimizer(name="adm")), (28, 28, 1), "no optimiser 'adm'; did you mean"),
-        (presets.GAN(generator=presets.Optimizer(schedule="cos")), (28, 28, 1), "no schedule 'cos'; did you mean"),
-        (presets.GAN(precision="float8"), (28, 28, 1), "no precision 'float8'"),
-        (presets.GAN(model="stylegan"), (28, 28, 1), "no model 'stylegan'"),
-        (presets.VAE(), (28, 28, 1), "needs binarised images: --data.binarise dynamic"),
-        (presets.VAE(likelihood="gaussian"), (28, 28, 1), "use --model conv"),
-        (presets.VAE(model="conv", likelihood="gaussian"), (100, 100, 1), "28 to 64 pixels, not 100"),
-        (presets.VAE(likelihood="poisson"), (28, 28, 1), "no likelihood 'poisson'"),
-        (presets.Classifier(), (4, 4, 1), "at least 8 pixels"),
+        (dcgan.Config(discriminator=options.Optimizer(name="adm")), (28, 28, 1), "no optimiser 'adm'; did you mean"),
+        (dcgan.Config(generator=options.Optimizer(schedule="cos")), (28, 28, 1), "no schedule 'cos'; did you mean"),
+        (dcgan.Config(precision="float8"), (28, 28, 1), "no precision 'float8'"),
+        (vaes.Config(model="transformer"), (28, 28, 1), "no model 'transformer'"),
+        (vaes.Config(), (28, 28, 1), "needs binarised images: --data.binarise dynamic"),
+        (vaes.Config(likelihood="gaussian"), (28, 28, 1), "use --model conv"),
+        (vaes.Config(model="conv", likelihood="gaussian"), (100, 100, 1), "28 to 64 pixels, not 100"),
+        (vaes.Config(likelihood="poisson"), (28, 28, 1), "no likelihood 'poisson'"),
+        (classifier.Config(), (4, 4, 1), "at least 8 pixels"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(config, shape, message):
     with pytest.raises(ValueError, match=message):
-        experiment.build_networks(config, shape, 10)
+        experiment.build_system(config, Spec.of_images(shape, 10)).shapes
 
 
 def test_the_update_rule_that_a_flag_names_is_that_of_the_step():
@@ -106,16 +78,16 @@ def test_the_update_rule_that_a_flag_names_is_that_of_the_step():
     tiny = ["--features", "1", "--latent-dim", "2", "--batch-size", "2", "--num-discriminator-steps", "1"]
 
     def moved(*flags):
-        _, config, _ = script("train").parse(["mnist-dcgan", *tiny, *flags])
-        networks = experiment.build_networks(config, (28, 28, 1), 10)
-        state, _ = jax.jit(networks.train_step)(networks.state, batch, jax.random.key(2))
+        config = script("train").parse(["mnist-dcgan", *tiny, *flags]).config
+        system = experiment.build_system(config, Spec.of_images((28, 28, 1), 10))
+        state, _ = jax.jit(system.train_step)(system.init(jax.random.key(0)), batch, jax.random.key(2))
         return [
             np.concatenate([np.ravel(x) for x in jax.tree.leaves(p.params)])
             for p in (state.generator, state.discriminator)
         ]
 
     default = moved()
-    alternating, simultaneous, ahead = (moved("--update-rule", name) for name in presets.UPDATE_RULES)
+    alternating, simultaneous, ahead = (moved("--update-rule", name) for name in options.UPDATE_RULES)
     np.testing.assert_array_equal(np.concatenate(default), np.concatenate(alternating))
     np.testing.assert_allclose(simultaneous[1], alternating[1], atol=1e-6)
     for other, player in ((simultaneous, 0), (ahead, 0), (ahead, 1)):
@@ -124,28 +96,28 @@ def test_the_update_rule_that_a_flag_names_is_that_of_the_step():
 
 def test_a_penalty_beside_batch_normalisation_in_the_discriminator_is_warned_of():
     with pytest.warns(UserWarning, match="--discriminator-batch-norm False"):
-        experiment.build(presets.GAN(r1=1.0, features=2))
+        experiment.build(dcgan.Config(r1=1.0, features=2))
 
 
 def test_a_classifier_of_data_without_labels_is_refused():
     with pytest.raises(ValueError, match="needs labels, and these data have none"):
-        experiment.build_networks(presets.Classifier(), (28, 28, 1), 0)
+        experiment.build_system(classifier.Config(), Spec.of_images((28, 28, 1)))
 
 
 @pytest.mark.parametrize(
     "config, error, message",
     [
-        (presets.Data(name="mnst"), ValueError, "no data set 'mnst'; did you mean 'mnist'?"),
-        (presets.Data(name="folder"), ValueError, "'folder' needs --data.path"),
-        (presets.Data(name="folder", path="/does/not/exist"), FileNotFoundError, "no such folder"),
-        (presets.Data(name="arrays"), ValueError, "'arrays' needs --data.path"),
-        (presets.Data(image_size=100), ValueError, "image_size"),
-        (presets.Data(binarise="dynamc"), ValueError, "no binarisation 'dynamc'; did you mean 'dynamic'?"),
+        (options.Data(name="mnst"), ValueError, "no data set 'mnst'; did you mean 'mnist'?"),
+        (options.Data(name="folder"), ValueError, "'folder' needs --data.path"),
+        (options.Data(name="folder", path="/does/not/exist"), FileNotFoundError, "no such folder"),
+        (options.Data(name="arrays"), ValueError, "'arrays' needs --data.path"),
+        (options.Data(image_size=100), ValueError, "image_size"),
+        (options.Data(binarise="dynamc"), ValueError, "no binarisation 'dynamc'; did you mean 'dynamic'?"),
     ],
 )
 def test_data_that_cannot_be_opened_are_named(config, error, message):
     with pytest.raises(error, match=message):
-        experiment.load_data(config, "train")
+        config.open("train")
 
 
 def test_an_evaluation_on_few_images_is_warned_of(tmp_path):
@@ -153,9 +125,9 @@ def test_an_evaluation_on_few_images_is_warned_of(tmp_path):
         np.savez(
             tmp_path / f"{name}.npz", image=np.random.RandomState(0).randint(0, 256, (count, 28, 28)).astype("uint8")
         )
-    few = presets.Data(name="arrays", path=str(tmp_path / "enough.npz"), test_path=str(tmp_path / "few.npz"))
-    vae_config = presets.VAE(data=few, model="conv", likelihood="gaussian", features=2, latent_dim=2)
-    gan_config = presets.GAN(data=few, features=2, eval_metric="fid")
+    few = options.Data(name="arrays", path=str(tmp_path / "enough.npz"), test_path=str(tmp_path / "few.npz"))
+    vae_config = vaes.Config(data=few, model="conv", likelihood="gaussian", features=2, latent_dim=2)
+    gan_config = dcgan.Config(data=few, features=2, eval_metric="fid")
     for config in (vae_config, gan_config):
         with pytest.warns(UserWarning, match="only 99 held-out images for evaluation"):
             experiment.build(config)
@@ -166,7 +138,7 @@ def test_an_evaluation_on_few_images_is_warned_of(tmp_path):
 
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match="no image found"):
-        experiment.load_data(presets.Data(name="folder", path=str(tmp_path)), "train")
+        options.Data(name="folder", path=str(tmp_path)).open("train")
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------
@@ -186,8 +158,8 @@ def run(tmp_path_factory, digits):
     """A run of a tiny VAE, whose data are gone."""
     private = digits.with_name("private.npz")
     private.write_bytes(digits.read_bytes())
-    config = presets.VAE(
-        data=presets.Data(name="arrays", path=str(private), test_path=str(private)),
+    config = vaes.Config(
+        data=options.Data(name="arrays", path=str(private), test_path=str(private)),
         model="conv",
         likelihood="discretized_logistic",
         features=4,
@@ -195,7 +167,7 @@ def run(tmp_path_factory, digits):
         batch_size=8,
         num_steps=2,
         num_devices=1,
-        optimizer=presets.Optimizer(learning_rate=1e-3),
+        optimizer=options.Optimizer(learning_rate=1e-3),
     )
     directory = tmp_path_factory.mktemp("runs") / "vae"
     result = experiment.train(config, str(directory), preset="test", progress=False)
@@ -246,8 +218,8 @@ def test_samples_and_evaluation_are_divided_over_the_devices_and_the_same_on_one
         return sample(decoder, variables, z, **options)
 
     monkeypatch.setattr(vae, "sample", spy)
-    config = presets.VAE(
-        data=presets.Data(name="arrays", path=str(digits), test_path=str(digits)),
+    config = vaes.Config(
+        data=options.Data(name="arrays", path=str(digits), test_path=str(digits)),
         model="conv",
         likelihood="discretized_logistic",
         features=4,
@@ -257,7 +229,8 @@ def test_samples_and_evaluation_are_divided_over_the_devices_and_the_same_on_one
     results = []
     for number in (1, 8):
         built = experiment.build(dataclasses.replace(config, num_devices=number))
-        results.append((built.sample(built.networks.state), built.evaluate(built.networks.state)))
+        state = built.system.init(jax.random.key(0))
+        results.append((built.sample(state), built.evaluate(state)))
     assert sorted(shares) == [8, 20, 20, 64]  # 64 latents are divided; 20 reconstructions cannot be
     for name, images in results[0][0].items():
         np.testing.assert_allclose(results[1][0][name], images, atol=1e-5)
@@ -270,7 +243,7 @@ def test_what_cannot_be_read_back_is_explained(run, tmp_path):
         experiment.load(str(directory), step=7)
     with pytest.raises(run_directory.RunDirectoryError, match="does not exist"):
         experiment.load(str(tmp_path / "nothing"))
-    run_directory.create(tmp_path / "empty", presets.to_dict(presets.VAE()))
+    run_directory.create(tmp_path / "empty", configuration.to_dict(vaes.Config()))
     with pytest.raises(ValueError, match="does not say what the images were"):
         experiment.load(str(tmp_path / "empty"))
     edited = run_directory.load_config(directory) | {"features": 8}
@@ -280,9 +253,9 @@ def test_what_cannot_be_read_back_is_explained(run, tmp_path):
         experiment.load(str(tmp_path / "edited"))
 
 
-def tiny_classifier(path, **changes) -> presets.Classifier:
+def tiny_classifier(path, **changes) -> classifier.Config:
     settings = {"widths": (4,), "batch_size": 8, "num_steps": 2, "num_devices": 1, "shift": 0, "dropout": 0.0}
-    return presets.Classifier(data=presets.Data(name="arrays", path=str(path)), **settings | changes)
+    return classifier.Config(data=options.Data(name="arrays", path=str(path)), **settings | changes)
 
 
 def test_the_number_of_steps_is_fixed_by_a_schedule_and_free_without(tmp_path, digits):
@@ -292,7 +265,7 @@ def test_the_number_of_steps_is_fixed_by_a_schedule_and_free_without(tmp_path, d
         experiment.train(dataclasses.replace(config, num_steps=4), str(tmp_path / "cosine"), progress=False)
     assert "num_steps: 2 there, 4 asked" in str(raised.value)
     assert "num_steps is fixed because the learning rate follows a schedule" in str(raised.value)
-    config = dataclasses.replace(config, optimizer=presets.Optimizer())
+    config = dataclasses.replace(config, optimizer=options.Optimizer())
     experiment.train(config, str(tmp_path / "constant"), progress=False)
     assert (
         experiment.train(dataclasses.replace(config, num_steps=4), str(tmp_path / "constant"), progress=False).step == 4
@@ -303,7 +276,7 @@ def test_the_number_of_steps_is_fixed_by_a_schedule_and_free_without(tmp_path, d
 
 
 def test_a_run_of_a_version_without_a_setting_goes_on_where_the_setting_has_its_default(tmp_path, digits):
-    config = tiny_classifier(digits, optimizer=presets.Optimizer())
+    config = tiny_classifier(digits, optimizer=options.Optimizer())
     experiment.train(config, str(tmp_path / "run"), progress=False)
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     del stored["label_smoothing"], stored["optimizer"]["weight_decay"]

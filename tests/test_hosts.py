@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgen import checkpoint, experiment, loop, presets, run_directory, sharding
+from jaxgen import checkpoint, experiment, loop, options, run_directory, sharding
+from jaxgen.systems import classifier
 
 TRAIN = Path(__file__).parent.parent / "scripts" / "train.py"
 
@@ -81,8 +82,8 @@ def digits(tmp_path):
 
 
 def test_two_hosts_train_together_stop_together_and_end_as_one_host_does(tmp_path, digits):
-    config = presets.Classifier(
-        data=presets.Data(name="arrays", path=str(digits), test_path=str(digits)),
+    config = classifier.Config(
+        data=options.Data(name="arrays", path=str(digits), test_path=str(digits)),
         widths=(4, 4),
         batch_size=8,
         num_steps=100,
@@ -91,7 +92,7 @@ def test_two_hosts_train_together_stop_together_and_end_as_one_host_does(tmp_pat
         evaluate_every=40,
         checkpoint_every=40,
         num_devices=4,
-        optimizer=presets.Optimizer(name="sgd", learning_rate=1e-3),
+        optimizer=options.Optimizer(name="sgd", learning_rate=1e-3),
     )
     arguments = ["mnist-cnn", "--data.name", "arrays", "--data.path", digits, "--data.test-path", digits]
     arguments += ["--widths", 4, 4, "--batch-size", 8, "--num-steps", 100, "--log-every", 10, "--sample-every", 0]
@@ -203,15 +204,15 @@ def test_two_hosts_read_their_own_halves_of_a_streamed_folder(tmp_path, monkeypa
     assert codes == [0, 0], outputs
     monkeypatch.undo()
 
-    config = presets.Classifier(
-        data=presets.Data(
+    config = classifier.Config(
+        data=options.Data(
             name="folder", path=str(tmp_path / "images"), image_size=28, channels=1, validation_share=0.0
         ),
         widths=(4, 4),
         batch_size=8,
         num_steps=20,
         num_devices=4,
-        optimizer=presets.Optimizer(name="sgd", learning_rate=1e-3),
+        optimizer=options.Optimizer(name="sgd", learning_rate=1e-3),
     )
     one = experiment.train(config, str(tmp_path / "one"), progress=False)  # from memory
     together, _ = restored(tmp_path / "run", config)

@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen import checkpoint, data, experiment, loop, presets, run_directory, sharding
+from jaxgen import checkpoint, configuration, data, experiment, loop, options, run_directory, sharding
+from jaxgen.system import Spec
+from jaxgen.systems import classifier, dcgan, vae
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -796,35 +798,35 @@ def test_a_read_only_directory_is_refused(tmp_path, small_disk):
 # The families ---------------------------------------------------------------------------------------------------------
 
 TINY = {
-    "gan": presets.GAN(
+    "gan": dcgan.Config(
         features=4,
         latent_dim=4,
         batch_size=8,
         num_discriminator_steps=2,
         ema_half_life=100,
-        discriminator=presets.Optimizer(b1=0.5, clip_norm=1.0, skip_norm=100.0),
+        discriminator=options.Optimizer(b1=0.5, clip_norm=1.0, skip_norm=100.0),
     ),
-    "vae": presets.VAE(
-        data=presets.Data(binarise="dynamic"),
+    "vae": vae.Config(
+        data=options.Data(binarise="dynamic"),
         latent_dim=2,
         batch_size=8,
         kl_warmup_steps=10,
         ema_half_life=50,
-        optimizer=presets.Optimizer(learning_rate=1e-3, schedule="cosine"),
+        optimizer=options.Optimizer(learning_rate=1e-3, schedule="cosine"),
     ),
-    "classifier": presets.Classifier(widths=(4, 4), batch_size=8, ema_half_life=50),
+    "classifier": classifier.Config(widths=(4, 4), batch_size=8, ema_half_life=50),
 }
 
 
 def train_family(directory, config, *, streamed=False, **options):
-    digits = experiment.load_data(config.data, "train")
+    digits = config.data.open("train")
     arrays = {name: value[:60] for name, value in digits.arrays.items()}
     small = data.from_arrays("digits", arrays["image"], arrays["label"], digits.class_names, digits.prepare)
     if streamed:
         small = dataclasses.replace(small, arrays=None)
-    networks = experiment.build_networks(config, small.image_shape, len(small.class_names))
+    system = experiment.build_system(config, Spec.of(small))
     defaults = {
-        "config": presets.to_dict(config, dataset=small),
+        "config": configuration.to_dict(config, dataset=small),
         "num_steps": 12,
         "num_devices": 1,
         "log_every": 4,
@@ -834,11 +836,11 @@ def train_family(directory, config, *, streamed=False, **options):
         "key": KEY,
     }
     return loop.train(
-        networks.train_step,
-        networks.state,
+        system.train_step,
+        system.init(jax.random.key(config.seed)),
         small,
         directory=directory,
-        batch_size=networks.images_per_step,
+        batch_size=system.images_per_step,
         **defaults | options,
     )
 
@@ -869,7 +871,7 @@ def test_a_vae_streamed_computes_what_it_computes_resident_and_resumes_bit_for_b
 
 def test_a_classifier_moves_from_eight_devices_to_one_to_four_with_close_results(tmp_path):
     # Not Adam, which divides the smallest gradients by their size, rounding included.
-    config = dataclasses.replace(TINY["classifier"], optimizer=presets.Optimizer(name="sgd", learning_rate=0.05))
+    config = dataclasses.replace(TINY["classifier"], optimizer=options.Optimizer(name="sgd", learning_rate=0.05))
     whole = train_family(tmp_path / "whole", config)
     train_family(tmp_path / "run", config, num_devices=8, sample=stop_at(4), sample_every=4)
     train_family(tmp_path / "run", config, num_devices=1, sample=stop_at(8), sample_every=8)

@@ -164,3 +164,62 @@ def test_what_comes_with_a_skipped_update_is_kept_too():
     equal(optim.keep_if_skipped({"skipped": jnp.array(1.0)}, old, new), old)
     equal(optim.keep_if_skipped({"skipped": jnp.array(0.0)}, old, new), new)
     assert optim.keep_if_skipped({"clipped": jnp.array(1.0)}, old, new) is new
+
+
+def gradients_like(scale):
+    return jax.tree.map(lambda g: scale * g, GRADIENTS)
+
+
+def test_what_starts_late_neither_moves_nor_ages_before_it_starts():
+    late = optim.starting_at(3, optax.adam(0.1))
+    waited, state = train(late, [gradients_like(s) for s in (1.0, 5.0, 0.0)])
+    equal(waited, PARAMS)
+    equal(state.inner, optax.adam(0.1).init(PARAMS))
+    assert int(state.step) == 3 and state.step.dtype == jnp.int32
+    rest = [gradients_like(s) for s in (0.5, 2.0)]
+    started, state = train(late, [GRADIENTS] * 3 + rest)
+    expected, expected_state = train(optax.adam(0.1), rest)  # as if the first three had not been
+    equal(started, expected)
+    equal(state.inner, expected_state)
+
+
+def test_weight_zero_instead_of_a_late_start_makes_the_first_update_ten_times_the_rate():
+    adam = optax.adam(0.1, b1=0.0, b2=0.99)
+
+    def first_update(tx):
+        zeros = jax.tree.map(jnp.zeros_like, GRADIENTS)
+        state, _ = lax.scan(lambda state, _: (tx.update(zeros, state, PARAMS)[1], None), tx.init(PARAMS), None, 5000)
+        return float(tx.update(GRADIENTS, state, PARAMS)[0]["b"][0, 0])
+
+    assert first_update(adam) == pytest.approx(-1.0, rel=1e-3)
+    assert first_update(optim.starting_at(5000, adam)) == pytest.approx(-0.1, rel=1e-3)
+
+
+def test_a_bad_gradient_before_the_start_does_no_harm_and_starts_can_be_swept_by_vmap():
+    bad = jax.tree.map(lambda g: g * jnp.nan, GRADIENTS)
+
+    def run(start):
+        tx = optim.starting_at(start, optax.sgd(1.0, momentum=0.9))
+        params, state = PARAMS, tx.init(PARAMS)
+        for gradients in (bad, GRADIENTS, GRADIENTS):
+            updates, state = tx.update(gradients, state, params)
+            params = optax.apply_updates(params, updates)
+        return params["b"][0, 0]
+
+    np.testing.assert_allclose(jax.vmap(run)(jnp.array([1, 2, 3])), [0.5 - 4 - 4 * 1.9, 0.5 - 4, 0.5], rtol=1e-6)
+
+
+def test_flags_of_what_waits_are_those_of_its_last_own_update():
+    late = optim.starting_at(1, optax.chain(optim.clip_by_global_norm(1.0), optax.sgd(1.0)))
+    state = late.init(PARAMS)
+    for expected in (0, 1):
+        _, state = late.update(GRADIENTS, state, PARAMS)
+        assert {name: float(flag) for name, flag in optim.update_flags(state).items()} == {"clipped": expected}
+
+
+def test_recording_moves_nothing_and_keeps_the_gradient_it_was_given():
+    params, state = train(optim.recording(), [gradients_like(2.0), GRADIENTS])
+    equal(params, PARAMS)
+    equal(state.gradient, GRADIENTS)
+    _, clipped = train(optax.chain(optim.clip_by_global_norm(2.5), optim.recording()), [GRADIENTS])
+    equal(clipped[1].gradient, gradients_like(0.5))  # what comes before it in a chain counts

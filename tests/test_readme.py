@@ -35,16 +35,16 @@ def test_train_commands_are_understood(arguments, capsys):
         with pytest.raises(SystemExit) as end:
             train.parse(arguments)
         assert not end.value.code
-        assert "train.py" in capsys.readouterr().out
+        assert "train" in capsys.readouterr().out
     else:
-        name, config, directory = train.parse(arguments)
-        assert name and str(directory).startswith("runs/")
+        chosen = train.parse(arguments)
+        assert chosen.name and str(chosen.directory).startswith("runs/")
 
 
 def test_every_preset_has_a_row_and_every_linked_file_exists():
-    from jaxgen import presets
+    from jaxgen import systems
 
-    for name in presets.PRESETS:
+    for name in systems.PRESETS:
         assert f"| `{name}` |" in README, name
     for target in re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r'src="([^"]+)"', README):
         if "://" not in target:

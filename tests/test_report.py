@@ -13,7 +13,9 @@ import in_process
 import numpy as np
 import pytest
 
-from jaxgen import command_line, images, presets, report, run_directory
+from jaxgen import command_line, configuration, experiment, images, options, report, report_curves, run_directory
+from jaxgen.system import Spec, System
+from jaxgen.systems import cgan, classifier, dcgan, vae
 
 VOID = {"meta", "img", "input", "br", "link", "wbr"}
 
@@ -121,7 +123,7 @@ def test_the_curves_take_their_ink_from_the_page_in_light_and_dark(tmp_path):
     text, _ = read(make_run(tmp_path))
     svg = text[text.index("<svg") : text.rindex("</svg>")]
     assert "currentColor" in svg and "var(--line)" in svg
-    assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) <= set(report.COLOURS)
+    assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) <= set(report_curves.COLOURS)
     assert "prefers-color-scheme: dark" in text
 
 
@@ -283,16 +285,61 @@ def test_reconstructions_say_which_is_the_original(tmp_path):
     assert text.count("left an original, right its reconstruction") == 1
 
 
-def test_a_gan_without_a_number_of_quality_says_how_to_get_one(tmp_path):
-    for name, lines, family, hinted in (("a", 9, "GAN", 1), ("b", 30, "GAN", 0), ("c", 9, "VAE", 0)):
-        make_run(tmp_path / name, lines=lines, family=family)
+def told(path, system, **facts):
+    """RUN/system.json, as the loop writes it."""
+    run_directory.write_facts(path, experiment.facts_of(system) | facts)
+
+
+def system_of(**capabilities):
+    return System(init=dict, train_step=dict, images_per_step=1, **capabilities)
+
+
+def test_what_draws_without_a_number_of_quality_says_how_to_get_one(tmp_path):
+    draws, measures = system_of(draw=dict), system_of(draw=dict, measure=dict)
+    for name, lines, system, hinted in (
+        ("a", 9, draws, 1),
+        ("b", 30, draws, 0),
+        ("c", 9, measures, 0),
+        ("d", 9, system_of(classify=dict), 0),
+    ):
+        told(make_run(tmp_path / name, lines=lines), system)
         assert Page(report.write(tmp_path / name).read_text()).text.count("--eval-metric fid") == hinted
+    make_run(tmp_path / "e", lines=9)  # nobody knows
+    assert "--eval-metric" not in Page(report.write(tmp_path / "e").read_text()).text
+
+
+def test_networks_are_listed_with_their_parameters_and_damaged_facts_are_left_out(tmp_path):
+    make_run(tmp_path)
+    told(tmp_path, system_of(draw=dict), parameters={"generator": 1234567, "discriminator": 1000})
+    text = read(tmp_path)[1].text
+    assert "generator 1,234,567 parameters" in text and "together 1,235,567 parameters" in text
+    told(tmp_path, system_of(draw=dict), parameters={"network": 7})
+    text = read(tmp_path)[1].text
+    assert "network 7 parameters" in text and "together" not in text
+    (tmp_path / "system.json").write_text(json.dumps({"can": 3, "choices": 4, "parameters": {"a": None}}))
+    text, page = read(tmp_path)
+    assert "<h2>Networks</h2>" not in text and "step 300 of 400" in page.text
+    (tmp_path / "system.json").write_text('{"can"')
+    assert "system.json is damaged" in read(tmp_path)[1].text
+
+
+def test_the_rows_of_a_class_conditional_runs_samples_are_its_classes(tmp_path):
+    make_run(tmp_path)
+    described(tmp_path)
+    told(tmp_path, system_of(draw=dict))
+    assert "Rows are classes" not in read(tmp_path)[1].text
+    told(tmp_path, system_of(draw=dict, choices={"label": 2}))
+    text = read(tmp_path)[1].text
+    assert "Samples Rows are classes, from the top: cat, dog. " in text and text.count("Rows are") == 1
+    described(tmp_path, class_names=[f"<{i}>" for i in range(20)])
+    text = read(tmp_path)[1].text
+    assert "Rows are classes, the first 16 of 20, from the top: <0>, <1>," in text and "<14>, <15>. " in text
 
 
 def test_related_metrics_share_a_panel():
     names = ["generator/loss", "discriminator/loss", "discriminator/real_logits", "discriminator/fake_logits"]
     names += ["discriminator/grad_norm", "units/kl_0", "units/kl_1", "rate", "eval/fid", "eval/fid_std", "eval/kid_std"]
-    assert report.panels(names) == [
+    assert report_curves.panels(names) == [
         ("eval", ["eval/fid"]),
         ("eval", ["eval/kid_std"]),
         ("generator and discriminator", ["generator/loss", "discriminator/loss"]),
@@ -305,10 +352,10 @@ def test_related_metrics_share_a_panel():
 
 def test_no_panel_has_more_curves_than_colours_and_none_is_lost():
     names = [f"units/kl_{index}" for index in range(20)]
-    arranged = report.panels(names)
+    arranged = report_curves.panels(names)
     assert [len(members) for _, members in arranged] == [8, 8, 4]
     assert [name for _, members in arranged for name in members] == names
-    assert report.MAX_CURVES <= len(report.COLOURS)
+    assert report_curves.MAX_CURVES <= len(report_curves.COLOURS)
 
 
 def test_norms_over_orders_of_magnitude_get_a_logarithmic_axis(tmp_path):
@@ -325,11 +372,11 @@ def test_thinning_keeps_the_extremes_and_smoothing_keeps_the_mean():
     values = np.sin(steps / 500.0)
     values[4321], values[7777] = 50.0, -50.0
     values[100:400] = np.nan
-    thin_steps, thin_values = report._thinned(steps, values)
+    thin_steps, thin_values = report_curves._thinned(steps, values)
     assert len(thin_steps) <= 1000 and (np.diff(thin_steps) > 0).all()
     assert thin_values[thin_steps == 4321] == 50.0 and thin_values[thin_steps == 7777] == -50.0
     assert np.isnan(thin_values).any()
-    smooth_steps, smooth_values = report._smoothed(steps, np.where(steps == 3000, 1e30, 0.999))
+    smooth_steps, smooth_values = report_curves._smoothed(steps, np.where(steps == 3000, 1e30, 0.999))
     assert len(smooth_steps) <= 1000 and smooth_steps[0] == 0 and smooth_steps[-1] == 9999
     far = np.abs(smooth_steps - 3000) > 200
     np.testing.assert_allclose(smooth_values[far], 0.999, rtol=1e-12)
@@ -351,54 +398,76 @@ def commands(path):
 
 
 def understood(words):
-    """Parses a command with the command line of its own script; (name of the script, what it was asked to do)."""
-    assert words[0] == "python" and words[1].startswith("scripts/")
-    name = Path(words[1]).stem
+    """Parses a command with the command line of its own module; (its name, what it was asked to do)."""
+    if words[0] == "jaxgen":
+        name, arguments = words[1], words[2:]
+    else:
+        assert words[0] == "python" and words[1].startswith("scripts/")
+        name, arguments = Path(words[1]).stem, words[2:]
     script = in_process.script(name)
     if name == "train":
-        return name, script.parse(words[2:])
+        return name, script.parse(arguments)
     asked = {}
     target = getattr(script, name)
 
     @functools.wraps(target)
     def instead(*arguments, **options):
         asked.update(inspect.signature(target).bind(*arguments, **options).arguments)
-        return {} if name == "evaluate" else Path("nothing")
+        return "nothing"
 
     setattr(script, name, instead)
-    assert script.main(words[2:]) == 0
+    assert script.main(arguments) == 0
     return name, asked
 
 
-def make_typed_run(path, config, image_shape, *, checkpoint=True):
-    stored = presets.to_dict(config, preset="mnist-dcgan") | {"images": {"image_shape": image_shape, "num_classes": 10}}
+def make_typed_run(path, config, image_shape, *, checkpoint=True, facts=True):
+    spec = Spec.of_images(image_shape, 10)
+    stored = configuration.to_dict(config, preset="mnist-dcgan") | {"images": spec.to_dict()}
     run_directory.create(path, stored)
+    if facts:
+        system = experiment.build_system(config, spec)
+        run_directory.write_facts(
+            path, experiment.facts_of(system, has_test_split=config.data.has_test_split) | {"parameters": {"a": 1}}
+        )
     started_with(path, shlex.join(["python", "scripts/train.py", "mnist-dcgan", "--directory", str(path)]))
     if checkpoint:
         (path / "checkpoints" / "1000").mkdir(parents=True)
     return path
 
 
-FAMILIES = {
-    "gan": (presets.GAN(), (28, 28, 1), ["train", "sample", "evaluate"], ("fid", "kid", "prdc")),
-    "stacked": (presets.GAN(data=presets.Data("stacked_mnist")), (28, 28, 3), ["train", "sample", "evaluate"], None),
-    "large_stacked": (presets.GAN(data=presets.Data("stacked_mnist")), (32, 32, 3), ["train", "sample"], None),
-    "emoji": (presets.GAN(data=presets.Data("emoji")), (64, 64, 3), ["train", "sample"], None),
-    "no_test": (presets.GAN(data=presets.Data("arrays", path="a.npz")), (28, 28, 1), ["train", "sample"], None),
-    "vae": (presets.VAE(), (28, 28, 1), ["train", "sample", "evaluate"], None),
-    "vae_no_test": (presets.VAE(data=presets.Data("hub", path="a/b")), (28, 28, 1), ["train", "sample"], None),
-    "classifier": (presets.Classifier(), (28, 28, 1), ["train", "evaluate"], None),
+RUNS = {
+    "gan": (dcgan.Config(), (28, 28, 1), ["train", "sample", "evaluate"], ("fid", "kid", "prdc")),
+    "stacked": (dcgan.Config(data=options.Data("stacked_mnist")), (28, 28, 3), ["train", "sample", "evaluate"], None),
+    "large_stacked": (dcgan.Config(data=options.Data("stacked_mnist")), (32, 32, 3), ["train", "sample"], None),
+    "emoji": (dcgan.Config(data=options.Data("emoji")), (64, 64, 3), ["train", "sample"], None),
+    "no_test": (dcgan.Config(data=options.Data("arrays", path="a.npz")), (28, 28, 1), ["train", "sample"], None),
+    "conditional": (cgan.Config(), (28, 28, 1), ["train", "sample", "evaluate"], ("fid", "kid", "prdc")),
+    "vae": (
+        vae.Config(data=options.Data(binarise="dynamic")),
+        (28, 28, 1),
+        ["train", "sample", "evaluate"],
+        None,
+    ),
+    "vae_no_test": (
+        vae.Config(data=options.Data("hub", path="a/b"), model="conv", likelihood="gaussian"),
+        (28, 28, 1),
+        ["train", "sample"],
+        None,
+    ),
+    "classifier": (classifier.Config(), (28, 28, 1), ["train", "evaluate"], None),
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_each_command_is_one_that_its_script_takes_for_such_a_run(tmp_path, family, monkeypatch):
+@pytest.mark.filterwarnings("ignore:a gradient penalty beside batch normalisation")
+@pytest.mark.parametrize("facts", [True, False])
+@pytest.mark.parametrize("run", RUNS)
+def test_each_command_is_one_that_its_module_takes_for_such_a_run(tmp_path, run, facts, monkeypatch):
     monkeypatch.setattr(command_line, "use_compilation_cache", lambda: None)
-    config, shape, names, metrics = FAMILIES[family]
-    run = make_typed_run(tmp_path / "my run", config, shape)
+    config, shape, names, metrics = RUNS[run]
+    run = make_typed_run(tmp_path / "my run", config, shape, facts=facts)
     found = dict(understood(words) for words in commands(run))
     assert list(found) == names
-    assert found["train"][0] == "mnist-dcgan" and found["train"][2] == str(run)
+    assert found["train"].name == "mnist-dcgan" and found["train"].directory == str(run)
     if "sample" in found:
         assert found["sample"]["what"] == str(run)
     if "evaluate" in found:
@@ -406,8 +475,41 @@ def test_each_command_is_one_that_its_script_takes_for_such_a_run(tmp_path, fami
         assert (asked["what"], asked["reference"], asked["metrics"]) == (str(run), None, metrics or ())
 
 
+def test_a_run_of_version_0_1_without_facts_is_offered_what_its_system_can(tmp_path):
+    settings = configuration.to_dict(dcgan.Config())
+    old = {"family": "GAN", "model": "dcgan", **{n: v for n, v in settings.items() if n not in ("system", "images")}}
+    run_directory.create(tmp_path, old | {"images": {"image_shape": [28, 28, 1], "num_classes": 10}})
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    assert [words[:2] for words in commands(tmp_path)] == [["jaxgen", "sample"], ["jaxgen", "evaluate"]]
+    run_directory.create(tmp_path / "other", old | {"family": "Flow", "images": {}})
+    (tmp_path / "other" / "checkpoints" / "1").mkdir(parents=True)
+    assert commands(tmp_path / "other") == []
+
+
+def test_a_run_of_a_users_file_is_read_back_with_that_file(tmp_path):
+    run = make_typed_run(tmp_path / "run", dcgan.Config(), (28, 28, 1))
+    stored = run_directory.load_config(run)
+    (run / "config.json").write_text(json.dumps(stored | {"system": "mine.py"}))
+    started_with(run, "python /somewhere/bin/jaxgen train 'my systems/mine.py:other' --seed 1")
+    train, sample, evaluate = commands(run)
+    assert train == ["jaxgen", "train", "my systems/mine.py:other", "--seed", "1"]
+    assert sample == ["jaxgen", "sample", str(run), "--system", "my systems/mine.py"]
+    assert evaluate[:3] == ["jaxgen", "evaluate", str(run)] and evaluate[-2:] == ["--system", "my systems/mine.py"]
+    started_with(run, "a notebook")
+    assert commands(run)[0][-2:] == ["--system", "mine.py"]
+
+
+def test_a_run_whose_system_nothing_names_is_read_back_in_python(tmp_path):
+    run_directory.create(tmp_path, {"settings": {}, "seed": 0, "images": {"image_shape": [28, 28, 1]}})
+    told(tmp_path, system_of(draw=dict))
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    assert commands(tmp_path) == []
+    assert f"jaxgen.load('{tmp_path}', system=...)" in read(tmp_path)[1].text
+
+
 def test_a_run_without_a_checkpoint_offers_only_to_start_again(tmp_path):
-    run = make_typed_run(tmp_path / "my run", presets.VAE(), (28, 28, 1), checkpoint=False)
+    config = vae.Config(data=options.Data(binarise="dynamic"))
+    run = make_typed_run(tmp_path / "my run", config, (28, 28, 1), checkpoint=False)
     (run / "checkpoints" / "1000.orbax-checkpoint-tmp").mkdir(parents=True)
     _, page = read(run)
     assert [words[1] for words in commands(run)] == ["scripts/train.py"]
@@ -415,7 +517,7 @@ def test_a_run_without_a_checkpoint_offers_only_to_start_again(tmp_path):
 
 
 def test_the_command_of_the_last_start_is_repeated_and_only_one_of_the_training_script(tmp_path):
-    run = make_typed_run(tmp_path / "my run", presets.GAN(), (64, 64, 3))
+    run = make_typed_run(tmp_path / "my run", dcgan.Config(), (64, 64, 3))
     again = [{"command": "python scripts/train.py x --num-steps 9 --a 'b c'"}]
     started_with(run, "python scripts/train.py x", resumed=again)
     assert commands(run)[0] == ["python", "scripts/train.py", "x", "--num-steps", "9", "--a", "b c"]
@@ -425,7 +527,7 @@ def test_the_command_of_the_last_start_is_repeated_and_only_one_of_the_training_
     assert commands(run)[0][-1] == "3"
     for other in ("python -m pytest tests/test_train.py", "notebook", "python scripts/train.py 'open", 3, None):
         started_with(run, other)
-        assert [words[1] for words in commands(run)] == ["scripts/sample.py"]
+        assert [words[:2] for words in commands(run)] == [["jaxgen", "sample"]]
 
 
 def test_a_pause_between_two_sessions_is_not_training_time(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from in_process import SCRIPTS, call, script
 from PIL import Image
 
-from jaxgen import checkpoint, command_line, data, presets, run_directory
+from jaxgen import checkpoint, command_line, data, run_directory, systems
 
 pytestmark = pytest.mark.usefixtures("scripts_in_process")
 
@@ -34,7 +34,7 @@ def test_help_comes_quickly_and_without_a_preset_lists_them():
     outputs = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert [errors for _, errors in outputs] == ["", ""]
-    assert all(name in outputs[0][0] for name in presets.PRESETS)
+    assert all(name in outputs[0][0] for name in systems.PRESETS)
     assert "--discriminator.learning-rate" in outputs[1][0] and "two learning rates are TTUR" in outputs[1][0]
     assert "runs/mnist-dcgan-SETTINGS if it has other" in " ".join(outputs[1][0].replace("│", "").split())
     assert time.monotonic() - begin < 30  # 2 s on an idle machine; JAX itself takes one to import
@@ -50,14 +50,17 @@ def test_a_reader_that_leaves_early_causes_no_error():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["mnist-dcgn"], "there is no preset 'mnist-dcgn'; did you mean 'mnist-dcgan'? There is: mnist-dcgan"),
+        (["mnist-dcgn"], "there is no preset 'mnist-dcgn'; did you mean 'mnist-dcgan'? There is: mnist-cgan"),
         (["mnist-dcgan", "--generator.learning-rate", "0"], "--generator.learning-rate must be above 0, not 0.0"),
         (["mnist-dcgan", "--data.name", "folder"], "the data set 'folder' needs --data.path"),
         (["mnist-dcgan", "--data.name", "folder", "--data.path", "/no"], "/no: no such folder"),
         (["mnist-cnn", "--batch-size", "12", "--num-devices", "8"], "cannot be divided over 8 devices"),
         (["mnist-cnn", "--num-devices", "9"], "9 devices asked for, but this program sees 8 (cpu)"),
         (["mnist-dcgan", "--data.image-size", "100"], "image_size must be an even number from 28 to 64, got 100"),
-        (["mnist-dcgan", "--model", "article"], "56x56 images, but the data are 28x28; use --data.image-size 56"),
+        (
+            ["emoji-article", "--data.image-size", "64"],
+            "56x56 images, but the data are 64x64; use --data.image-size 56",
+        ),
         (["mnist-dcgan", "--num-steps", "0"], "--num-steps must be at least 1, not 0"),
         (["mnist-dcgan", "--latent-dim", "0"], "--latent-dim must be at least 1, not 0"),
         (["mnist-dcgan", "--keep-last", "0"], "--keep-last must be at least 1, not 0"),
@@ -251,7 +254,7 @@ def test_sampling_writes_a_picture_an_array_or_many_pictures(runs, tmp_path, cap
         ("gan", ["--output", "x.jpg"], "--output x.jpg should end in .png or .npz"),
         ("gan", ["--num", "0"], "must be at least 1, not 0"),
         ("gan", ["--step", "7"], "no checkpoint of step 7"),
-        ("cnn", [], "a classifier draws no images"),
+        ("cnn", [], "needs a system that can draw images; classifier has no 'draw', it can classify images"),
         ("nothing", [], "does not exist; runs in"),
         ("gan/checkpoints", [], "did you mean the run"),
     ],

@@ -8,7 +8,7 @@ import pytest
 from in_process import call
 from PIL import Image
 
-from jaxgen import data, evaluation, evaluation_of_runs, evaluation_page, experiment, run_directory, system
+from jaxgen import data, evaluation, evaluation_page, experiment, run_directory
 from jaxgen.metrics import comparison, features
 
 pytestmark = pytest.mark.usefixtures("fast_compilation", "scripts_in_process")

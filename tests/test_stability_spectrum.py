@@ -10,9 +10,9 @@ import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
-from jaxgen import gan
+from jaxgen import gan, network, optim, turns
 from jaxgen.losses import adversarial, penalties
-from jaxgen.models import convolution, dcgan, mlp
+from jaxgen.models import convolution, dcgan, mlp, spectral_norm
 from jaxgen.stability import games, oracles, spectrum, updates, verdict
 from jaxgen.stability.games import Players
 
@@ -67,11 +67,16 @@ GAMMA = 0.3
 AT_REST = Players({"theta": np.zeros(3)}, {"psi": np.zeros(3)})
 
 
+def field_of(generator, discriminator, real, z, **settings):
+    """The field of a GAN on these images and latents, read off its train step."""
+    settings |= {**spectrum.RECORDING, "latent_dim": z.shape[1], "sample_latent": lambda key, shape: jnp.asarray(z)}
+    game = gan.Game(generator, discriminator, settings)
+    return spectrum.field_of_game(game, game.init(jax.random.key(0)), {"image": real}, jax.random.key(0))
+
+
 @pytest.fixture
 def shift_field():
-    return spectrum.gan_field(
-        Shift(), Slope(), real=SAMPLES, z=SAMPLES, loss=adversarial.minimax, penalties=[penalties.r1(GAMMA)]
-    )
+    return field_of(Shift(), Slope(), SAMPLES, SAMPLES, loss=adversarial.minimax, penalties=[penalties.r1(GAMMA)])
 
 
 def shift_step(optimizer, update_rule=gan.simultaneous):
@@ -91,20 +96,166 @@ def shift_step(optimizer, update_rule=gan.simultaneous):
 
 
 @pytest.fixture
-def network():
+def small_gan():
     """A GAN of multilayer perceptrons with R1: (field, players), 39 parameters."""
     generator = mlp.Generator(widths=(4,), activation=nn.tanh)
     discriminator = mlp.Discriminator(widths=(4,), activation=nn.tanh)
     z, real = jax.random.normal(jax.random.key(0), (2, 6, 2))
     theta = generator.init(jax.random.key(1), z, train=True)["params"]
     psi = discriminator.init(jax.random.key(2), real, train=True)["params"]
-    field = spectrum.gan_field(generator, discriminator, real=real, z=z, penalties=[penalties.r1(1.0)])
+    field = field_of(generator, discriminator, real, z, penalties=[penalties.r1(1.0)])
     return field, double(Players(theta, psi))
 
 
 def jacobian_of(function, point):
     flat, unravel = ravel_pytree(point)
     return np.asarray(jax.jit(jax.jacobian(lambda w: ravel_pytree(function(unravel(w)))[0]))(flat))
+
+
+# The field, written out by hand ---------------------------------------------------------------------------------------
+
+
+class Points(nn.Module):
+    """A generator of points in the plane, with batch normalisation or an embedding of a label."""
+
+    batch_norm: bool = False
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(self, z, label=None, *, train):
+        x = nn.Dense(3)(z)
+        x = nn.BatchNorm(use_running_average=not train)(x) if self.batch_norm else x
+        x = x + nn.Embed(self.num_classes, 3)(label) if self.num_classes else x
+        return nn.Dense(2)(nn.tanh(x))
+
+
+class Judge(nn.Module):
+    """A discriminator of points, with batch or spectral normalisation or a projection of a label."""
+
+    batch_norm: bool = False
+    spectral: bool = False
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(self, x, label=None, *, train):
+        dense = lambda n: spectral_norm.SpectralDense(n) if self.spectral else nn.Dense(n)  # noqa: E731
+        options = {"train": train} if self.spectral else {}
+        x = dense(4)(x, **options)
+        h = nn.tanh(nn.BatchNorm(use_running_average=not train)(x) if self.batch_norm else x)
+        told = jnp.sum(nn.Embed(self.num_classes, 4)(label) * h, -1) if self.num_classes else 0.0
+        return dense(1)(h, **options)[:, 0] + told
+
+
+class Pictures(nn.Module):
+    """Latents -> 6x6 pictures."""
+
+    @nn.compact
+    def __call__(self, z, *, train):
+        return convolution.ConvTranspose(1, 4, 2, 1)(nn.tanh(nn.Dense(18)(z)).reshape(-1, 3, 3, 2))
+
+
+class JudgeOfEach(nn.Module):
+    """A convolutional discriminator whose penalty shares a backward pass with its loss, by rules of its own."""
+
+    images_are_independent = True
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dense(1)(nn.tanh(convolution.Conv(2, 4, 2, 1)(x)).reshape(len(x), -1))[:, 0]
+
+
+def written_out(generator, discriminator, state, images, z, key, *, loss, terms=(), label=None):
+    """v = (-d loss_G / d theta, -d loss_D / d psi) with both losses in full, by nothing of the train step."""
+    told = () if label is None else (label,)
+    collections = state.discriminator.model_state
+
+    def judge(psi, x, held=collections):
+        return network.apply(discriminator, psi, held, x, *told)
+
+    def fakes(theta):
+        return network.apply(generator, theta, state.generator.model_state, z, *told)[0]
+
+    def generator_loss(theta, psi):
+        return jnp.mean(loss.generator(judge(psi, images)[0], judge(psi, fakes(theta))[0]))
+
+    def discriminator_loss(psi, fake):
+        real_logits, held = judge(psi, images)
+        total = jnp.mean(loss.discriminator(real_logits, judge(psi, fake, held)[0]))
+        for i, term in enumerate(terms):
+            total += term(lambda x: judge(psi, x)[0], images, fake, jax.random.fold_in(key, i))
+        return total
+
+    def field(players):
+        theta, psi = players
+        ours = jax.grad(discriminator_loss)(psi, fakes(theta))
+        return Players(*jax.tree.map(jnp.negative, (jax.grad(generator_loss)(theta, psi), ours)))
+
+    return field
+
+
+R1, R2, GP = penalties.r1(1.0), penalties.r2(0.5), penalties.gradient_penalty(2.0)
+PLAYED = {
+    "batch norm": (Points(batch_norm=True), Judge(batch_norm=True), {}),
+    "R1": (Points(), Judge(), {"penalties": [R1]}),
+    "relativistic with R1 and R2": (Points(), Judge(), {"loss": adversarial.relativistic, "penalties": [R1, R2]}),
+    "three discriminator steps, penalties that draw": (
+        Points(),
+        Judge(),
+        {"loss": adversarial.wasserstein, "penalties": [R1, GP], "num_discriminator_steps": 3},
+    ),
+    "judged one by one": (Pictures(), JudgeOfEach(), {"penalties": [R1]}),
+    "told labels": (
+        Points(num_classes=3),
+        Judge(num_classes=3),
+        {"loss": adversarial.hinge, "penalties": [R1], "condition": turns.told("label")},
+    ),
+    "spectral norm": (Points(), Judge(spectral=True), {"loss": adversarial.least_squares}),
+}
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_the_field_read_off_the_train_step_is_the_one_written_out_with_its_products_and_spectrum(name):
+    generator, discriminator, settings = PLAYED[name]
+    k, key = settings.get("num_discriminator_steps", 1), jax.random.key(9)
+    # The last of the discriminator's updates and the generator's see every k-th image.
+    shape = (5 * k, 6, 6, 1) if isinstance(generator, Pictures) else (5 * k, 2)
+    batch = {"image": jnp.tanh(jax.random.normal(jax.random.key(1), shape)), "label": jnp.arange(5 * k) % 3}
+    latent_key, turn_key = jax.random.split(jax.random.split(jax.random.fold_in(key, 0), k)[-1])
+    z = jax.random.normal(latent_key, (5, 3))
+    trained = {"generator_optimizer": optax.adam(0.1), "discriminator_optimizer": optax.sgd(0.1)}
+    example = {name: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype) for name, x in batch.items()}
+    game = gan.Game(generator, discriminator, {"latent_dim": 3, **trained, **settings}, example)
+    state = game.init(jax.random.key(2))
+    read = spectrum.field_of_game(game, state, batch, key)
+    expected = written_out(
+        generator,
+        discriminator,
+        state,
+        batch["image"][k - 1 :: k],
+        z,
+        turn_key,
+        loss=settings.get("loss", adversarial.non_saturating),
+        terms=settings.get("penalties", ()),
+        label=batch["label"][k - 1 :: k] if "condition" in settings else None,
+    )
+    players = double(Players(state.generator.params, state.discriminator.params))
+    u, w = random_like(0, players), random_like(1, players)
+
+    def numbers(field):
+        transposed = spectrum.transposed_product(field, players)
+        return jax.jit(lambda: (field(players), transposed(u), spectrum.jacobian_product(field, players)(w)))()
+
+    found, by_hand = numbers(read), numbers(expected)
+    for one, other in zip(found, by_hand, strict=True):
+        for x, y in zip(one, other, strict=True):  # of each player
+            x, y = ravel_pytree(x)[0], ravel_pytree(y)[0]
+            assert jnp.linalg.norm(y) > 1e-3
+            np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-9 * float(jnp.linalg.norm(y)))
+    size = ravel_pytree(players)[0].size
+    ritz = spectrum.ritz_values(read, players, num_iterations=size)
+    dense = verdict.field_eigenvalues(expected, players)
+    assert np.abs(ritz.values[0] - dense).min() < 1e-7 * abs(ritz.values[0])
+    assert np.abs(ritz.values[0]) == pytest.approx(np.abs(dense).max(), rel=1e-7)
 
 
 # Arnoldi -------------------------------------------------------------------------------------------------------------
@@ -181,8 +332,8 @@ def test_what_does_not_fit_into_memory_is_refused_with_what_would():
 # Products ------------------------------------------------------------------------------------------------------------
 
 
-def test_two_reverse_passes_are_one_forward_pass(network):
-    field, players = network
+def test_two_reverse_passes_are_one_forward_pass(small_gan):
+    field, players = small_gan
     w = random_like(0, players)
     twice = jax.jit(lambda p, w: spectrum.jacobian_product(field, p)(w))(players, w)
     _, forward = jax.jit(lambda p, w: jax.jvp(field, (p,), (w,)))(players, w)
@@ -196,14 +347,7 @@ def test_products_of_a_dcgan_are_each_others_transposes_and_equal_differences():
     image, theta = jax.jit(functools.partial(generator.init_with_output, train=True))(jax.random.key(1), z)
     psi = jax.jit(functools.partial(discriminator.init, train=True))(jax.random.key(2), image)["params"]
     real = jnp.tanh(jax.random.normal(jax.random.key(3), image.shape))
-    field = spectrum.gan_field(
-        generator,
-        discriminator,
-        real=real,
-        z=z,
-        penalties=[penalties.r1(1.0)],
-        generator_state={"batch_stats": theta["batch_stats"]},
-    )
+    field = field_of(generator, discriminator, real, z, penalties=[penalties.r1(1.0)])
     # At their usual scale of 0.02 such small networks do nothing.
     players = jax.tree.map(lambda x: 5 * x, double(Players(theta["params"], psi)))
     u, w = random_like(0, players), random_like(1, players)
@@ -234,8 +378,8 @@ def test_the_shift_gan_of_flax_modules_has_the_eigenvalues_of_theory(shift_field
     assert_same_spectrum(ritz.values, theory, 1e-11)
 
 
-def test_ritz_values_of_a_network_are_the_dense_eigenvalues(network):
-    field, players = network
+def test_ritz_values_of_a_network_are_the_dense_eigenvalues(small_gan):
+    field, players = small_gan
     dense = verdict.field_eigenvalues(field, players)
     assert_same_spectrum(spectrum.ritz_values(field, players, num_iterations=39).values, dense, 1e-8)
     few = spectrum.ritz_values(field, players, num_iterations=16)
@@ -263,10 +407,9 @@ def test_the_field_is_the_direction_of_the_simultaneous_train_step():
     state = gan.init(jax.random.key(1), generator, discriminator, **optimizers, latent_dim=2)
     key = jax.random.key(7)
     after, _ = jax.jit(step)(state, {"image": real}, key)
-    drawn = jax.random.split(jax.random.split(jax.random.fold_in(key, 0), 1)[0])[1]
-    field = spectrum.gan_field(
-        generator, discriminator, real=real, z=z, loss=adversarial.relativistic, penalties=terms, key=drawn
-    )
+    settings = {"latent_dim": 2, "loss": adversarial.relativistic, "penalties": terms}
+    game = gan.Game(generator, discriminator, settings | {"sample_latent": lambda key, shape: z})
+    field = spectrum.field_of_game(game, state, {"image": real}, key)
     v = jax.jit(field)(Players(state.generator.params, state.discriminator.params))
     for name, rate in (("generator", 0.5), ("discriminator", 0.25)):
         moved = jax.tree.map(jnp.subtract, getattr(after, name).params, getattr(state, name).params)
@@ -274,8 +417,8 @@ def test_the_field_is_the_direction_of_the_simultaneous_train_step():
         np.testing.assert_allclose(ravel_pytree(moved)[0], expected, rtol=1e-5, atol=1e-7)
 
 
-def test_shares_are_those_of_the_matrix_within_their_error(network):
-    field, players = network
+def test_shares_are_those_of_the_matrix_within_their_error(small_gan):
+    field, players = small_gan
     found = spectrum.shares(field, players, num_probes=400)
     matrix = jacobian_of(field, players)
     exact = np.sum(((matrix + matrix.T) / 2) ** 2) / np.sum(matrix**2)
@@ -407,7 +550,7 @@ def test_a_trained_network_stays_below_the_predicted_rate_and_leaves_above_it_as
     z, real = jax.random.normal(keys[0], (64, 2)), 1 + 0.5 * jax.random.normal(keys[1], (64, 2))
     theta = generator.init(keys[2], z, train=True)["params"]
     psi = discriminator.init(keys[3], real, train=True)["params"]
-    field = spectrum.gan_field(generator, discriminator, real=real, z=z, penalties=[penalties.r1(5.0)])
+    field = field_of(generator, discriminator, real, z, penalties=[penalties.r1(5.0)])
 
     @functools.partial(jax.jit, static_argnums=2)
     def train(players, rate, num_steps):

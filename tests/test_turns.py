@@ -40,7 +40,9 @@ def close(a, b, **tolerance):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), a, b)
 
 
-def make(players=PLAYERS, batch=BATCH, rates=(0.1, 0.2), latent_dim=LATENT_DIM, for_init=None, **options):
+def make(
+    players=PLAYERS, batch=BATCH, rates=(0.1, 0.2), latent_dim=LATENT_DIM, for_init=None, only_step=False, **options
+):
     """(state, train_step) of one choice of arguments; `for_init` has those that only the first state gets."""
     arguments = dict(
         generator_optimizer=options.pop("generator_optimizer", optax.sgd(rates[0])),
@@ -50,12 +52,25 @@ def make(players=PLAYERS, batch=BATCH, rates=(0.1, 0.2), latent_dim=LATENT_DIM, 
     shared = {name: options[name] for name in OF_INIT if name in options} | (for_init or {})
     options.pop("frozen", None)
     step = gan.make_train_step(*players, **arguments, **options)
+    if only_step:
+        return step
     return gan.init(KEY, *players, **arguments, example=batch, **shared), step
 
 
 def traced(batch=BATCH, **options):
     """(state, metrics) after a step, in shapes alone: whatever is wrong is told while tracing."""
     return jax.eval_shape(lambda: (lambda state, step: step(state, batch, KEY))(*make(batch=batch, **options)))
+
+
+def played(batch=BATCH, beside=lambda state: (), **options):
+    """(first state, state after a step, metrics) and what else is computed of the first state, in one program."""
+
+    @jax.jit
+    def run(batch):
+        state, step = make(batch=batch, **options)
+        return state, *step(state, batch, KEY), *beside(state)
+
+    return run(batch)
 
 
 def keys_of(step=0):
@@ -120,8 +135,7 @@ def test_a_game_with_labels_is_one_dirac_gan_for_each_class_and_penalties_are_to
         ),
     }[which]
     options = CLASSES | {"batch": LABELLED | OTHERS, "condition": condition}
-    state, step = make(**options, penalties=[penalties.r1(0.7), penalties.r2(0.3)], rates=(0.1, 0.2))
-    new, _ = jax.jit(step)(state, LABELLED | OTHERS, KEY)
+    _, new, _ = played(**options, penalties=[penalties.r1(0.7), penalties.r2(0.3)], rates=(0.1, 0.2))
     theta, psi = np.array(Points().start), np.array(Slopes().start)
     slope = np.zeros(3)  # of mean psi[fake] theta[generator] - psi[real] x + penalties, by psi
     np.add.at(slope, of_fake, (theta[of_generator] + 0.3 * psi[of_fake]) / 4)
@@ -133,9 +147,8 @@ def test_a_game_with_labels_is_one_dirac_gan_for_each_class_and_penalties_are_to
 
 
 def test_drawn_labels_are_the_same_in_the_per_device_view():
-    state, step = make(**CLASSES, condition=drawn_labels())
-    expected, _ = jax.jit(step)(state, LABELLED, KEY)
-    _, step = make(**CLASSES, condition=drawn_labels("data"), axis_name="data", for_init={"condition": drawn_labels()})
+    state, expected, _ = played(**CLASSES, condition=drawn_labels())
+    step = make(**CLASSES, condition=drawn_labels("data"), axis_name="data", only_step=True)
     new, _ = sharding.pmap_step(step, num_devices=2)(state, LABELLED, KEY)
     close(new, expected, rtol=1e-5)
 
@@ -144,8 +157,9 @@ def test_an_augmentation_may_change_what_is_told():
     def next_class(key, image, label, state, step):
         return image, (label + 1) % 3
 
-    state, step = make(**CLASSES, condition=turns.told("label"), augment=turns.Augment(next_class), rates=(0.0, 0.0))
-    _, metrics = jax.jit(step)(state, LABELLED, KEY)
+    _, _, metrics = played(
+        **CLASSES, condition=turns.told("label"), augment=turns.Augment(next_class), rates=(0.0, 0.0)
+    )
     psi = np.array(Slopes().start)[(LABELS + 1) % 3]
     assert float(metrics["discriminator/real_logits"]) == pytest.approx(np.mean(psi * LABELLED["image"][:, 0]))
 
@@ -303,11 +317,6 @@ def test_terms_on_images_logits_and_parameters_have_the_gradient_of_the_whole_ob
         return sum(jnp.sum(x**2) for x in jax.tree.leaves(turn.discriminator_params))
 
     of_generator = [turns.term(pixel, weight=2.0), turns.term(decay), turns.term(elsewhere), turns.term(margin)]
-    state, step = make(
-        **RECORDING,
-        generator_terms=of_generator,
-        discriminator_terms=[turns.term(f) for f in (margin, shifted, of_discriminator)],
-    )
 
     def expected(theta, psi):
         z = jax.random.normal(keys_of()[0], (4, LATENT_DIM))
@@ -328,10 +337,13 @@ def test_terms_on_images_logits_and_parameters_have_the_gradient_of_the_whole_ob
 
         return jax.grad(of_generator)(theta), jax.grad(of_discriminator)(psi)
 
-    (new, _), directions = jax.jit(
-        lambda state: (step(state, BATCH, KEY), expected(state.generator.params, state.discriminator.params))
-    )(state)
-    close(recorded(new), directions, rtol=1e-4, atol=1e-6)
+    _, new, _, *directions = played(
+        **RECORDING,
+        generator_terms=of_generator,
+        discriminator_terms=[turns.term(f) for f in (margin, shifted, of_discriminator)],
+        beside=lambda state: expected(state.generator.params, state.discriminator.params),
+    )
+    close(recorded(new), tuple(directions), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("update_rule", [gan.alternating, gan.extragradient])
@@ -341,18 +353,18 @@ def test_the_generator_that_a_term_calls_is_the_one_that_made_the_fake_images(up
             jnp.abs(generate(turn.generator_params, *turn.inputs) - turn.fake)
         )
 
-    state, step = make(
-        update_rule=update_rule, generator_terms=[turns.term(apart)], discriminator_terms=[turns.term(apart)]
+    _, _, metrics = played(
+        update_rule=update_rule,
+        generator_terms=[turns.term(apart)],
+        discriminator_terms=[turns.term(apart)],
     )
-    _, metrics = jax.jit(step)(state, BATCH, KEY)
     assert float(metrics["generator/apart"]) < 1e-5 and float(metrics["discriminator/apart"]) < 1e-5
 
 
 def test_what_a_look_ahead_makes_of_states_is_dropped():
     terms = [turns.Term("counted", lambda turn, count: (0.0, count + 1), init=lambda players: 0.0)]
     options = dict(generator_terms=terms, discriminator_terms=terms, update_rule=gan.extragradient)
-    state, step = make(**CLASSES, condition=turns.told(), **options)
-    new, _ = jax.jit(step)(state, LABELLED, KEY)
+    _, new, _ = played(**CLASSES, condition=turns.told(), **options)
     assert float(new.generator.terms["counted"]) == float(new.discriminator.terms["counted"]) == 1
 
 
@@ -465,7 +477,8 @@ def test_without_terms_the_state_has_exactly_the_tree_that_checkpoints_have():
 
 def test_under_vmap_over_seeds_a_lazy_term_stays_lazy_if_the_step_is_not_mapped():
     term = turns.term(lambda turn: jnp.mean(turn.fake**2), name="rare", every=4)
-    state, step = jax.eval_shape(lambda: make(generator_terms=[term])[0]), make(generator_terms=[term])[1]
+    state = jax.eval_shape(lambda: make(generator_terms=[term])[0])
+    step = make(generator_terms=[term], only_step=True)
     states = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), state)
 
     def program(states, axes):
@@ -513,7 +526,6 @@ SQUARES = np.random.default_rng(1).uniform(-1, 1, (4, 4, 4, 1)).astype(np.float3
 def test_logits_of_a_picture_are_averaged_scales_add_up_and_penalties_are_of_the_mean_logit(kind):
     players = Squares(), Scales(kind)
     batch = {"image": SQUARES}
-    state, step = make(players, batch, **RECORDING, penalties=[penalties.r1(0.8)], loss=adversarial.least_squares)
 
     def expected(theta, psi):
         z = jax.random.normal(keys_of()[0], (4, LATENT_DIM))
@@ -536,9 +548,14 @@ def test_logits_of_a_picture_are_averaged_scales_add_up_and_penalties_are_of_the
         losses = of_generator(theta), of_discriminator(psi)
         return losses, (jax.grad(of_generator)(theta), jax.grad(of_discriminator)(psi))
 
-    (new, metrics), (losses, directions) = jax.jit(
-        lambda state: (step(state, batch, KEY), expected(state.generator.params, state.discriminator.params))
-    )(state)
+    _, new, metrics, losses, directions = played(
+        batch,
+        beside=lambda state: expected(state.generator.params, state.discriminator.params),
+        players=players,
+        penalties=[penalties.r1(0.8)],
+        loss=adversarial.least_squares,
+        **RECORDING,
+    )
     close(recorded(new), directions, rtol=1e-4, atol=1e-6)
     assert float(metrics["generator/loss"]) == pytest.approx(float(losses[0]), rel=1e-5)
     assert float(metrics["discriminator/loss"] + metrics["penalty/r1"]) == pytest.approx(float(losses[1]), rel=1e-5)
@@ -563,16 +580,16 @@ class Slope(nn.Module):
         return self.param("psi", lambda key: jnp.asarray(0.5)) * x[:, 0]
 
 
-DIRAC = dict(players=(Point(), Slope()), **WASSERSTEIN)
-AT_THREE = {"image": np.full((6, 1), 3.0, np.float32)}
+DIRAC = dict(players=(Point(), Slope()), batch={"image": np.full((6, 1), 3.0, np.float32)}, **WASSERSTEIN)
 
 
 def test_real_and_fake_images_are_augmented_differently_and_penalties_go_through_their_own_sides_change():
     def scale(key):
         return jax.random.uniform(key, minval=0.5, maxval=2.0)
 
-    state, step = make(**DIRAC, augment=lambda key, x: x * scale(key), penalties=[penalties.r1(0.6), penalties.r2(0.4)])
-    new, metrics = jax.jit(step)(state, AT_THREE, KEY)
+    _, new, metrics = played(
+        **DIRAC, augment=lambda key, x: x * scale(key), penalties=[penalties.r1(0.6), penalties.r2(0.4)]
+    )
     key = keys_of()[1]
     of_real, of_fake = map(scale, jax.random.split(jax.random.fold_in(key, turns.AUGMENTATION)))
     own = jax.random.fold_in(jax.random.fold_in(key, turns.GENERATOR), turns.AUGMENTATION)
@@ -593,8 +610,7 @@ def test_an_augmentation_with_state_is_updated_once_for_each_discriminator_step_
         update=lambda state, observed: {"scale": state["scale"] + 1, "seen": observed["logit"]},
         metrics=lambda state: {"scale": state["scale"]},
     )
-    state, step = make(**DIRAC, augment=augment, num_discriminator_steps=3, rates=(0.0, 0.0))
-    new, metrics = jax.jit(step)(state, AT_THREE, KEY)
+    _, new, metrics = played(**DIRAC, augment=augment, num_discriminator_steps=3, rates=(0.0, 0.0))
     assert float(new.discriminator.terms["augment"]["scale"]) == 4 == float(metrics["augment/scale"])
     assert (
         float(metrics["discriminator/real_logits"]) == 0.5 * 3 * 3 == float(new.discriminator.terms["augment"]["seen"])
@@ -611,8 +627,7 @@ def test_terms_see_images_as_they_are_and_as_the_discriminator_saw_them():
         return 1.0 * (unchanged & judged & jnp.all(turn.fake_seen == 2 * turn.fake))
 
     both = [turns.term(as_seen)]
-    state, step = make(generator_terms=both, discriminator_terms=both, augment=lambda key, x: 2 * x)
-    _, metrics = jax.jit(step)(state, BATCH, KEY)
+    _, _, metrics = played(generator_terms=both, discriminator_terms=both, augment=lambda key, x: 2 * x)
     assert float(metrics["generator/as_seen"]) == float(metrics["discriminator/as_seen"]) == 1
 
 
@@ -650,10 +665,9 @@ def directions_by_hand(state):
 
 @pytest.mark.parametrize("weight", [0.3, adaptive_weight])
 def test_the_adversarial_loss_weighs_a_number_or_what_a_function_of_gradients_says(weight):
-    state, step = make(**RECORDING, generator_terms=[turns.term(pixels)], adversarial_weight=weight)
-    (new, metrics), (of_adversarial, of_pixels) = jax.jit(
-        lambda state: (step(state, BATCH, KEY), directions_by_hand(state))
-    )(state)
+    _, new, metrics, of_adversarial, of_pixels = played(
+        **RECORDING, beside=directions_by_hand, generator_terms=[turns.term(pixels)], adversarial_weight=weight
+    )
     expected = weight
     if callable(weight):
         expected = float(of_last_layer(of_pixels) / (of_last_layer(of_adversarial) + 1e-4))
@@ -664,9 +678,8 @@ def test_the_adversarial_loss_weighs_a_number_or_what_a_function_of_gradients_sa
 
 def test_an_adaptive_weight_is_of_the_averaged_gradient_in_the_per_device_view():
     options = dict(generator_terms=[turns.term(pixels)], adversarial_weight=adaptive_weight)
-    state, step = make(**options)
-    expected, expected_metrics = jax.jit(step)(state, BATCH, KEY)
-    _, step = make(**options, axis_name="data")
+    state, expected, expected_metrics = played(**options)
+    step = make(**options, axis_name="data", only_step=True)
     new, metrics = sharding.pmap_step(step, num_devices=2)(state, BATCH, KEY)
     close(new, expected, rtol=1e-4, atol=1e-6)
     close(metrics, expected_metrics, rtol=1e-4, atol=1e-6)
@@ -736,11 +749,9 @@ def test_frozen_arrays_travel_in_the_state_unchanged_and_are_no_constants_of_the
     assert float(metrics["generator/perceptual"]) == pytest.approx(float(expected), rel=1e-4)
     equal(new.frozen, frozen)
     assert own.is_deleted()
-    given = jnp.asarray(frozen["kernel"])
-    jax.jit(step, donate_argnums=0)(
-        make(generator_terms=[turns.term(perceptual)], frozen={"kernel": given})[0], BATCH, KEY
-    )
-    equal(given, frozen["kernel"])  # the state had a copy
+    mine = jnp.asarray(frozen["kernel"])
+    copy = make(generator_terms=[turns.term(perceptual)], frozen={"kernel": mine})[0].frozen["kernel"]
+    assert copy.unsafe_buffer_pointer() != mine.unsafe_buffer_pointer()
 
 
 # ---------------------------------------------------------------------------------------------- the game's vector field

@@ -1,4 +1,4 @@
-"""The stability laboratory: `stability.py dirac` judges one setting of the smallest GAN; `--help` lists the rest."""
+"""The stability laboratory: `jaxgen stability dirac` judges a setting of the smallest GAN; `--help` lists the rest."""
 
 import json
 import math
@@ -11,25 +11,25 @@ import tyro
 
 from jaxgen import command_line
 
+UpdateRule = Literal["simultaneous", "alternating", "extragradient", "optimistic", "consensus", "lookahead"]
+
 
 def dirac(
     loss: Literal["logistic", "non-saturating", "wasserstein"] = "logistic",
     r1: float = 0.0,
     r2: float = 0.0,
     instance_noise: float = 0.0,
-    update: Literal[
-        "simultaneous", "alternating", "extragradient", "optimistic", "consensus", "lookahead"
-    ] = "alternating",
+    update_rule: Annotated[UpdateRule, tyro.conf.arg(aliases=["--update"])] = "alternating",
     generator_rate: float = 0.1,
     discriminator_rate: float = 0.1,
     momentum: float = 0.0,
-    discriminator_steps: int = 1,
+    num_discriminator_steps: Annotated[int, tyro.conf.arg(aliases=["--discriminator-steps"])] = 1,
     consensus_weight: float = 0.1,
     lookahead_steps: int = 5,
     lookahead_alpha: float = 0.5,
     clip: Literal["none", "joint", "per-player"] = "none",
     clip_norm: float | None = None,
-    steps: int = 10_000,
+    num_steps: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 10_000,
     start: tuple[float, float] = (1.0, 1.0),
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
@@ -45,17 +45,17 @@ def dirac(
       r1: Weight gamma of R1, gamma/2 |grad D|^2 on real points.
       r2: Weight gamma of R2, the same on fake points.
       instance_noise: Standard deviation of noise on real and fake points.
-      update: How the players move. An update of lookahead is its whole cycle.
+      update_rule: How the players move. An update of lookahead is its whole cycle.
       generator_rate: Learning rate of the generator.
       discriminator_rate: Learning rate of the discriminator.
       momentum: Between -1 and 1; for simultaneous and alternating updates.
-      discriminator_steps: For each generator step; for alternating updates.
+      num_discriminator_steps: For each generator step; for alternating updates.
       consensus_weight: For consensus: how much both players also descend |v|^2 / 2.
       lookahead_steps: For lookahead: simultaneous steps in a cycle.
       lookahead_alpha: For lookahead: how far to go along the cycle, in (0, 1].
       clip: Gradient clipping by the joint norm of both players, or of each by its own.
       clip_norm: The norm to clip at; 1 if none is given.
-      steps: Updates to simulate, at least 31.
+      num_steps: Updates to simulate, at least 31.
       start: theta and psi at the start.
       as_json: One JSON object instead of sentences.
     """
@@ -64,18 +64,23 @@ def dirac(
     for option, value in (("--r1", r1), ("--r2", r2), ("--instance-noise", instance_noise)):
         require(0 <= value < math.inf, f"{option} must be at least 0 and finite, not {value:g}")
     require(-1 < momentum < 1, f"--momentum must be between -1 and 1, not {momentum:g}")
-    require(discriminator_steps >= 1, f"--discriminator-steps must be at least 1, not {discriminator_steps}")
-    if update not in ("simultaneous", "alternating"):
-        require(momentum == 0, f"--momentum is for simultaneous and alternating updates, not for {update}")
-    if update != "alternating":
-        require(discriminator_steps == 1, f"--discriminator-steps is for alternating updates, not for {update}")
+    require(
+        num_discriminator_steps >= 1, f"--num-discriminator-steps must be at least 1, not {num_discriminator_steps}"
+    )
+    if update_rule not in ("simultaneous", "alternating"):
+        require(momentum == 0, f"--momentum is for simultaneous and alternating updates, not for {update_rule}")
+    if update_rule != "alternating":
+        require(
+            num_discriminator_steps == 1,
+            f"--num-discriminator-steps is for alternating updates, not for {update_rule}",
+        )
     require(0 < consensus_weight < math.inf, f"--consensus-weight must be above 0, not {consensus_weight:g}")
     require(lookahead_steps >= 1, f"--lookahead-steps must be at least 1, not {lookahead_steps}")
     require(0 < lookahead_alpha <= 1, f"--lookahead-alpha must be in (0, 1], not {lookahead_alpha:g}")
     if clip_norm is not None:
         require(0 < clip_norm < math.inf, f"--clip-norm must be above 0 and finite, not {clip_norm:g}")
         require(clip != "none", "--clip-norm does nothing without --clip joint or --clip per-player")
-    require(steps >= 31, f"--steps must be at least 31 for a growth law, not {steps}")
+    require(num_steps >= 31, f"--num-steps must be at least 31 for a growth law, not {num_steps}")
     require(all(map(math.isfinite, start)), f"--start must be two finite numbers, not {start[0]:g} {start[1]:g}")
 
     from jaxgen.losses import adversarial, penalties
@@ -91,7 +96,7 @@ def dirac(
             updates.heavy_ball(rates, momentum) if momentum != 0 else updates.simultaneous(rates)
         ),
         "alternating": lambda rates: updates.alternating(
-            rates, num_discriminator_steps=discriminator_steps, momentum=momentum if momentum != 0 else None
+            rates, num_discriminator_steps=num_discriminator_steps, momentum=momentum if momentum != 0 else None
         ),
         "extragradient": updates.extragradient,
         "optimistic": updates.optimistic,
@@ -103,15 +108,15 @@ def dirac(
     objective, link = losses[loss]
     game = games.dirac(objective, terms, instance_noise=instance_noise if instance_noise > 0 else None, start=start)
     field = games.field(game)
-    if update == "consensus":
+    if update_rule == "consensus":
         field = updates.consensus(field, consensus_weight)
     found = verdict.judge(
-        rules[update],
+        rules[update_rule],
         games.Players(generator_rate, discriminator_rate),
         clips[clip](field, 1.0 if clip_norm is None else clip_norm),
         start=game.start,
         equilibrium=game.equilibrium,
-        num_steps=steps,
+        num_steps=num_steps,
     )
     record = {
         "eigenvalues": pairs(found.eigenvalues),
@@ -127,7 +132,7 @@ def dirac(
         print(json.dumps(without_infinities(record), allow_nan=False))
         return
     print(f"eigenvalues of the field   {complex_text(found.eigenvalues)}")
-    if update != "consensus":
+    if update_rule != "consensus":
         theory = oracles.dirac_eigenvalues(link, r1=r1, r2=r2, instance_noise=instance_noise)
         print(f"  in closed form           {complex_text(theory)}")
     print(f"eigenvalues of one update  {complex_text(found.step_eigenvalues)}")
@@ -137,7 +142,7 @@ def dirac(
         print("largest stable rate        none: unstable at every rate with this ratio of the two")
     else:
         print(f"largest stable rate        {limit:.6g} (discriminator), with {generator_limit:.6g} (generator)")
-    print(f"after {steps} updates      theta {record['final'][0]:.6g}, psi {record['final'][1]:.6g}")
+    print(f"after {num_steps} updates      theta {record['final'][0]:.6g}, psi {record['final'][1]:.6g}")
     print(f"distance from (0, 0)       {found.final_radius:.6g}")
     print(f"growth law                 {found.growth_law}")
     if clip != "none":
@@ -161,14 +166,16 @@ def spectrum(
     batch_size: int | None = None,
     seed: int = 0,
     top: int = 8,
+    system: Path | None = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Spectra of a GAN's checkpoint, and the learning rates that they predict.
+    """Spectra of a checkpoint of a GAN, and the learning rates that they predict.
 
-    Prints the outermost eigenvalues (Ritz values) of the game's Jacobian on the images of the next train step, with
+    Prints the outermost eigenvalues (Ritz values) of the game's Jacobian on the batch of the next train step, with
     error bounds; how much of it is attraction and how much rotation; the largest stable rate of each update rule, which
     is the discriminator's with the run's ratio of both rates kept; the eigenvalues of the train step itself, optimiser
-    state included; singular values of the layers; and how well the generator's input is conditioned.
+    state included; singular values of the layers; and how well the generator's input is conditioned. It is the game
+    that the run's own train step plays, with its labels, terms and penalties: any system of two players.
 
     A rate of 0 means that some direction grows at every rate: the network is still learning, or rotates. The rate of
     the damped directions is where those begin to diverge, too, which is how a rate is too large for plain descent, with
@@ -176,7 +183,7 @@ def spectrum(
     so that this limit follows the rate in use instead of bounding it (Cohen et al. 2022).
 
     Args:
-      run: The run directory that train.py wrote, of a GAN.
+      run: The run directory of two players that `jaxgen train` wrote.
       step: Of the checkpoint; by default the newest at which the run's schedule has not come to rate 0.
       from_step: Of an earlier checkpoint: also path-angle and path-norm on the line from there to the other.
       iterations: Of Arnoldi's method; each takes a vector as long as all parameters.
@@ -187,6 +194,7 @@ def spectrum(
       batch_size: Images; as the run by default.
       seed: Of random starts, probes and latents.
       top: How many eigenvalues to show.
+      system: The file of a system of your own, for a run of it: nothing that a run names is imported.
       as_json: One JSON object instead of sentences, with all eigenvalues.
     """
     for option, value, least in (
@@ -197,33 +205,22 @@ def spectrum(
     ):
         require(value >= least, f"{option} must be at least {least}, not {value}")
 
-    import jax
-    import numpy as np
-    import optax
     from tqdm import tqdm
 
-    from jaxgen import checkpoint
-    from jaxgen.stability import runs, spectrum
+    from jaxgen import checkpoint, systems
+    from jaxgen.stability import runs, spectrum_report
 
+    own = None if system is None else systems.from_file(system)
     newest = step is None
     if newest:
-        step = runs.moving_step(run)
+        step = runs.moving_step(run, system=own)
     if from_step is not None and step is not None:
         require(from_step != step, f"--from-step {from_step} is the checkpoint itself; give another one")
         require(from_step < step, f"--from-step {from_step} must be before the other checkpoint, {step}")
-    found = runs.load_gan(run, step=step, batch_size=batch_size)
+    found = runs.load_game(run, step=step, batch_size=batch_size, system=own)
     earlier = None
     if from_step is not None:
-        earlier = runs.load_gan(run, step=from_step, batch_size=batch_size)
-    spectrum.check_memory(found.players, iterations)
-    if train_step:
-        step_map, point = spectrum.train_step_map(found.train_step, found.state, found.batch, found.key)
-        spectrum.check_memory(point, iterations)
-    key = jax.random.key(seed)
-    peak = runs.Players(found.config.generator.learning_rate, found.config.discriminator.learning_rate)
-    ratio = runs.Players(peak.generator / peak.discriminator, 1.0)  # of both at the top of their schedules
-    own = runs.own_rule(found)
-
+        earlier = runs.load_game(run, step=from_step, batch_size=batch_size, system=own)
     bar = tqdm(bar_format="{desc} [{elapsed}]", disable=None, leave=False)
 
     def tell(what):  # each takes seconds to a minute
@@ -231,227 +228,24 @@ def spectrum(
         if bar.disable:
             print(f"{what} ...", file=sys.stderr, flush=True)
 
-    tell("eigenvalues of the game")
-    plain = spectrum.ritz_values(found.field, found.players, num_iterations=iterations, key=key)
-    scaled = plain
-    if ratio.generator != 1:
-        tell("eigenvalues of the game at the run's ratio of rates")
-        scaled = spectrum.ritz_values(found.field, found.players, rates=ratio, num_iterations=iterations, key=key)
-    tell("attraction and rotation")
-    shares = spectrum.shares(found.field, found.players, num_probes=probes, key=key)
-    limits = spectrum.rate_table(scaled)
-    if own is not None:
-        name, rates, factor = own
-        tell("eigenvalues under the run's own optimiser")
-        preconditioned = spectrum.ritz_values(
-            found.field, found.players, rates=rates, num_iterations=iterations, key=key
-        )
-        limits[f"the run's: {name}"] = spectrum.rate_table(preconditioned, {"own": factor})["own"]
-    record_step = int(found.state.step)
-    record = {
-        "run": str(run),
-        "step": record_step,
-        "update_rule": found.config.update_rule,
-        "schedule_ended_after": newest and record_step < (checkpoint.latest_step(run / "checkpoints") or 0),
-        "batch_size": found.config.batch_size,
-        "learning_rates": peak._asdict(),
-        "learning_rates_at_this_step": runs.learning_rates(found.config, record_step)._asdict(),
-        "eigenvalues": complex_list(plain.values),
-        "residuals": plain.residuals.tolist(),
-        "errors": plain.errors.tolist(),
-        "symmetric_share": shares.symmetric,
-        "antisymmetric_share": shares.antisymmetric,
-        "share_error": shares.standard_error,
-        "largest_stable_rate": limits,
-        "gradient_norms": {
-            name: float(optax.tree.norm(move)) for name, move in found.field(found.players)._asdict().items()
-        },
-        "clip_norms": {name: getattr(found.config, name).clip_norm for name in found.players._fields},
-        "optimizers": {name: getattr(found.config, name).name for name in found.players._fields},
-    }
-    if train_step:
-        tell("eigenvalues of the train step")
-        steps = spectrum.ritz_values(step_map, point, num_iterations=iterations, key=key)
-        record |= {
-            "step_eigenvalues": complex_list(steps.values),
-            "step_residuals": steps.residuals.tolist(),
-            "spectral_radius": float(np.abs(steps.values).max()),
-        }
-    if layers:
-        tell("singular values of the layers")
-        record["layers"] = {
-            f"{player}/{name}": {
-                "operator": layer.operator.tolist(),
-                "errors": layer.errors.tolist(),
-                "matrix": layer.matrix[: len(layer.operator)].tolist(),
-            }
-            for player, module, variables, x in (
-                ("generator", found.generator, found.state.generator.variables, found.z),
-                ("discriminator", found.discriminator, found.state.discriminator.variables, found.batch["image"]),
-            )
-            for name, layer in spectrum.layer_singular_values(module, variables, x, key=key).items()
-        }
-    if latents:
-        tell("the generator's input")
-        z = jax.random.normal(key, (latents, found.config.latent_dim))
-        singular = spectrum.input_singular_values(found.generator, found.state.ema, z)
-        conditions = spectrum.condition_numbers(singular)
-        record["conditioning"] = {
-            "mean_log_condition": float(np.log(conditions).mean()),
-            "largest_singular_value": float(singular.max()),
-            "smallest_singular_value": float(singular.min()),
-        }
-    if earlier is not None:
-        tell("the path between both checkpoints")
-        line = spectrum.path(found.field, earlier.players, found.players)
-        record["path"] = {
-            "from_step": from_step,
-            "positions": line.positions.tolist(),
-            "angles": line.angles.tolist(),
-            "norms": line.norms.tolist(),
-        }
+    record = spectrum_report.of_run(
+        found,
+        str(run),
+        iterations=iterations,
+        train_step=train_step,
+        layers=layers,
+        probes=probes,
+        latents=latents,
+        seed=seed,
+        earlier=earlier,
+        schedule_ended_after=newest and int(found.state.step) < (checkpoint.latest_step(run / "checkpoints") or 0),
+        tell=tell,
+    )
     bar.close()
     if as_json:
         print(json.dumps(without_infinities(record), allow_nan=False))
     else:
-        print("\n".join(spectrum_text(record, top)))
-
-
-def spectrum_text(record: dict, top: int) -> list[str]:
-    """The record of `spectrum` as lines for people."""
-
-    def values(title, eigenvalues, bounds):
-        yield f"{title:40s}{'modulus':>12s}{'residual':>12s}"
-        for (real, imaginary), bound in list(zip(eigenvalues, bounds, strict=True))[:top]:
-            modulus = math.hypot(real, imaginary)
-            unsettled = "   not settled: more --iterations" if bound > 0.01 * modulus else ""
-            yield f"  {f'{real:.5g}{imaginary:+.5g}i':38s}{modulus:12.5g}{bound:12.2g}{unsettled}"
-
-    rates = record["learning_rates"]
-    why = ", the newest at which its schedules have not ended" if record["schedule_ended_after"] else ""
-    lines = [f"{record['run']}, step {record['step']}{why}, {record['batch_size']} images"]
-    lines += ["", *values("eigenvalues of the game", record["eigenvalues"], record["residuals"])]
-    lines.append("  negative real part: damped; positive: growing; imaginary: turning; residual: absolute")
-    growing = [
-        value
-        for value, bound in zip(record["eigenvalues"], record["residuals"], strict=True)
-        if value[0] > max(bound, 0.0)
-    ]
-    lines += [
-        f"  of {len(record['eigenvalues'])} found, {len(growing)} have a positive real part: directions that grow"
-        + (f", the fastest {max(growing)[0]:.4g}" if growing else ""),
-        "",
-        f"attraction and stiffness (symmetric share)  {record['symmetric_share']:.1%} +- {record['share_error']:.1%}",
-        f"rotation (antisymmetric share)              {record['antisymmetric_share']:.1%}",
-        f"  {share_text(record['symmetric_share'])}",
-        "",
-        f"largest stable discriminator rate, the generator's being {ratio_text(rates)}, without a clip",
-        f"  {'if both players step at once':38s}{'all':>12s}{'damped only':>14s}",
-    ]
-    for name, limit in record["largest_stable_rate"].items():
-        everything, damped = limit["all"], limit["damped"]
-        lines.append(f"  {name:38s}{everything:12.4g}{damped:14.4g}")
-    lines.append(f"  {'the run has':38s}{rates['discriminator']:12.4g}")
-    now = record["learning_rates_at_this_step"]["discriminator"]
-    if now != rates["discriminator"]:
-        lines.append(f"  {'  and at this step of its schedule':38s}{now:12.4g}")
-    lines += [
-        "  all: up to here no direction grows; 0 if one grows at every rate, as in a network that is still learning",
-        "  damped only: up to here the damped directions stay damped; above it they overshoot more with every step",
-    ]
-    if record["update_rule"] == "alternating":
-        lines += [
-            "  The run's players alternate: for that there is no function of these eigenvalues, and the rows are",
-            "  near it, not exact. `spectrum.largest_stable_scale` in Python finds it with any rule, in minutes",
-        ]
-    adam = any(name.startswith("adam") for name in record["optimizers"].values())
-    if adam:
-        lines += [
-            "  Adam's row holds its second moments as they are. They grow where a direction oscillates, so that the",
-            "  row follows the rate in use at this step, and runs train well far above it: it is no bound, and does",
-            "  not say which rates the GAN bears from its start. `stability.py sweep RUN` tries that",
-        ]
-    lines += [
-        "",
-        "length of the gradient on this batch",
-    ]
-    for player, norm in record["gradient_norms"].items():
-        lines.append(f"  {player:38s}{norm:12.4g}   {clip_text(norm, record['clip_norms'][player])}")
-    if adam:
-        lines += [
-            "  Adam's update does not depend on the gradient's scale: a clip only evens out how much single steps",
-            "  weigh in its moments. `stability.py sweep RUN --clip 1 inf` tries both, and tells how often it acts",
-        ]
-    if "step_eigenvalues" in record:
-        lines += ["", *values("eigenvalues of the train step", record["step_eigenvalues"], record["step_residuals"])]
-        at = record["learning_rates_at_this_step"]
-        lines.append(f"  at the rates of this step: generator {at['generator']:.4g}, discriminator {now:.4g}")
-        radius = record["spectral_radius"]
-        lines.append(f"  {'spectral radius on this batch':38s}{radius:12.6g}{radius_text(radius, now)}")
-    if "layers" in record:
-        lines += ["", f"{'largest singular value of a layer':40s}{'operator':>12s}{'matrix':>12s}"]
-        lines += [
-            f"  {name:38s}{layer['operator'][0]:12.4g}{layer['matrix'][0]:12.4g}"
-            for name, layer in record["layers"].items()
-        ]
-        lines.append(
-            "  operator: gain on the maps that it sees; matrix: of its kernel as a matrix, as in spectral norm"
-        )
-    if "conditioning" in record:
-        found = record["conditioning"]
-        lines += [
-            "",
-            "generator's input Jacobian J = dG/dz, and the condition number of J^T J (log 0: all directions alike)",
-            f"  {'mean natural log of its condition':38s}{found['mean_log_condition']:12.4g}",
-            f"  {'smallest singular value':38s}{found['smallest_singular_value']:12.4g}",
-            f"  {'largest singular value':38s}{found['largest_singular_value']:12.4g}",
-        ]
-    if "path" in record:
-        path = record["path"]
-        lines += ["", f"line from step {path['from_step']} (0) to {record['step']} (1): angle and norm of the field"]
-        lines += [
-            f"  {position:8.3f}{angle:12.4f}{norm:12.4g}"
-            for position, angle, norm in zip(path["positions"], path["angles"], path["norms"], strict=True)
-        ]
-    return lines
-
-
-def ratio_text(rates: dict) -> str:
-    """How the generator's rate compares with the discriminator's."""
-    ratio = rates["generator"] / rates["discriminator"]
-    return "equal" if ratio == 1 else f"{ratio:g} times as large"
-
-
-def share_text(symmetric: float) -> str:
-    """How to read the shares of attraction and rotation."""
-    if symmetric > 0.75:
-        return "mostly attraction and stiffness: at rates too large this network overshoots rather than circles"
-    if symmetric < 0.25:
-        return "mostly rotation: the players circle; damping (a penalty, extragradient) helps more than a smaller rate"
-    return "both: the players are attracted, and circle"
-
-
-def radius_text(radius: float, rate: float) -> str:
-    """How to read the spectral radius of a train step."""
-    if rate == 0:
-        return "   the schedule is at rate 0, and nothing moves: see an earlier --step"
-    if radius <= 1 + 1e-6:
-        return "   nothing grows"
-    return f"   above 1: some direction grows {radius:.4g} times in a step, as while learning or at a rate too large"
-
-
-def clip_text(norm: float, clip: float | None) -> str:
-    """What a clip does to a gradient of this length."""
-    if clip is None:
-        return f"the run does not clip; a clip above {norm:.3g} would change nothing here"
-    if norm <= clip:
-        return f"the run's clip at {clip:g} does not act here"
-    return f"the run's clip at {clip:g} acts: rates of plain descent may be {norm / clip:.3g} times as large"
-
-
-def complex_list(values) -> list[list[float]]:
-    """Complex numbers as [real, imaginary], in their order."""
-    return [[float(value.real) + 0.0, float(value.imag) + 0.0] for value in values]
+        print("\n".join(spectrum_report.text(record, top)))
 
 
 def sweep(
@@ -466,23 +260,24 @@ def sweep(
     momentum: tuple[float, ...] | None = None,
     beta: tuple[float, ...] | None = None,
     seeds: int | None = None,
-    steps: int | None = None,
+    num_steps: Annotated[int | None, tyro.conf.arg(aliases=["--steps"])] = None,
     records: int | None = None,
     batch_size: int | None = None,
     optimizer: Literal["adam", "sgd"] | None = None,
-    update: Literal["simultaneous", "alternating", "extragradient", "optimistic", "consensus", "lookahead"]
-    | None = None,
+    update_rule: Annotated[UpdateRule | None, tyro.conf.arg(aliases=["--update"])] = None,
     failed_below: float | None = None,
     block_size: int | None = None,
     num_devices: int | None = None,
     metrics: tuple[str, ...] = (),
     num_images: int = 2000,
+    system: Path | None = None,
 ) -> None:
     """Train many networks in one program, one for each combination of settings, and tabulate what became of them.
 
-    PRESET_OR_RUN is a GAN's run directory, whose networks, data, loss and optimisers are taken: they are trained anew
-    at 1, 4, 16 and 64 times its discriminator's rate, with a clip (at the run's own norm, or 1) and without, 500 steps
-    at constant rates. Which rates does my GAN bear, and does clipping change it? Or it is a preset:
+    PRESET_OR_RUN is the run directory of a GAN, of labels or without, whose networks, data, loss, terms and optimisers
+    are taken: they are trained anew at 1, 4, 16 and 64 times its discriminator's rate, with a clip (at the run's own
+    norm, or 1) and without, 500 steps at constant rates. Which rates does my GAN bear, and does clipping change it? Or
+    it is a preset:
 
     ring: GANs of points on a ring, SGD, 4000 steps, 3 seeds; --generator-rate 0.03 0.1, --discriminator-rate 0.03 0.1,
     --r1 0 0.1 1, --clip 0.1 1 inf.
@@ -505,7 +300,7 @@ def sweep(
     0 % (an untrained network) to 100 % (real images).
 
     Args:
-      what: What is trained: ring, grid, mnist-gan, mnist-vae, or a GAN's run directory.
+      what: What is trained: ring, grid, mnist-gan, mnist-vae, or the run directory of a GAN.
       directory: For results; sweeps/PRESET, or sweeps/NAME of the run, if none is given.
       generator_rate: Learning rates of the generator, of GANs.
       discriminator_rate: Learning rates of the discriminator, of GANs.
@@ -515,21 +310,23 @@ def sweep(
       momentum: Of SGD; b1 of Adam.
       beta: Weights of the rate, of VAEs.
       seeds: How many for each setting; 1 for a run.
-      steps: Of training.
+      num_steps: Of training.
       records: How often all networks are scored.
       batch_size: Images or points in a step.
       optimizer: For both players.
-      update: How the players move; those of games with a closed form are not all for networks.
+      update_rule: How the players move; those of games with a closed form are not all for networks.
       failed_below: A final score below this counts as a failure; for a run, a quality in percent. If none is given, a
         failure is what is not finite; and for a run also a quality below 50.
       block_size: Networks that a device trains at once; chosen by default.
       num_devices: To divide the networks over; all by default.
       metrics: Of images that each network draws at the end, against the test images in the package's own feature
         network: fid, kid, prdc, inception_score, confidence, swd. They are columns of members.csv, and one record
-        each with its protocol in evaluation/, so that `evaluate.py --table DIRECTORY` prints them.
+        each with its protocol in evaluation/, so that `jaxgen evaluate --table DIRECTORY` prints them.
       num_images: How many each network draws for that.
+      system: The file of a system of your own, for a run of it: nothing that a run names is imported.
     """
     one_device_for_each_core()
+    from jaxgen import systems
     from jaxgen.stability import sweep_presets, sweep_report
 
     given = {
@@ -548,16 +345,17 @@ def sweep(
         else directory,
         {name: values for name, values in given.items() if values is not None},
         seeds=seeds,
-        num_steps=steps,
+        num_steps=num_steps,
         num_records=records,
         batch_size=batch_size,
         optimizer=optimizer,
-        update=update,
+        update=update_rule,
         failed_below=failed_below,
         block_size=block_size,
         num_devices=num_devices,
         metrics=metrics,
         num_images=num_images,
+        system=None if system is None else systems.from_file(system),
         tell=lambda line: print(line, file=sys.stderr),
     )
     print("\n".join(sweep_report.summary(swept.result, swept.scale)))
@@ -641,6 +439,6 @@ def main(arguments: list[str] | None = None) -> int:
     command_line.use_compilation_cache()
     arguments = sys.argv[1:] if arguments is None else arguments
     tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="stability.py", description=__doc__, args=arguments or ["--help"]
+        COMMANDS, prog=command_line.program("stability"), description=__doc__, args=arguments or ["--help"]
     )
     return 0

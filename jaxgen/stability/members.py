@@ -26,6 +26,7 @@ from jaxgen.stability.games import Field, Players
 from jaxgen.stability.sweep import Program, Settings
 
 Optimizer = Callable[[jax.Array, Any], optax.GradientTransformation]
+Losses = Mapping[str, adversarial.AdversarialLoss] | adversarial.AdversarialLoss
 
 
 def sgd(rate, momentum) -> optax.GradientTransformation:
@@ -62,21 +63,21 @@ def gan(
     generator: nn.Module,
     discriminator: nn.Module,
     *,
-    latent_dim: int,
+    latent_dim: int | None,
     optimizer: Optimizer | Players = adam,
-    losses: Mapping[str, adversarial.AdversarialLoss] | adversarial.AdversarialLoss = adversarial.non_saturating,
+    losses: Losses = adversarial.non_saturating,
     update_rule: gans.UpdateRule = gans.alternating,
     num_discriminator_steps: int = 1,
     fixed_penalties: Sequence[penalties.Penalty] = (),
     score: Callable | None = None,
     name: str = "gan",
+    example: Mapping[str, Any] | None = None,
+    frozen: Any = None,
+    **settings: Any,
 ) -> Program:
-    """GANs of one architecture, of two-dimensional points or of images.
+    """GANs of one architecture, of two-dimensional points or of images: `of_game` of what `gan.make_train_step` takes.
 
-    Settings: `generator_rate`, `discriminator_rate`; optional `generator_clip`, `discriminator_clip` or `clip` for both
-    (norms, infinity for none); `r1`, `r2`, `gradient_penalty` (weights); `generator_momentum`,
-    `discriminator_momentum` or `momentum` for both; `loss/NAME`, the weight of each of several losses; `seed`.
-    A penalty whose weight is not among the settings is not computed.
+    Settings of members: see `of_game`.
 
     Args:
       generator, discriminator, latent_dim: as for `gan.make_train_step`.
@@ -87,12 +88,55 @@ def gan(
       fixed_penalties: those that all members have, beside the swept ones.
       score: (settings, state, key) -> dict with `score`; see `mode_score` and `sliced_wasserstein_score`.
       name: of this kind of program.
+      example, frozen: as for `gan.init`.
+      settings: what `gan.make_train_step` takes besides: a condition, terms, an augmentation.
+
+    Raises:
+      TypeError: for an update rule of `stability.updates`, which moves fields and not networks.
+    """
+    settings |= {
+        "latent_dim": latent_dim,
+        "update_rule": update_rule,
+        "num_discriminator_steps": num_discriminator_steps,
+        "penalties": fixed_penalties,
+    }
+    game = gans.Game(generator, discriminator, settings, example, frozen)
+    return of_game(game, optimizer=optimizer, losses=losses, score=score, name=name)
+
+
+PENALTIES = {"r1": penalties.r1, "r2": penalties.r2, "gradient_penalty": penalties.gradient_penalty}
+"""Those whose weight can be swept, by the name under which they are reported."""
+
+
+def of_game(
+    game: gans.Game,
+    *,
+    optimizer: Optimizer | Players = adam,
+    losses: Losses | None = None,
+    score: Callable | None = None,
+    name: str = "gan",
+) -> Program:
+    """Any game of two networks, told conditions and with terms and augmentation or without: `System.game`.
+
+    Settings of members: `generator_rate`, `discriminator_rate`; optional `generator_clip`, `discriminator_clip` or
+    `clip` for both (norms, infinity for none); `r1`, `r2`, `gradient_penalty` (weights); `generator_momentum`,
+    `discriminator_momentum` or `momentum` for both; `loss/NAME`, the weight of each of several losses; `seed`.
+    A penalty whose weight is a setting takes the place of the game's own of that name; one that neither has is not
+    computed.
+
+    Args:
+      game: everything but optimisers, which are made of the settings, and the average, which is the latest weights.
+      optimizer: (rate, momentum or None) -> optax transformation: `sgd`, `adam` or your own; or `Players` of two.
+      losses: one, or several by name whose weights are settings; the game's own by default.
+      score: (settings, state, key) -> dict with `score`.
+      name: of this kind of program.
 
     Raises:
       TypeError: for an update rule of `stability.updates`, which moves fields and not networks.
 
     The radius is the Euclidean norm of both players' parameters.
     """
+    update_rule = game.settings.get("update_rule", gans.alternating)
     if isinstance(update_rule, updates.Rule) or not _takes(update_rule, 3):
         raise TypeError(
             "a GAN cannot use this update: update_rule is one of jaxgen.gan (alternating, simultaneous, extragradient) "
@@ -103,38 +147,36 @@ def gan(
     weights = [f"loss/{loss}" for loss in several] if several else []
 
     def check(settings):
-        optional = ["generator_clip", "discriminator_clip", "clip", "r1", "r2", "gradient_penalty", "momentum"]
+        optional = ["generator_clip", "discriminator_clip", "clip", *PENALTIES, "momentum"]
         optional += ["generator_momentum", "discriminator_momentum"]
         _check_names("GANs", settings, ["generator_rate", "discriminator_rate", *weights], optional)
         if weights and not np.all(sum(np.asarray(settings[weight]) for weight in weights) > 0):
             raise ValueError("some member has weight 0 for every loss")
 
-    def parts(settings):
+    def optimizers(settings):
         return {
-            "latent_dim": latent_dim,
             "generator_optimizer": _transformation(settings, "generator", theirs),
             "discriminator_optimizer": _transformation(settings, "discriminator", ours),
         }
 
     def init(settings, key):
-        return gans.init(key, generator, discriminator, **parts(settings))
+        return game.init(key, **optimizers(settings))
 
     def step(settings, state, batch, key):
-        factories = {"r1": penalties.r1, "r2": penalties.r2, "gradient_penalty": penalties.gradient_penalty}
-        train_step = gans.make_train_step(
-            generator,
-            discriminator,
-            loss=mixed(several, settings) if several else losses,
-            penalties=[
-                *(make(settings[name]) for name, make in factories.items() if name in settings),
-                *fixed_penalties,
+        swept = {name: make(settings[name]) for name, make in PENALTIES.items() if name in settings}
+        own = list(game.settings.get("penalties", ()))
+        names = [getattr(penalty, "__name__", "") for penalty in own]
+        changes = {
+            **optimizers(settings),
+            "ema_decay": 0.0,
+            "penalties": [
+                *(penalty for name, penalty in swept.items() if name not in names),
+                *(swept.get(name, penalty) for name, penalty in zip(names, own, strict=True)),
             ],
-            num_discriminator_steps=num_discriminator_steps,
-            update_rule=update_rule,
-            ema_decay=0.0,
-            **parts(settings),
-        )
-        return train_step(state, batch, jax.random.fold_in(key, 2))
+        }
+        if losses is not None:
+            changes["loss"] = mixed(several, settings) if several else losses
+        return game.train_step(**changes)(state, batch, jax.random.fold_in(key, 2))
 
     def radius(settings, state):
         return optax.tree.norm((state.generator.params, state.discriminator.params))
@@ -179,13 +221,28 @@ def mode_score(
 def sliced_wasserstein_score(
     generator: nn.Module, latent_dim: int, real: jax.Array, num_projections: int = 256
 ) -> Callable:
-    """Minus the sliced Wasserstein distance of as many samples from the real images [N, ...], in pixels."""
+    """`distance_score` of a generator of latents alone, with its latest weights."""
+
+    def draw(state, key, n):
+        return gans.sample(generator, state.generator.variables, jax.random.normal(key, (n, latent_dim)))
+
+    return distance_score(draw, real, num_projections)
+
+
+def distance_score(
+    draw: Callable[[Any, jax.Array, int], jax.Array], real: jax.Array, num_projections: int = 256
+) -> Callable:
+    """Minus the sliced Wasserstein distance of as many drawn images from the real ones [N, ...], in pixels.
+
+    Args:
+      draw: (state, key, n) -> images [n, ...].
+      real: images.
+      num_projections: of the distance.
+    """
 
     def score(settings, state, key):
         latent_key, projection_key = jax.random.split(key)
-        images = gans.sample(
-            generator, state.generator.variables, jax.random.normal(latent_key, (len(real), latent_dim))
-        )
+        images = draw(state, latent_key, len(real))
         distance = sliced_wasserstein_distance(real, images, projection_key, num_projections=num_projections)
         return {"score": -distance, "sliced_wasserstein": distance}
 

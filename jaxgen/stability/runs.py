@@ -1,31 +1,65 @@
-"""A GAN's run directory as a game: its networks, the images of its next step, and the vector field that moves it."""
+"""A run of two players as a game: its networks, the batch of its next step, and the vector field that moves it."""
 
 import dataclasses
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
-from flax import linen as nn
 
-from jaxgen import checkpoint, data, experiment, gan, presets, run_directory
+from jaxgen import checkpoint, configuration, data, experiment, gan, options, run_directory, turns
 from jaxgen.stability import oracles, spectrum
 from jaxgen.stability.games import Field, Players
+from jaxgen.system import Spec, System
+
+OwnSystem = System | ModuleType
+"""What reads a run that is not of one of ours: the system it was trained with, or the module that builds it."""
 
 
-class GANRun(NamedTuple):
-    """A checkpoint of a GAN with what its next train step would see."""
+class Opened(NamedTuple):
+    """A run of two players, without its checkpoints and data."""
 
-    config: presets.GAN
+    system: System
+    config: options.Run | None  # None: of a system that was not made from a preset
+    stored: Mapping[str, Any]  # RUN/config.json
+
+    @property
+    def game(self) -> gan.Game:
+        """The players with all settings."""
+        return self.system.game
+
+    @property
+    def num_steps(self) -> int:
+        """Of the run, over which its schedules fall."""
+        return self.stored["num_steps"]
+
+    @property
+    def images_per_update(self) -> int:
+        """In the batch of each of the discriminator's updates."""
+        return self.system.images_per_step // num_discriminator_steps(self.game)
+
+
+class GameRun(NamedTuple):
+    """A checkpoint of such a run with what its next train step would see."""
+
+    opened: Opened
     state: gan.GANState
-    generator: nn.Module
-    discriminator: nn.Module
-    train_step: Any  # the run's own, optimisers, clips and order of players included
     batch: dict[str, jax.Array]  # of the next step
     key: jax.Array  # for the train step
-    z: jax.Array  # latents that the step draws, [B, latent_dim]
-    field: Field  # of the game on that batch, batch statistics held
+    field: Field  # of the game on that batch
+
+    @property
+    def system(self) -> System:
+        """As it was trained, optimisers, clips and the order of the players included; in single precision."""
+        return self.opened.system
+
+    @property
+    def game(self) -> gan.Game:
+        """The players with all settings."""
+        return self.opened.game
 
     @property
     def players(self) -> Players:
@@ -33,101 +67,167 @@ class GANRun(NamedTuple):
         return Players(self.state.generator.params, self.state.discriminator.params)
 
 
-def check_gan(directory: str | os.PathLike) -> presets.GAN:
-    """The configuration of a GAN's run.
+def open_run(directory: str | os.PathLike, *, system: OwnSystem | None = None, **changes: Any) -> Opened:
+    """Builds the system of a run of two players; reads neither checkpoints nor data.
+
+    Args:
+      directory: of the run.
+      system: of a run that is not of one of ours.
+      changes: settings to build it with instead of its own, such as `precision="float32"`. A system that is given whole
+        is what it is.
 
     Raises:
-      ValueError: for a run of another family, whose training is no game.
+      ValueError: for a run of anything but two players; for settings of another version.
+      RunDirectoryError: if the directory is no run.
+      systems.NotInstalled: for a run of a user's own system that is not given.
     """
-    config = presets.from_dict(run_directory.load_config(directory))
-    if not isinstance(config, presets.GAN):
+    stored, config = run_directory.load_config(directory), None
+    if not isinstance(system, System):
+        try:
+            config = dataclasses.replace(configuration.from_dict(stored, system), **changes)
+            system = experiment.build_system(config, Spec.from_dict(stored["images"]))
+        except ValueError as error:
+            error.add_note(f"The run is {directory}")
+            raise
+    if system.game is None:
         raise ValueError(
-            f"{directory} is a {type(config).__name__}, which has one player and no game; give the run of a GAN"
+            f"{directory} is a run of the system {system.name!r}, which is no game: the stability laboratory needs a "
+            "two-player system, a generator against a discriminator"
         )
-    return config
+    return Opened(system, config, stored)
 
 
-def load_gan(directory: str | os.PathLike, *, step: int | None = None, batch_size: int | None = None) -> GANRun:
-    """Reads a checkpoint of a GAN's run and the images of its next step; computes in single precision.
+def open_data(opened: Opened, directory: str | os.PathLike, dataset: data.Dataset | None = None) -> data.Dataset:
+    """What a run was trained on.
+
+    Args:
+      opened: the run.
+      directory: of the run, for messages.
+      dataset: its data, which a run that was not made from a preset does not name.
+
+    Raises:
+      ValueError: for a run whose data nobody names.
+    """
+    if dataset is None and opened.config is None:
+        raise ValueError(f"{directory} does not say where its data are, being of a system of your own: give dataset=")
+    dataset = opened.config.data.open("train") if dataset is None else dataset
+    if dataset.fingerprint != opened.stored["images"].get("data_fingerprint"):
+        warnings.warn(f"the data of {directory} have changed since it was trained", stacklevel=3)
+    return dataset
+
+
+def load_game(
+    directory: str | os.PathLike,
+    *,
+    step: int | None = None,
+    batch_size: int | None = None,
+    system: OwnSystem | None = None,
+    dataset: data.Dataset | None = None,
+) -> GameRun:
+    """Reads a checkpoint of a run of two players and the batch of its next step; computes in single precision.
 
     Args:
       directory: of the run.
       step: of the checkpoint; the newest good one by default.
-      batch_size: images instead of the run's own number; other images, then.
+      batch_size: images for each of the discriminator's updates instead of the run's own number; other images, then.
+      system: of a run that is not of one of ours. A whole `System` computes in the precision that it has.
+      dataset: the data of a run that was trained on a dataset of a user's own.
 
     Raises:
-      ValueError: for another family, or a batch size below 1; before anything is read.
+      ValueError: for a run of anything but two players, a batch size below 1 or of a system that was given whole;
+        before anything is read.
       RunDirectoryError, checkpoint.CheckpointError and others: what reading the run and its data raises.
     """
-    config = check_gan(directory)
+    # Half precision would drown all but the outermost eigenvalues; parameters are float32 in any case.
+    changes = {"precision": "float32"} | ({} if batch_size is None else {"batch_size": batch_size})
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, not {batch_size}")
-    trained = experiment.load(str(directory), step=step)
-    # Half precision would drown all but the outermost eigenvalues; parameters are float32 in any case.
-    config = dataclasses.replace(config, precision="float32", batch_size=batch_size or config.batch_size)
-    images = run_directory.load_config(directory)["images"]
-    networks = experiment.build_networks(config, images["image_shape"], images["num_classes"])
-    dataset = experiment.load_data(config.data, "train")
-    if dataset.fingerprint != images.get("data_fingerprint"):
-        warnings.warn(f"the data of {directory} have changed since it was trained", stacklevel=2)
-    state, k = trained.state, config.num_discriminator_steps
+    opened = open_run(directory, system=system, **changes)
+    if batch_size is not None and opened.config is None:
+        raise ValueError(
+            f"the batch size of a system of your own is the system's: it takes {opened.system.images_per_step} images"
+        )
+    state = experiment.load(directory, step=step, system=system).state
+    dataset = open_data(opened, directory, dataset)
     indices = data.batch_indices(
-        int(state.step), batch_size=networks.images_per_step, num_examples=dataset.num_examples, seed=config.seed
+        int(state.step),
+        batch_size=opened.system.images_per_step,
+        num_examples=dataset.num_examples,
+        seed=opened.stored["seed"],
     )
-    # The keys of `experiment.train`, `loop.make_one_step` and `gan.make_train_step`, in this order.
-    data_key, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 3))
+    # The keys of `experiment.train` and `loop.make_one_step`, in this order.
+    data_key, key = jax.random.split(jax.random.fold_in(jax.random.key(opened.stored["seed"]), 3))
     batch = dict(dataset.prepare(dataset.fetch(indices), jax.random.fold_in(data_key, state.step)))
-    latent_key, step_key = jax.random.split(jax.random.split(jax.random.fold_in(key, state.step), k)[-1])
-    z = jax.random.normal(latent_key, (config.batch_size, config.latent_dim))
-    generator, discriminator, loss, terms = experiment.game(config, tuple(images["image_shape"]))
-    field = spectrum.gan_field(
-        generator,
-        discriminator,
-        real=batch["image"][k - 1 :: k],
-        z=z,
-        loss=loss,
-        penalties=terms,
-        key=step_key,
-        generator_state=state.generator.model_state,
-        discriminator_state=state.discriminator.model_state,
-    )
-    return GANRun(config, state, generator, discriminator, networks.train_step, batch, key, z, field)
+    return GameRun(opened, state, batch, key, spectrum.field_of_game(opened.game, state, batch, key))
 
 
-def moving_step(directory: str | os.PathLike) -> int | None:
-    """The newest checkpoint of a GAN's run at which its schedules leave a rate above 0, and a train step moves.
+def inputs_of(run: GameRun) -> tuple[tuple, tuple]:
+    """What the generator and the discriminator are given, as positional arguments: latents, images, and conditions.
 
-    None where there is none: at the end of a cosine or linear schedule nothing moves any more.
+    Latents are of the run's distribution, and the discriminator's are real images with what it is told beside them;
+    for what needs shapes, or some inputs.
     """
-    config = check_gan(directory)
+    settings, batch = run.game.settings, run.batch
+    key = jax.random.fold_in(run.key, run.state.step)
+    make_real = settings.get("real")
+    real = batch["image"] if make_real is None else make_real(batch, run.state.step)
+    told = turns.conditions_of(settings.get("condition"), batch, run.state.step, key, len(real))
+    z = None
+    if settings["latent_dim"] is not None:
+        z = settings.get("sample_latent", jax.random.normal)(key, (len(real), settings["latent_dim"]))
+    return turns.given(z, told.generator), turns.given(real, told.real)
+
+
+def num_discriminator_steps(game: gan.Game) -> int:
+    """The discriminator's updates for each of the generator's."""
+    return game.settings.get("num_discriminator_steps", 1)
+
+
+def update_rule_of(game: gan.Game) -> str:
+    """What the rule is called that joins the players' moves."""
+    rule = game.settings.get("update_rule", gan.alternating)
+    named = [name for name, known in options.UPDATE_RULES.items() if known is rule]
+    return named[0] if named else getattr(rule, "__name__", "a rule of your own")
+
+
+def moving_step(directory: str | os.PathLike, *, system: OwnSystem | None = None) -> int | None:
+    """The newest checkpoint of a run at which its schedules leave a rate above 0, and a train step moves.
+
+    None where there is none: at the end of a cosine or linear schedule nothing moves any more; and where nobody knows
+    the schedules, of optimisers that are no `options.Optimizer`.
+    """
+    opened = open_run(directory, system=system)
     steps = checkpoint.all_steps(Path(directory) / "checkpoints")
-    return max((step for step in steps if any(learning_rates(config, step))), default=None)
+    return max((step for step in steps if any(learning_rates(opened, step) or ())), default=None)
 
 
-def learning_rates(config: presets.GAN, step: int) -> Players:
-    """Where both schedules stand at a step, skipped updates not counted."""
-
-    def rate(optimizer, num_steps, count):
-        schedule = presets.SCHEDULES[optimizer.schedule](optimizer.learning_rate, num_steps)
-        return float(schedule(count))
-
-    k = config.num_discriminator_steps
-    return Players(
-        rate(config.generator, config.num_steps, step), rate(config.discriminator, config.num_steps * k, step * k)
-    )
+def peak_rates(game: gan.Game) -> Players | None:
+    """Both learning rates at the top of their schedules; None where nobody knows them."""
+    return None if game.players is None else Players(*(player.learning_rate for player in game.players))
 
 
-def own_rule(run: GANRun) -> tuple[str, Any, Any] | None:
+def learning_rates(opened: Opened, step: int) -> Players | None:
+    """Where both schedules stand at a step, skipped updates not counted; None where nobody knows them."""
+    if opened.game.players is None:
+        return None
+    theirs, ours = opened.game.players
+    k = num_discriminator_steps(opened.game)
+    return Players(float(theirs.rate(opened.num_steps)(step)), float(ours.rate(opened.num_steps * k)(step * k)))
+
+
+def own_rule(run: GameRun) -> tuple[str, Any, Any] | None:
     """The run's optimisers as a rule of `oracles`, if they are one: plain descent, momentum, or Adam.
 
     Returns:
       (name, rates for `spectrum.ritz_values` in units of the discriminator's learning rate, z -> |factor|), or None
-      where the two optimisers differ in more than their rates, or are others, or the players look ahead. They count as
-      simultaneous otherwise, and clips and schedules as absent. Adam's second moments are held.
+      where the two optimisers differ in more than their rates, or are others, or the players neither alternate nor move
+      at once. They count as simultaneous otherwise, and clips and schedules as absent. Adam's second moments are held.
     """
-    theirs, ours = run.config.generator, run.config.discriminator
+    if run.game.players is None or update_rule_of(run.game) not in ("alternating", "simultaneous"):
+        return None
+    theirs, ours = run.game.players
     ratio = theirs.learning_rate / ours.learning_rate
-    if (theirs.name, theirs.b1) != (ours.name, ours.b1) or run.config.update_rule == "extragradient":
+    if (theirs.name, theirs.b1) != (ours.name, ours.b1):
         return None
     if ours.name == "sgd":
         name = f"gradient descent, momentum {ours.b1:g}"

@@ -1,8 +1,11 @@
 """Spectra of real networks, matrix-free: what the linearised game says about a GAN and about the rates it bears.
 
-    field = spectrum.gan_field(generator, discriminator, real=images, z=z, penalties=[penalties.r1(1.0)])
-    found = spectrum.ritz_values(field, Players(generator_params, discriminator_params))
+    game = gan.Game(generator, discriminator, {"latent_dim": 100, "penalties": [penalties.r1(1.0)], **optimizers})
+    field = spectrum.field_of_game(game, state, {"image": images}, key)
+    found = spectrum.ritz_values(field, Players(state.generator.params, state.discriminator.params))
     spectrum.stable_rates(found.values)
+
+The field is read off the train step itself, so that a spectrum is that of whatever is trained.
 
 Everything here uses reverse mode alone, which our convolutions have and forward mode they have not: J and its transpose
 have the same eigenvalues, so Arnoldi's method runs on vector-Jacobian products; where J w itself is needed,
@@ -14,7 +17,7 @@ Dense eigenvalues of small games: `verdict.field_eigenvalues`, `verdict.step_eig
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,9 +28,8 @@ from flax import linen as nn
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxgen import network
-from jaxgen.losses import adversarial
-from jaxgen.losses.penalties import Penalty
+from jaxgen import gan, network, optim
+from jaxgen.models import spectral_norm
 from jaxgen.stability import oracles, updates
 from jaxgen.stability.games import Field, Players
 
@@ -234,66 +236,64 @@ def _like(prefix, tree):
     )
 
 
-# ------------------------------------------------------------------------------------------------ the game of a GAN
+# ------------------------------------------------------------------------------------------------ the field of a game
+
+RECORDING = {"generator_optimizer": optim.recording(), "discriminator_optimizer": optim.recording()}
+"""Optimisers for `gan.make_train_step` that move nothing and keep the gradients, which `field_of_step` reads."""
 
 
-def gan_field(
-    generator: nn.Module,
-    discriminator: nn.Module,
-    *,
-    real: jax.Array,
-    z: jax.Array,
-    loss: adversarial.AdversarialLoss = adversarial.non_saturating,
-    penalties: Sequence[Penalty] = (),
-    key: jax.Array | None = None,
-    generator_state: Mapping[str, Any] | None = None,
-    discriminator_state: Mapping[str, Any] | None = None,
-) -> Field:
-    """v(w) = (-d loss_G / d theta, -d loss_D / d psi) of a GAN on fixed images and latents, in training mode.
+def field_of_game(game: gan.Game, state: gan.GANState, batch: Mapping[str, jax.Array], key: jax.Array) -> Field:
+    """The vector field of a game of two networks, in a state, on a batch: see `field_of_step`.
 
-    It is the direction of the simultaneous train step of `gan.make_train_step` with plain gradient descent.
+    The players' gradients are those of the game's own train step, with whatever it adds to the losses, at one and the
+    same point: as if both moved at once, whatever the game's update rule.
 
     Args:
-      generator: as for `gan.make_train_step`, like the other modules and losses.
-      discriminator: of the images.
-      real: images [B, ...].
-      z: latents [B, latent_dim].
-      loss: a pair of losses, averaged over the batch.
-      penalties: added to the discriminator's loss.
-      key: of what penalties and dropout draw, always the same.
-      generator_state: mutable collections, such as batch statistics; held fixed.
-      discriminator_state: the same of the discriminator.
+      game: as it is trained; `System.game` of a two-player system.
+      state: of its training, with whatever optimisers.
+      batch: of a train step: as many images for each of the discriminator's updates.
+      key: of the run, as the train step takes it.
 
     Returns:
       Players(generator params, discriminator params) -> a tree like it.
     """
-    key = jax.random.key(0) if key is None else key
-    generator_state, discriminator_state = generator_state or {}, discriminator_state or {}
+    step = game.train_step(**RECORDING, update_rule=gan.simultaneous, ema_decay=0.0)
+    return field_of_step(step, state, batch, key)
 
-    def logits(params, fake):
-        real_logits, state = network.apply(discriminator, params, discriminator_state, real, key=key)
-        return real_logits, network.apply(discriminator, params, state, fake, key=key)[0]
 
-    def fakes(params):
-        return network.apply(generator, params, generator_state, z, key=key)[0]
+def field_of_step(train_step: Callable, state: gan.GANState, batch: Mapping[str, jax.Array], key: jax.Array) -> Field:
+    """v(w) = (-d objective_G / d theta, -d objective_D / d psi), minus the gradients that a train step records.
 
-    def field(players):
-        theta, psi = players
+    It is the direction in which both players would move by plain gradient descent. Of several discriminator updates the
+    last one counts, the others having moved nothing.
 
-        def generator_loss(theta, psi):
-            return jnp.mean(loss.generator(*logits(psi, fakes(theta))))
+    Held fixed, as the step would find them: images, latents and whatever else is drawn of the key; the step number, and
+    so schedules, and which lazy terms are due; the states of terms and augmentation; batch statistics, and what a
+    network holds constant to differentiation, such as the vectors of spectral normalisation, whose power iteration
+    starts from those of the state.
 
-        def discriminator_loss(psi, fake):
-            def discriminator_fn(x):
-                return network.apply(discriminator, psi, discriminator_state, x, key=key)[0]
+    Args:
+      train_step: (state, batch, key) -> (state, metrics), made with the optimisers `RECORDING` and the update rule
+        `gan.simultaneous`.
+      state: of training; only the optimisers' states are replaced.
+      batch: of the step.
+      key: as the step takes it, which folds the step number into it.
 
-            total = jnp.mean(loss.discriminator(*logits(psi, fake)))
-            for i, penalty in enumerate(penalties):
-                total += penalty(discriminator_fn, real, fake, jax.random.fold_in(key, i))
-            return total
+    Returns:
+      Players(generator params, discriminator params) -> a tree like it. Single precision or double, as the parameters.
+    """
+    recording = optim.recording()
 
-        directions = jax.grad(generator_loss)(theta, psi), jax.grad(discriminator_loss)(psi, fakes(theta))
-        return Players(*jax.tree.map(jnp.negative, directions))
+    def field(players: Players) -> Players:
+        generator, discriminator = (
+            player.replace(params=params, opt_state=recording.init(params))
+            for player, params in zip((state.generator, state.discriminator), players, strict=True)
+        )
+        # The average counts for nothing here: without the state's own, that is no constant of the program.
+        at = state.replace(generator=generator, discriminator=discriminator, ema=generator.variables)
+        after, _ = train_step(at, batch, key)
+        gradients = after.generator.opt_state.gradient, after.discriminator.opt_state.gradient
+        return Players(*jax.tree.map(jnp.negative, gradients))
 
     return field
 
@@ -357,8 +357,9 @@ def train_step_map(train_step: Callable, state: Any, batch: Any, key: jax.Array)
     """One train step on one batch as a map of parameters and optimiser state, and the point that stands for `state`.
 
     Its eigenvalues tell what the step that is really run does to a small deviation: the order of the players, momentum,
-    Adam's moments, clips. Leaves that are no floating point numbers (counters) stay as they are, and so do the moving
-    average and the mutable collections, on which the rest of a training step does not depend.
+    Adam's moments, clips, what terms keep. Leaves that are no floating point numbers (counters) stay as they are, and
+    so do the moving average, frozen networks and the mutable collections: the rest of a train step does not depend on
+    batch statistics; that the vectors of spectral normalisation follow the weights is left out.
 
     Args:
       train_step: (state, batch, key) -> (state, metrics), of any family.
@@ -377,7 +378,7 @@ def train_step_map(train_step: Callable, state: Any, batch: Any, key: jax.Array)
 
     def moves(path, leaf):
         names = {getattr(part, "name", None) for part in path}
-        return not names & {"ema", "model_state"} and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return not names & {"ema", "model_state", "frozen"} and jnp.issubdtype(leaf.dtype, jnp.floating)
 
     chosen = [i for i, (path, _) in enumerate(paths) if moves(path, leaves[i])]
     for i in chosen:
@@ -626,8 +627,7 @@ class Layer(NamedTuple):
 def layer_singular_values(
     module: nn.Module,
     variables: Mapping[str, Any],
-    x: jax.Array,
-    *,
+    *inputs: Any,
     num: int = 3,
     num_iterations: int = 30,
     key: jax.Array | None = None,
@@ -636,40 +636,49 @@ def layer_singular_values(
 
     For a convolution the two kinds differ: `operator` is the true gain of the layer on maps of the size that it sees,
     padding and strides included, by Arnoldi's method on A^T A; `matrix` is that of the reshaped kernel, which spectral
-    normalisation bounds (Miyato et al. 2018) and which may be several times smaller. For a dense layer they agree.
+    normalisation bounds (Miyato et al. 2018) and which may be several times smaller. For a dense layer they agree. Of a
+    layer with spectral normalisation both are of the kernel as it is used, divided by its estimate of sigma.
 
     Args:
-      module: any Flax module, called as `module(x, train=False)`.
+      module: any Flax module, called as `module(*inputs, train=False)`.
       variables: of the module.
-      x: an input, of which only the shape counts.
+      inputs: such as latents and labels, of which only the shapes count.
       num: how many values of `operator`.
       num_iterations: of Arnoldi's method.
       key: of its random start.
 
     Returns:
-      A dict from the layer's path, such as "Conv_0", in the order in which they are called.
+      A dict from the layer's path, such as "Conv_0", in the order in which they are called. Layers that are told
+      something beside their input (a style) are left out.
     """
     key = jax.random.key(0) if key is None else key
     called = {}
 
     def record(call, arguments, options, context):
         if context.method_name == "__call__" and context.module.has_variable("params", "kernel"):
-            called["/".join(context.module.path)] = (context.module.clone(parent=None), arguments[0].shape)
+            is_linear = len(arguments) == 1 and not any(hasattr(x, "shape") for x in jax.tree.leaves(options))
+            if is_linear:
+                called[context.module.path] = context.module.clone(parent=None), arguments[0].shape, options
         return call(*arguments, **options)
 
+    def apply(variables, *inputs):
+        return module.apply(variables, *inputs, train=False, rngs={"params": key})  # for a network that draws noise
+
     with nn.intercept_methods(record):
-        jax.eval_shape(lambda variables, x: module.apply(variables, x, train=False), variables, x)
+        jax.eval_shape(apply, variables, *inputs)
     found = {}
-    for name, (layer, shape) in called.items():
-        params = functools.reduce(lambda tree, part: tree[part], name.split("/"), variables["params"])
-        kernel = jnp.asarray(params["kernel"])
+    for path, (layer, shape, options) in called.items():
+        own, name = _at(variables, path), "/".join(path)
+        kernel = jnp.asarray(own["params"]["kernel"])
         matrix = np.linalg.svd(np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1]), compute_uv=False)
+        matrix /= _spectral_norm_in_use(own)
         if kernel.ndim == 2:
             top = matrix[:num]
             found[name] = Layer(top, np.finfo(np.float64).eps * top[0] * np.ones_like(top), matrix)
             continue
-        linear = {part: value if part == "kernel" else jnp.zeros_like(value) for part, value in params.items()}
-        ritz = ritz_of(*_gain(layer, linear, (1, *shape[1:]), key, num_iterations))
+        without_bias = {part: x if part == "kernel" else jnp.zeros_like(x) for part, x in own["params"].items()}
+        run = functools.partial(layer.apply, **options)
+        ritz = ritz_of(*_gain(run, own | {"params": without_bias}, (1, *shape[1:]), key, num_iterations))
         top = np.sqrt(np.maximum(ritz.values.real, 0))[:num]
         # sigma^2 +- r is sigma +- r / (sigma + sqrt(sigma^2 + r)), also where sigma is 0.
         errors = ritz.residuals[:num] / np.maximum(top + np.sqrt(top**2 + ritz.residuals[:num]), 1e-300)
@@ -677,49 +686,81 @@ def layer_singular_values(
     return found
 
 
-def _gain(layer, params, shape, key, num_iterations):
+def _at(variables, path):
+    """A module's own variables: {collection: its part}, for the collections that it has."""
+    found = {}
+    for collection, tree in variables.items():
+        for name in path:
+            tree = tree.get(name, {})
+        if tree:
+            found[collection] = tree
+    return found
+
+
+def _spectral_norm_in_use(variables):
+    """What a layer divides its kernel by: the estimate of its largest singular value, or 1."""
+    if spectral_norm.COLLECTION not in variables:
+        return 1.0
+    kernel = jnp.asarray(variables["params"]["kernel"])
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    v, u = spectral_norm.power_iteration(matrix, variables[spectral_norm.COLLECTION]["u"], 0)
+    with _exactly():
+        sigma = float(v @ matrix @ u)
+    return sigma if sigma > 0 else 1.0
+
+
+def _gain(apply, variables, shape, key, num_iterations):
     """Arnoldi's H of A^T A, where A is the layer without its bias."""
 
     @jax.jit
-    def factorise(params):
+    def factorise(variables):
         with _exactly():
-            zero = jnp.zeros(shape, params["kernel"].dtype)
-            _, pull_back = jax.vjp(lambda x: layer.apply({"params": params}, x), zero)
+            zero = jnp.zeros(shape, variables["params"]["kernel"].dtype)
+            _, pull_back = jax.vjp(lambda x: apply(variables, x), zero)
 
             def operator(x):
-                return pull_back(layer.apply({"params": params}, x.reshape(shape)))[0].ravel()
+                return pull_back(apply(variables, x.reshape(shape)))[0].ravel()
 
             start = jax.random.normal(key, (zero.size,), zero.dtype)
             return arnoldi(operator, start, min(num_iterations, zero.size))[1]
 
-    hessenberg = factorise(params)
+    hessenberg = factorise(variables)
     return hessenberg, float(jnp.finfo(hessenberg.dtype).eps)
 
 
-def input_singular_values(generator: nn.Module, variables: Mapping[str, Any], z: jax.Array) -> np.ndarray:
+def input_singular_values(
+    generator: nn.Module, variables: Mapping[str, Any], z: jax.Array, *condition: Any
+) -> np.ndarray:
     """Singular values of the generator's Jacobian dG/dz at each latent, descending, with running batch statistics.
 
     Args:
       generator: the module.
       variables: of the generator.
       z: [B, latent_dim].
+      condition: what else it is given, such as labels [B]; each image's own is held.
 
     Returns:
       [B, min(latent_dim, pixels)] in double precision.
     """
-    jacobians = np.asarray(_input_jacobians(generator, variables, z), np.float64)
+    jacobians = np.asarray(_input_jacobians(generator, variables, z, condition), np.float64)
     return np.linalg.svd(jacobians, compute_uv=False)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _input_jacobians(generator, variables, z):
+def _input_jacobians(generator, variables, z, condition):
     with _exactly():
 
-        def jacobian(z):
-            image = lambda z: generator.apply(variables, z[None], train=False).ravel()  # noqa: E731
+        def jacobian(inputs):
+            z, condition = inputs
+
+            def image(z):
+                given = jax.tree.map(lambda x: x[None], (z, *condition))
+                output = generator.apply(variables, *given, train=False, rngs={"params": jax.random.key(0)})
+                return network.split_output(output)[0].ravel()
+
             return jax.vmap(jacobian_product(image, z))(jnp.eye(z.size, dtype=z.dtype))
 
-        return lax.map(jacobian, z)
+        return lax.map(jacobian, (z, condition))
 
 
 def condition_numbers(singular_values: np.ndarray) -> np.ndarray:

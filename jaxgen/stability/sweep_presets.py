@@ -11,22 +11,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import command_line, data, evaluation, experiment, gan, images, presets, run_directory, vae
+from jaxgen import command_line, data, evaluation, gan, images, run_directory, vae
 from jaxgen.data import toy
 from jaxgen.metrics import comparison, features, protocol
 from jaxgen.metrics.sliced_wasserstein import sliced_wasserstein_distance
 from jaxgen.models import dcgan, mlp
+from jaxgen.options import UPDATE_RULES, Optimizer, lookup
 from jaxgen.stability import games, members, runs, sweep, sweep_report
 
 OPTIMIZERS = {"adam": members.adam, "sgd": members.sgd}
-UPDATE_RULES = {
-    "alternating": gan.alternating,
-    "simultaneous": gan.simultaneous,
-    "extragradient": gan.extragradient,
-}
 RING_STD = 0.05
 
 
@@ -37,7 +32,8 @@ class Preset:
     axes: setting -> values; the members are all combinations, for each seed.
     program: (optimizer, update rule or None) -> Program.
     data: (batch size) -> Data.
-    draw: (state, z) -> images, for a picture and metrics; None for points.
+    draw: (state, key, n) -> images, for a picture and metrics; None for points.
+    drawing: how it draws, in words, for the protocol of metrics.
     real: 16 real images, for the picture.
     held_out: what drawn images are compared with.
     scale: what scores mean.
@@ -51,8 +47,8 @@ class Preset:
     num_steps: int
     num_records: int
     batch_size: int
-    draw: Callable[[Any, jax.Array], jax.Array] | None = None
-    latent_dim: int = 0
+    draw: Callable[[Any, jax.Array, int], jax.Array] | None = None
+    drawing: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"latents": "standard normal"})
     real: jax.Array | None = None
     held_out: Callable[[], evaluation.Images] | None = None
     block_size: int | None = None
@@ -140,8 +136,7 @@ def mnist_gan() -> Preset:
         num_steps=2000,
         num_records=10,
         batch_size=64,
-        draw=lambda state, z: gan.sample(generator, state.generator.variables, z),
-        latent_dim=64,
+        draw=lambda state, key, n: gan.sample(generator, state.generator.variables, jax.random.normal(key, (n, 64))),
         real=members.images_of(dataset, 16),
         held_out=_test_digits,
         block_size=1 if jax.default_backend() == "cpu" else None,  # batched convolutions are slow on CPU
@@ -180,98 +175,121 @@ def mnist_vae() -> Preset:
         num_steps=2000,
         num_records=10,
         batch_size=100,
-        draw=lambda state, z: vae.sample(decoder, state.ema, z),
-        latent_dim=50,
+        draw=lambda state, key, n: vae.sample(decoder, state.ema, jax.random.normal(key, (n, 50))),
         real=members.images_of(data.mnist(), 16),
         held_out=_test_digits,
     )
 
 
-def of_run(directory: Path) -> Preset:
-    """The GAN of a run directory, trained anew at other rates and clip norms: which rates does it bear?
+def of_run(directory: Path, *, system: runs.OwnSystem | None = None, dataset: data.Dataset | None = None) -> Preset:
+    """The two players of a run directory, trained anew at other rates and clip norms: which rates do they bear?
 
-    Everything is the run's (networks, data, batches, loss, penalties, optimisers, order of the players), but for the
+    Everything is the run's (networks, data, batches, loss, terms, optimisers, order of the players), but for the
     schedules: all rates are constant. The score is minus the sliced Wasserstein distance to real images; half way from
     that of real images to that of an untrained network, a member has failed.
 
+    Args:
+      directory: of the run.
+      system: of a run that is not of one of ours.
+      dataset: the data of a run that was trained on a dataset of a user's own.
+
     Raises:
-      ValueError: for another family, or data that do not fit on the device.
+      ValueError: for a run of anything but two players, or data that do not fit on the device.
+      MissingCapability: for players that draw no images.
     """
-    config = runs.check_gan(directory)
-    dataset = experiment.load_data(config.data, "train")
-    if (stored := run_directory.load_config(directory)["images"])["data_fingerprint"] != dataset.fingerprint:
-        warnings.warn(f"the data of {directory} have changed since it was trained", stacklevel=2)
-    image_shape = tuple(stored["image_shape"])
-    players = experiment.game(dataclasses.replace(config, r1=0.0), image_shape)  # R1 is a setting
-    theirs, ours = config.generator, config.discriminator
-    if theirs.skip_norm is not None or ours.skip_norm is not None:
+    opened = runs.open_run(directory, system=system)
+    draw_of = opened.system.need("draw", f"a sweep of {directory}")
+    dataset = runs.open_data(opened, directory, dataset)
+    game, config, players = opened.game, opened.config, opened.game.players
+    if players is not None and any(player.skip_norm is not None for player in players):
         warnings.warn(f"{directory} skips large updates; its sweep does not", stacklevel=2)
     real = members.images_of(dataset, 512)
     num = len(real) // 2
     if num < 2:
         raise ValueError(f"{dataset.name} has {dataset.num_examples} images, too few for a score")
-    score = members.sliced_wasserstein_score(players.generator, config.latent_dim, real[:num])
+
+    def draw(state, key, n):
+        return draw_of(opened.system.variables(state), key, n)  # the average of a sweep is the latest weights
+
+    score = members.distance_score(draw, real[:num])
+    digest = evaluation.config_digest(opened.stored if config is None else config)
 
     def program(optimizer, update):
-        def of(player):
-            return OPTIMIZERS[optimizer] if optimizer else functools.partial(_own_optimizer, player)
-
-        return members.gan(
-            players.generator,
-            players.discriminator,
-            latent_dim=config.latent_dim,
-            optimizer=games.Players(of(theirs), of(ours)),
-            losses=players.loss,
-            update_rule=_rule(update or config.update_rule),
-            num_discriminator_steps=config.num_discriminator_steps,
-            fixed_penalties=players.penalties,
+        if optimizer is None and players is None:
+            raise ValueError(
+                f"the optimisers of {directory} are optax objects, which do not tell their rates: give "
+                "--generator-rate, --discriminator-rate, and --optimizer adam or sgd"
+            )
+        own = None if players is None else [functools.partial(_own_optimizer, player) for player in players]
+        changes = {} if update is None else {"update_rule": _rule(update)}
+        return members.of_game(
+            game._replace(settings={**game.settings, **changes}),
+            optimizer=OPTIMIZERS[optimizer] if optimizer else games.Players(*own),
             score=score,
-            name=f"{evaluation.config_digest(config)[:16]}, {optimizer or 'its own'}, {update or 'its own'}",
+            name=f"{digest[:16]}, {optimizer or 'its own'}, {update or 'its own'}",
         )
 
     key = jax.random.key(0)
-    own = {"generator_rate": jnp.asarray(theirs.learning_rate), "discriminator_rate": jnp.asarray(ours.learning_rate)}
-    untrained = score(own, program(None, None).init(own, key), key)["score"]
+    untrained = score({}, game.init(key), key)["score"]
     of_real = -sliced_wasserstein_distance(real[:num], real[num : 2 * num], key, num_projections=256)
-    norms = {norm for norm in (theirs.clip_norm, ours.clip_norm) if norm is not None} or {1.0}
+    names = [getattr(penalty, "__name__", "") for penalty in game.settings.get("penalties", ())]
     return Preset(
-        axes={
-            "generator_rate": (theirs.learning_rate,),
-            "discriminator_rate": tuple(float(f"{ours.learning_rate * factor:.12g}") for factor in (1, 4, 16, 64)),
-            "clip": (*sorted(norms), float("inf")),
-        }
-        | ({"r1": (config.r1,)} if config.r1 else {}),
+        axes=_own_axes(players) | ({"r1": (config.r1,)} if "r1" in names and hasattr(config, "r1") else {}),
         program=program,
-        data=lambda batch_size: sweep.of_dataset(dataset, batch_size * config.num_discriminator_steps),
+        data=lambda batch_size: sweep.of_dataset(dataset, batch_size * runs.num_discriminator_steps(game)),
         seeds=1,
         num_steps=500,
         num_records=10,
-        batch_size=config.batch_size,
-        draw=lambda state, z: gan.sample(players.generator, state.generator.variables, z),
-        latent_dim=config.latent_dim,
+        batch_size=opened.images_per_update,
+        draw=draw,
+        drawing={name: how for name, how in opened.system.protocol.items() if name in ("latents", "labels")},
         real=real[:16],
-        held_out=lambda: evaluation.open_test_split(config.data, str(directory)),
+        held_out=lambda: _held_out(opened, directory),
         block_size=1 if jax.default_backend() == "cpu" else None,
         scale=sweep_report.Scale(float(untrained), float(of_real), float(of_real + untrained) / 2),
-        origin=f"The run itself: {config.num_steps:,} steps, "
-        + ", ".join(
-            f"{name} {player.name} at {player.learning_rate:g} ({player.schedule}), "
-            + ("no clip" if player.clip_norm is None else f"clip {player.clip_norm:g}")
-            for name, player in (("generator", theirs), ("discriminator", ours))
-        )
-        + ".",
+        origin=f"The run itself: {opened.num_steps:,} steps, {_own_settings(players)}.",
     )
 
 
-def _own_optimizer(config, rate, momentum):
+def _own_axes(players):
+    """Rates around a run's own, with a clip and without."""
+    if players is None:
+        return {"clip": (1.0, float("inf"))}
+    theirs, ours = players
+    norms = {norm for norm in (theirs.clip_norm, ours.clip_norm) if norm is not None} or {1.0}
+    return {
+        "generator_rate": (theirs.learning_rate,),
+        "discriminator_rate": tuple(float(f"{ours.learning_rate * factor:.12g}") for factor in (1, 4, 16, 64)),
+        "clip": (*sorted(norms), float("inf")),
+    }
+
+
+def _own_settings(players):
+    """A run's optimisers in words."""
+    if players is None:
+        return "optimisers of its own"
+    return ", ".join(
+        f"{name} {player.name} at {player.learning_rate:g} ({player.schedule}), "
+        + ("no clip" if player.clip_norm is None else f"clip {player.clip_norm:g}")
+        for name, player in zip(games.Players._fields, players, strict=True)
+    )
+
+
+def _own_optimizer(own: Optimizer, rate, momentum):
     """A run's optimiser at a traced rate, and a traced momentum where one is swept."""
     if momentum is None:
-        return presets.OPTIMIZERS[config.name](config, rate)
-    if config.name == "sgd":
+        return own.rule(rate)
+    if own.name == "sgd":
         return members.sgd(rate, momentum)
-    if config.name == "rmsprop":
+    if own.name == "rmsprop":
         raise ValueError("the run's optimiser is rmsprop, whose momentum cannot be swept")
-    return presets.OPTIMIZERS[config.name](dataclasses.replace(config, b1=momentum), rate)
+    return dataclasses.replace(own, b1=momentum).rule(rate)
+
+
+def _held_out(opened, directory):
+    if opened.config is None:
+        raise ValueError(f"{directory} names no held-out images to be compared with, being of a system of your own")
+    return evaluation.open_test_split(opened.config.data, str(directory))
 
 
 def _test_digits():
@@ -297,18 +315,21 @@ def run(
     num_devices: int | None = None,
     metrics: Sequence[str] = (),
     num_images: int = 2000,
+    system: runs.OwnSystem | None = None,
+    dataset: data.Dataset | None = None,
     progress: bool = True,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Swept:
     """Runs a preset with other values, and writes its results.
 
     Args:
-      name: in `PRESETS`, or a GAN's run directory.
+      name: in `PRESETS`, or the run directory of two players.
       directory: for the results.
       axes: setting -> values, instead of the preset's.
       failed_below: below this score a member has failed; for a run a quality in percent. The preset's if None.
-      metrics: names in `presets.METRICS`, of images that each network draws at the end.
+      metrics: names in `comparison.METRICS`, of images that each network draws at the end.
       num_images: how many.
+      system, dataset: of a run that is not of one of ours: see `of_run`.
       tell: is told what is going to be trained.
 
     Raises:
@@ -324,17 +345,19 @@ def run(
         raise ValueError(f"{num_devices} devices asked for, but this program sees {len(jax.devices())}")
     if name not in PRESETS and not (Path(name) / run_directory.CONFIG).exists():
         try:
-            runs.check_gan(Path(name))  # says what is missing, and which runs are near by
+            run_directory.load_config(name)  # says what is missing, and which runs are near by
         except run_directory.RunDirectoryError as error:
             error.add_note(f"sweep takes that, or one of the presets {', '.join(PRESETS)}")
             raise
-    preset = PRESETS[name]() if name in PRESETS else of_run(Path(name))
+    if name in PRESETS and system is not None:
+        raise ValueError(f"{name} is a sweep of this package; a system of your own is for a run of it")
+    preset = PRESETS[name]() if name in PRESETS else of_run(Path(name), system=system, dataset=dataset)
     scale = preset.scale
     if failed_below is not None:
         scale = dataclasses.replace(scale, failed_below=scale.score_of(failed_below))
     if metrics and preset.draw is None:
         raise ValueError("these metrics are of images, and this sweep is of points: its score tells modes and quality")
-    table = {name: presets.lookup(presets.METRICS, name, "metric") for name in metrics}
+    table = {name: lookup(comparison.METRICS, name, "metric") for name in metrics}
     comparison.check_enough(table, num_images, num_images)
     reference = backbone = None
     if metrics:  # what is missing is said before anything is trained
@@ -374,8 +397,7 @@ def run(
     paths = sweep.write(result, directory, failed_below=scale.failed_below, facts=facts)
     figures = {"scores.png": sweep_report.scores_figure(result, scale)}
     if preset.draw is not None:
-        z = jax.random.normal(jax.random.key(0), (16, preset.latent_dim))
-        rows = jax.jit(lambda states: jax.lax.map(lambda state: preset.draw(state, z), states))
+        rows = jax.jit(lambda states: jax.lax.map(lambda state: preset.draw(state, jax.random.key(0), 16), states))
         figures["samples.png"] = sweep_report.samples_figure(
             np.asarray(rows(result.states)), preset.real, result, scale
         )
@@ -394,7 +416,7 @@ def _evaluate(name, preset, result, reference, backbone, metrics, num, directory
     A record of the same images is not made again: a sweep that is resumed, or shown once more, only draws.
     """
     size = min(num, 250)
-    draw = jax.jit(lambda state, block: preset.draw(state, _latents(block, size, preset.latent_dim)))
+    draw = jax.jit(lambda state, block: preset.draw(state, jax.random.fold_in(jax.random.key(0), block), size))
     varied = [name for name, values in result.settings.items() if len(np.unique(values)) > 1]
     cache = command_line.cache_directory() / "features"
     directory.mkdir(parents=True, exist_ok=True)
@@ -423,7 +445,7 @@ def _evaluate(name, preset, result, reference, backbone, metrics, num, directory
             kind = ", ".join(f"{setting} {row[setting]:g}" for setting in varied if setting in row)
             record["protocol"] |= {
                 "weights": "of the last step",
-                "latents": "standard normal, the same for each member",
+                **{what: f"{how}, the same for each member" for what, how in preset.drawing.items()},
                 "step": int(result.steps[-1]),
                 "preset": f"{name}: {kind}" if kind else name,
                 "training_seed": seed,
@@ -438,7 +460,3 @@ def _evaluate(name, preset, result, reference, backbone, metrics, num, directory
     for text in told:
         warnings.warn(text, stacklevel=2)
     return result
-
-
-def _latents(block, size, latent_dim):
-    return jax.random.normal(jax.random.fold_in(jax.random.key(0), block), (size, latent_dim))

@@ -154,16 +154,14 @@ def _limit(rows, rate, others, column) -> _Limit:
 
 
 def _limits(found, rate, others, result, scale) -> list[str]:
+    nothing_failed = all(limit.bad == math.inf for limit in found.values())
     lines = ["", f"largest {rate} without a failure ({scale.failure()})"]
-    for column, limit in found.items():
-        if limit.good == 0:
-            text = f"below {limit.bad:g}, the smallest tried ({limit.failures} of {limit.seeds} failed)"
-        elif limit.bad == math.inf:
-            text = f"{limit.good:g} or more: the largest tried"
-        else:
-            text = f"{limit.good:g}; at {limit.bad:g} {limit.failures} of {limit.seeds} failed"
-        lines.append(f"  {_label(others, column)}: {text}")
-    lines += _compared(found, others)
+    if nothing_failed:
+        largest = max(limit.good for limit in found.values())
+        lines.append(f"  Nothing failed in this grid: the limit lies above {largest:g}, the largest tried.")
+    else:
+        lines += [f"  {_label(others, column)}: {_limit_text(limit)}" for column, limit in found.items()]
+        lines += _compared(found, others)
     seeds = next(iter(found.values())).seeds
     fixed = [
         f"{name} {values[0]:g}"
@@ -173,22 +171,32 @@ def _limits(found, rate, others, result, scale) -> list[str]:
     lines.append(f"This holds for {result.steps[-1]:,} steps at constant rates{'; ' * bool(fixed)}{', '.join(fixed)}.")
     if scale.failed_below is not None:
         lines.append("What did not fail may still look poor: see samples.png, and --failed-below for a stricter line.")
-    # The largest p with (1 - p)^n = 5 %: more failures than that would have shown.
-    lines.append(
-        f"With {seeds} seed{'s' * (seeds > 1)}, no failure leaves up to {1 - 0.05 ** (1 / seeds):.0%} of trainings to "
-        "fail (at 95 %): more seeds find smaller limits."
-    )
+    if not nothing_failed:
+        # The largest p with (1 - p)^n = 5 %: more failures than that would have shown.
+        lines.append(
+            f"A rate at which none of {seeds} seed{'s' * (seeds > 1)} failed may still fail in up to "
+            f"{1 - 0.05 ** (1 / seeds):.0%} of trainings (with 95 % confidence): more --seeds tell more."
+        )
     if all(limit.good == 0 for limit in found.values()):
-        lines.append("Every setting failed: try smaller rates, or more --steps, since a few teach no network anything.")
+        few = "since a few teach no network anything"
+        lines.append(f"Every setting failed: try smaller rates, or more --num-steps, {few}.")
     elif next_rates := _next_rates(found.values()):
         networks = 3 * len(next_rates) * len(found)
         minutes = result.seconds / len(result.table["finite"]) * networks / 60
         rates = " ".join(f"{value:g}" for value in next_rates)
         lines.append(
-            f"To narrow it down: the same with --{rate.replace('_', '-')} {rates} --seeds 3 and another --directory "
-            f"({networks} networks, about {max(1, minutes):.0f} min)."
+            f"{'To find it' if nothing_failed else 'To narrow it down'}: the same with --{rate.replace('_', '-')} "
+            f"{rates} --seeds 3 and another --directory ({networks} networks, about {max(1, minutes):.0f} min)."
         )
     return lines
+
+
+def _limit_text(limit: _Limit) -> str:
+    if limit.good == 0:
+        return f"below {limit.bad:g}, the smallest tried ({limit.failures} of {limit.seeds} failed)"
+    if limit.bad == math.inf:
+        return f"{limit.good:g} or more: the largest tried"
+    return f"{limit.good:g}; at {limit.bad:g} {limit.failures} of {limit.seeds} failed"
 
 
 def _next_rates(limits) -> list[float]:
@@ -212,7 +220,11 @@ def _compared(found, others) -> list[str]:
             continue
         low = limit.good / without.bad if math.isfinite(without.bad) else 0.0
         high = limit.bad / without.good if without.good and math.isfinite(limit.bad) else math.inf
-        times = f"{low:.3g} to {high:.3g} times" if high < math.inf else f"at least {low:.3g} times"
+        if low == 0 and high == math.inf:
+            continue  # neither limit is known
+        times = f"{low:.3g} to {high:.3g} times"
+        if low == 0 or high == math.inf:
+            times = f"at most {high:.3g} times" if low == 0 else f"at least {low:.3g} times"
         text = f"the limit of {_label(others, column)} is {times} that without a clip, by the gaps of this grid"
         lines.append(f"  {text}{'' if low > 1 or high < 1 else ': no change is shown'}")
     return lines

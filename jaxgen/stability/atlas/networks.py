@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from jaxgen import gan
 from jaxgen.data import toy
 from jaxgen.losses import adversarial, penalties
 from jaxgen.metrics.coverage import mode_coverage
@@ -510,7 +511,9 @@ def _settled_ring(keys, width, num_points, num_steps, settling_steps, rate, gamm
     discriminator = mlp.Discriminator(widths=(width, width), activation=nn.tanh)
     real = jnp.asarray(toy.ring(keys[0], num_points, std=RING_STD), jnp.float64)
     z = jax.random.normal(keys[1], (num_points, LATENT_DIM), jnp.float64)
-    plain = spectrum.gan_field(generator, discriminator, real=real, z=z, penalties=[penalties.r1(gamma)])
+    settings = {"latent_dim": LATENT_DIM, "penalties": [penalties.r1(gamma)], "sample_latent": lambda key, shape: z}
+    game = gan.Game(generator, discriminator, settings | spectrum.RECORDING)
+    plain = spectrum.field_of_game(game, game.init(keys[2]), {"image": real}, keys[3])
 
     def field(players):  # a little weight decay, so that no direction is neutral
         return jax.tree.map(lambda v, w: v - decay * w, plain(players), players)
