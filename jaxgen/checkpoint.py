@@ -144,6 +144,16 @@ def close(manager: "ocp.CheckpointManager") -> None:
 # --------------------------------------------------------------------------------------------------------- save
 
 
+def without_frozen(state: Any) -> Any:
+    """A state without the arrays that training never changes (`state.frozen`): what is worth a checkpoint."""
+    return state if getattr(state, "frozen", None) is None else state.replace(frozen=())
+
+
+def with_frozen(state: Any, frozen: Any) -> Any:
+    """A restored state with its frozen arrays, if it has a place for them."""
+    return state if frozen is None else state.replace(frozen=frozen)
+
+
 def save(
     manager: "ocp.CheckpointManager",
     step: int,

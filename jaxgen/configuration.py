@@ -14,7 +14,7 @@ from jaxgen.options import Run
 from jaxgen.run_directory import flatten
 from jaxgen.system import Spec
 
-_BESIDE = ("preset", "system", "images")  # what config.json holds beside the settings
+_BESIDE = ("preset", "system", "images", "frozen_sha256")  # what config.json holds beside the settings
 
 MAY_CHANGE = (
     *("num_devices", "log_every", "sample_every", "evaluate_every", "checkpoint_every", "keep_last", "max_rollbacks"),

@@ -7,35 +7,25 @@ Commands and notebooks are these functions: `train`, `load`, `generate`; `build`
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxgen import checkpoint, configuration, data, loop, options, run_directory, sharding, systems
-from jaxgen.metrics import comparison, features, fid
+from jaxgen.metrics import comparison
 from jaxgen.options import Run
 from jaxgen.system import CAPABILITIES, Spec, System
+from jaxgen.watching import Experiment, assemble, batch_drawer
 
 FEW_IMAGES = 100  # held out, below which a number from them is warned of
-SHOWN = 32  # real images that a view gets
 
 # Building -------------------------------------------------------------------------------------------------------------
-
-
-class Experiment(NamedTuple):
-    """A system with its data."""
-
-    system: System
-    dataset: data.Dataset
-    sample: Callable | None  # state -> {name: images [N, H, W, C], or groups of K [N, K, H, W, C]} to look at
-    evaluate: Callable | None  # state -> numbers, on the test split
-    best_metric: str | None
-    best_mode: str
 
 
 def build(config: Run) -> Experiment:
@@ -70,76 +60,6 @@ def build(config: Run) -> Experiment:
     )
 
 
-def assemble(
-    system: System,
-    dataset: data.Dataset,
-    held_out: data.Dataset | None = None,
-    *,
-    key: jax.Array,
-    mesh: jax.sharding.Mesh | None = None,
-    metrics: Mapping[str, comparison.Metric] | None = None,
-    num_images: int = 2000,
-) -> Experiment:
-    """A system with its data: what there is to look at while it trains, and to measure.
-
-    Args:
-      system: any.
-      dataset: what it is trained on.
-      held_out: what it is measured on.
-      key: of what is drawn.
-      mesh: whose devices share the work; all by default.
-      metrics: name -> metric, as in `comparison.METRICS`, of images that are drawn against those held out.
-      num_images: how many are drawn for that.
-    """
-    mesh = sharding.make_mesh() if mesh is None else mesh
-    sample = None
-    if system.views is not None:
-        # Where reconstructions are shown, of images it has not seen.
-        shown = held_out if held_out is not None and system.measure is not None else dataset
-        batch = dict(_first_batch(shown, SHOWN, key))
-        show = sharding.jit_global(system.views, mesh, batch_axes=(None, None))
-        sample = lambda state: show(sharding.as_replicated(mesh, system.variables(state)), batch)  # noqa: E731
-    parts, best_metric, best_mode = [], None, "max"
-    if held_out is not None and system.measure is not None:
-        measure = system.measure
-        parts.append(
-            loop.make_evaluate(
-                measure.of_batch,
-                measure.summarize,
-                held_out,
-                key=jax.random.fold_in(key, 2),
-                mesh=mesh,
-                variables=system.variables,
-            )
-        )
-        best_metric, best_mode = (measure.best and f"eval/{measure.best}"), measure.mode
-    if held_out is not None and metrics:
-        parts.append(
-            make_drawn_evaluate(
-                system,
-                dataset,
-                held_out,
-                features.shipped_for(dataset.image_shape),
-                metrics,
-                num=num_images,
-                key=jax.random.fold_in(key, 2),
-                mesh=mesh,
-            )
-        )
-        best_metric, best_mode = f"eval/{next(iter(metrics))}", "min"
-    evaluate = parts[0] if len(parts) == 1 else functools.partial(_all_of, parts) if parts else None
-    return Experiment(system, dataset, sample, evaluate, best_metric, best_mode)
-
-
-def _all_of(parts, state):
-    return {name: value for part in parts for name, value in part(state).items()}
-
-
-def _first_batch(dataset: data.Dataset, num: int, key: jax.Array) -> data.dataset.Batch:
-    rows = np.arange(min(num, dataset.num_examples), dtype=np.int32)
-    return dataset.prepare(dataset.fetch(rows), key)
-
-
 def _load_held_out(config: options.Data) -> data.Dataset:
     held_out = config.open("test")
     if held_out.num_examples < FEW_IMAGES:
@@ -150,66 +70,6 @@ def _load_held_out(config: options.Data) -> data.Dataset:
             stacklevel=3,
         )
     return held_out
-
-
-def make_drawn_evaluate(
-    system: System,
-    dataset: data.Dataset,
-    held_out: data.Dataset,
-    backbone: features.Backbone,
-    metrics: Mapping[str, comparison.Metric],
-    *,
-    num: int,
-    key: jax.Array,
-    mesh: jax.sharding.Mesh | None = None,
-) -> Callable[[Any], dict[str, float]]:
-    """Builds `evaluate(state) -> numbers` of what a system draws: metrics against held-out images.
-
-    A discriminator's gap between training images and held-out ones stands beside them, where there is one.
-
-    Args:
-      system: one that draws.
-      dataset: what it is trained on.
-      held_out: what it is compared with; the first num images count.
-      backbone: sees both.
-      metrics: name -> metric, as in `comparison.METRICS`.
-      num: images to draw, always of the same latents.
-      key: of these.
-      mesh: whose devices share the drawing; all devices by default.
-    """
-    if num < 2:
-        raise ValueError(f"eval_images must be at least 2, not {num}")
-    mesh = sharding.make_mesh() if mesh is None else mesh
-    size = sharding.divisible(min(num, 250), mesh.size)
-    draw_batch = batch_drawer(system, size)
-    draw = sharding.jit_global(draw_batch, mesh, batch_axes=(None, None))
-    discriminate = None if system.discriminate is None else jax.jit(system.discriminate)
-
-    @functools.cache
-    def real():
-        first = dataclasses.replace(held_out, num_examples=min(num, held_out.num_examples))
-        shown = [_first_batch(d, size, key) for d in (dataset, held_out)]
-        return comparison.see(backbone, first), jax.device_get(shown)
-
-    def evaluate(state) -> dict[str, float]:
-        seen_real, shown = real()
-        variables = sharding.as_replicated(mesh, system.variables(state))
-        drawn = [jax.device_get(draw(variables, jax.random.fold_in(key, i))) for i in range(-(-num // size))]
-        generated = np.concatenate([batch["image"] for batch in drawn])[:num]
-        if not np.isfinite(generated).all():
-            gap = ["discriminator_overfitting"] if discriminate else []
-            return dict.fromkeys([*metrics, *gap], float("nan"))
-        with warnings.catch_warnings():  # at every evaluation it would be noise
-            warnings.simplefilter("ignore", fid.RankDeficientWarning)
-            seen_fake = comparison.see(backbone, data.from_arrays("samples", generated))
-            values, _ = comparison.compare(backbone, seen_real, seen_fake, dict(metrics), key)
-        if discriminate is not None:
-            local = jax.device_get(system.variables(state))
-            logits = [np.asarray(discriminate(local, batch)) for batch in (*shown, drawn[0])]
-            values |= comparison.discriminator_gap(*logits)
-        return values
-
-    return evaluate
 
 
 def build_system(config: Run, spec: Spec) -> System:
@@ -290,6 +150,8 @@ def _in_loop(
     built: Experiment, directory: str | Path, *, seed: int, has_test_split: bool = False, **settings: Any
 ) -> loop.Result:
     system, key = built.system, jax.random.key(seed)
+    if system.frozen is not None:
+        settings["config"] = dict(settings["config"]) | {"frozen_sha256": digest_of(system.frozen)}
     return loop.train(
         system.train_step,
         system.init(key),
@@ -377,6 +239,16 @@ def train_system(
         max_rollbacks=max_rollbacks,
         progress=progress,
     )
+
+
+def digest_of(tree: Any) -> str:
+    """A digest of arrays, their names and shapes."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        leaf = np.asarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()
 
 
 def _added_since(directory: str, config: Run) -> tuple[str, ...]:
@@ -480,36 +352,16 @@ def load(directory: str | Path, *, step: int | None = None, system: System | Mod
             error.add_note(f"The run is {directory}")
             raise
         system = build_system(config, spec)
-    state, record = checkpoint.restore(Path(directory) / "checkpoints", system.shapes, step=step)
+    if system.frozen is not None and stored.get("frozen_sha256") != digest_of(system.frozen):
+        raise ValueError(f"{directory} was trained with other frozen arrays (a perceptual network, perhaps) than these")
+    shapes = checkpoint.without_frozen(system.shapes)
+    state, record = checkpoint.restore(Path(directory) / "checkpoints", shapes, step=step)
+    state = checkpoint.with_frozen(state, system.frozen)
     class_names = tuple(shown.get("class_names") or map(str, range(spec.num_classes)))
     return Trained(system, state, record, stored, spec, class_names, config)
 
 
 # Drawing --------------------------------------------------------------------------------------------------------------
-
-
-def batch_drawer(system: System, num: int, **choices: Any) -> Callable:
-    """Builds `(variables, key) -> batch` of num new images, with the labels that were asked for or drawn.
-
-    Args:
-      system: one that draws.
-      num: how many.
-      choices: of `draw`; labels that are not chosen are drawn, all classes alike.
-    """
-    draw = system.need("draw", "drawing")
-    num_labels = system.choices.get("label", 0)
-
-    def batch(variables, key):
-        told = dict(choices)
-        if num_labels and "label" not in told:
-            label_key = jax.random.fold_in(key, 1)
-            told["label"] = sharding.draw(
-                lambda k, shape: jax.random.randint(k, shape, 0, num_labels), label_key, (num,)
-            )
-        found = {"image": draw(variables, key, num, **told)}
-        return found | {name: value for name, value in told.items() if name == "label"}
-
-    return batch
 
 
 def generate(

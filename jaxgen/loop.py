@@ -417,13 +417,13 @@ def _train_on(run: _Run, attempt: _Attempt, state: Any, step: int) -> Result:
             _write_samples(run, attempt.log, step, plan.sample(state))
         evaluation = _evaluation(plan, attempt, state, step)
         if evaluation or plan.is_due(step, plan.checkpoint_every):
-            checkpoint.save(run.manager, step, state, metrics=evaluation, metadata=metadata)
+            checkpoint.save(run.manager, step, checkpoint.without_frozen(state), metrics=evaluation, metadata=metadata)
             run.record_status("running", step)
             saved_step = step
         if evaluation and plan.best_metric is not None and plan.best_metric not in evaluation:
             raise ValueError(f"best_metric is {plan.best_metric!r}, but evaluated are: {', '.join(evaluation)}")
     if saved_step < step:  # a signal came between two checkpoints
-        checkpoint.save(run.manager, step, state, metadata=metadata)
+        checkpoint.save(run.manager, step, checkpoint.without_frozen(state), metadata=metadata)
     return Result(state, step, run.stop.number if step < plan.num_steps else None, evaluation)
 
 
@@ -558,7 +558,10 @@ def _restore_or_start(manager, mesh, fresh: Any) -> tuple[Any, dict[str, Any]]:
     """The newest good checkpoint, or a copy of the fresh state: the first step takes the memory of what it is given."""
     if checkpoint.latest_step(manager) is None:
         return sharding.replicate(mesh, fresh), {"metadata": {}, "metrics": {}}
-    return checkpoint.restore(manager, sharding.replicated_shapes(mesh, fresh))
+    shapes = sharding.replicated_shapes(mesh, checkpoint.without_frozen(fresh))
+    state, record = checkpoint.restore(manager, shapes)
+    frozen = getattr(fresh, "frozen", None)
+    return checkpoint.with_frozen(state, None if frozen is None else sharding.replicate(mesh, frozen)), record
 
 
 @contextlib.contextmanager

@@ -132,6 +132,7 @@ class System:
       measure: numbers on held-out images.
       protocol: what its numbers depend on, in words: how images are drawn, which weights, which precision.
       game: the two players with all settings, where it is a game: for the stability laboratory.
+      frozen: arrays that `state.frozen` holds, which are neither trained nor checkpointed: a run stores their digest.
       backbone: the module of `classify` whose penultimate layer is a feature network.
       name: what to call it.
     """
@@ -153,6 +154,7 @@ class System:
     measure: Measure | None = None
     protocol: Mapping[str, str] = dataclasses.field(default_factory=dict)
     game: gan.Game | None = None
+    frozen: Any = None
     backbone: Any = None
     name: str = "system"
 

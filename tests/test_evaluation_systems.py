@@ -277,7 +277,7 @@ def test_a_run_by_itself_does_what_its_system_can_and_else_says_what_to_give(tmp
             "needs a system that can draw images; classifier has no 'draw', it can classify",
         ),
         (
-            ["vae", "mnist:test", "--backbone", tmp_path / "gan"],
+            ["gan", "mnist:test", "--num-images", 5, "--backbone", tmp_path / "gan"],
             "needs a system that can classify images; DCGAN has no",
         ),
     ]:

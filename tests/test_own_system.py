@@ -185,3 +185,42 @@ def test_a_file_that_has_the_name_of_one_of_ours_hides_nothing(tmp_path):
     module = systems.from_file(file)
     assert systems.name_of(module) == "dcgan.py" and systems.named("dcgan") is not module
     assert systems.named("dcgan.py", module) is module
+
+
+# Frozen arrays --------------------------------------------------------------------------------------------------------
+
+
+def test_frozen_arrays_travel_in_the_state_and_are_not_checkpointed(system, digits, tmp_path):
+    """A perceptual network, say: the same after training, in no checkpoint, named by its digest."""
+    import flax
+
+    @flax.struct.dataclass
+    class State:
+        step: jax.Array
+        weight: jax.Array
+        ema: jax.Array
+        frozen: jax.Array
+
+    def with_frozen(frozen):
+        def step(state, batch, key):
+            moved = state.weight + 0.1 * (state.frozen.mean() - state.weight)
+            return state.replace(step=state.step + 1, weight=moved, ema=moved), {"loss": moved}
+
+        def init(key):
+            zero = jax.numpy.zeros(())
+            return State(jax.numpy.zeros((), "int32"), zero, jax.numpy.copy(zero), jax.numpy.asarray(frozen))
+
+        return jaxgen.System(init=init, train_step=step, images_per_step=8, frozen=frozen)
+
+    frozen = np.linspace(0, 2, 100_000, dtype=np.float32)
+    settings = {"num_devices": 1, "progress": False}
+    whole = jaxgen.train(with_frozen(frozen), digits, tmp_path / "whole", num_steps=4, **settings)
+    jaxgen.train(with_frozen(frozen), digits, tmp_path / "parts", num_steps=2, **settings)
+    parts = jaxgen.train(with_frozen(frozen), digits, tmp_path / "parts", num_steps=4, **settings)
+    assert same(whole.state, parts.state) and np.array_equal(whole.state.frozen, frozen)
+    assert sum(f.stat().st_size for f in (tmp_path / "whole").rglob("*") if f.is_file()) < frozen.nbytes
+    assert np.array_equal(jaxgen.load(tmp_path / "whole", system=with_frozen(frozen)).state.frozen, frozen)
+    with pytest.raises(run_directory.ConfigMismatch, match="frozen_sha256"):
+        jaxgen.train(with_frozen(frozen + 1), digits, tmp_path / "parts", num_steps=5, **settings)
+    with pytest.raises(ValueError, match="other frozen arrays"):
+        jaxgen.load(tmp_path / "whole", system=with_frozen(frozen + 1))
