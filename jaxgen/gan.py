@@ -74,7 +74,8 @@ def init(
 
     Args:
       key: of the parameters.
-      generator, discriminator, the optimisers, latent_dim, condition, the terms, augment: as for `make_train_step`.
+      generator, discriminator, the optimisers, latent_dim, condition, the terms, augment: as for `make_train_step`; a
+        condition without an `axis_name`, and for two images.
       example: with a condition: a batch, or `jax.ShapeDtypeStruct`s of one, of which only shapes and dtypes count.
       frozen: arrays that terms read as `turn.frozen`; they travel in the state.
 
@@ -173,7 +174,8 @@ def make_train_step(
         whose value counts as a constant.
       augment: `(key, images) -> images`, differentiable, or a `turns.Augment`: what the discriminator sees instead.
       gradients: how gradients are taken: `gradients.plain`, `gradients.accumulated(n)`; one way for both players, or
-        (the generator's, the discriminator's).
+        (the generator's, the discriminator's). Slices are refused for batch normalisation, and for a module with a
+        true `couples_images`: one in which images of a batch affect each other otherwise.
       num_discriminator_steps: discriminator updates for each generator update, each on fresh data: the batch then has
         that many times the images, and update i takes images i, i + k, i + 2k, ...
       update_rule: how the last discriminator update and the generator's are joined: `alternating`, `simultaneous`,
@@ -396,14 +398,14 @@ def make_train_step(
             )
             output, pull_back, model_state = jax.vjp(run, fakes.params, has_aux=True)
             gradients, states, metrics = gradient_through(output, pull_back, fakes.params, part, key)
-            return gradients, (model_state, states, metrics)
+            # The way must see what it cuts the discriminator's batch for, too: batch statistics forbid it.
+            return gradients, (model_state, states, metrics, discriminator_at.model_state)
 
         if generator_way is ways.plain:
             found, states, metrics = gradient_through(fakes.output, fakes.pull_back, fakes.params, examples, key)
             model_state = fakes.model_state
         else:
-            ways.check_no_coupling(discriminator_at.model_state)  # the generator's way does not see it
-            found, (model_state, states, metrics) = generator_way(gradient_of, examples._replace(output=None), key)
+            found, (model_state, states, metrics, _) = generator_way(gradient_of, examples._replace(output=None), key)
         moved, update_metrics = network.update(player, generator_optimizer, found, model_state, axis_name)
         return keep_states(moved, states, update_metrics), metrics | network.prefixed("generator", update_metrics)
 

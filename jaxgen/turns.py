@@ -310,7 +310,8 @@ class Term:
         it holds of a batch must be means, which devices and slices average.
       init: (gan.Players before the first step) -> state, a pytree of arrays; None: none.
       weight: a number, or a schedule step -> number.
-      every: a lazy term is computed every so many steps, and weighs that many times as much (Karras et al. 2020).
+      every: a lazy term is computed every so many steps, and weighs that many times as much (Karras et al. 2020). Under
+        `vmap` over seeds it is computed at every step, unless `state.step` is not mapped.
     """
 
     name: str
