@@ -43,9 +43,12 @@ def spec_of(
             f"only the data {config.data.name!r} themselves know their shape: give --image-shape H W C, and "
             "--num-classes N if they have labels"
         )
-    return Spec.of_images(
-        shape if image_shape is None else tuple(image_shape), classes if num_classes is None else num_classes
-    )
+    shape = shape if image_shape is None else tuple(image_shape)
+    spec = Spec.of_images(shape, classes if num_classes is None else num_classes)
+    if config.data.name == "emoji":  # each comes with the other house's drawing of it
+        beside = {"pair": spec.batch["image"], "subcategory": spec.batch.get("label")}
+        spec = Spec(spec.batch | {name: shape for name, shape in beside.items() if shape}, spec.num_classes)
+    return spec
 
 
 def describe(config: options.Run, spec: Spec, *, name: str = "", preset: Preset | None = None) -> dict[str, Any]:

@@ -311,6 +311,8 @@ class Trained:
         return {}
 
     def __getattr__(self, name: str) -> Callable:
+        if name.startswith("_") or name == "system":  # not there yet: a copy in the making
+            raise AttributeError(name)
         if name not in CAPABILITIES and name != "latents":
             raise AttributeError(f"a run has no {name!r}; it can {', '.join(self.can)}")
         function = self.system.latents if name == "latents" else self.system.need(name, f"run.{name}")

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen import data, gan, network
 
@@ -62,7 +63,7 @@ class Spec:
     @classmethod
     def of(cls, dataset: data.Dataset) -> "Spec":
         """That of a data set's batches. Reads one row."""
-        raw = dataset.fetch(jnp.zeros(1, jnp.int32).__array__())
+        raw = dataset.fetch(np.zeros(1, np.int32))
         shapes = jax.eval_shape(dataset.prepare, dict(raw), jax.random.key(0))
         batch = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in shapes.items()}
         return cls(batch, len(dataset.class_names))
