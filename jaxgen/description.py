@@ -47,7 +47,7 @@ def spec_of(
     spec = Spec.of_images(shape, classes if num_classes is None else num_classes)
     if config.data.name == "emoji":  # each comes with the other house's drawing of it
         beside = {"pair": spec.batch["image"], "subcategory": spec.batch.get("label")}
-        spec = Spec(spec.batch | {name: shape for name, shape in beside.items() if shape}, spec.num_classes)
+        spec = Spec(spec.batch | {name: shape for name, shape in beside.items() if shape is not None}, spec.num_classes)
     return spec
 
 

@@ -21,7 +21,14 @@ OF_DRAWING = ("latents", "images", "labels")
 """Entries of a system's protocol that say nothing about numbers for which nothing is drawn."""
 
 
-def measured(trained: experiment.Trained, name: str, *, seed: int = 0, samples: int | None = None) -> dict[str, Any]:
+def measured(
+    trained: experiment.Trained,
+    name: str,
+    *,
+    seed: int = 0,
+    samples: int | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
     """The numbers of a system's `measure` on the test split of its run's data.
 
     Args:
@@ -29,6 +36,7 @@ def measured(trained: experiment.Trained, name: str, *, seed: int = 0, samples: 
       name: what to call it.
       seed: of what is random in the measure.
       samples: instead of `eval_samples`, for a system with that setting.
+      progress: shows it.
 
     Returns:
       A dict of `metrics` and `protocol`. Beside a bound of the likelihood stand `nll` and `bits_per_dim`.
@@ -51,8 +59,9 @@ def measured(trained: experiment.Trained, name: str, *, seed: int = 0, samples: 
     built = experiment.build(config)
     if trained.stored["images"].get("data_fingerprint") != built.dataset.fingerprint:
         warnings.warn(f"the data of {name} have changed since it was trained", stacklevel=2)
-    metrics = built.evaluate(trained.state)
     test = asked.open("test")
+    for _ in progress([None], 1, f"measuring {name} on {test.num_examples:,} images of {test.name}"):
+        metrics = built.evaluate(trained.state)
     protocol = {"samples": config.eval_samples} if hasattr(config, "eval_samples") else {}
     protocol |= {"data": dataclasses.asdict(asked), "split": "test"}
     protocol |= {entry: text for entry, text in trained.system.protocol.items() if entry not in OF_DRAWING}

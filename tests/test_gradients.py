@@ -1,5 +1,7 @@
 """How gradients are taken: slices of a batch, added up, are the whole batch, for every train step and every device."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,17 +89,22 @@ GAMES = {
 }
 
 
-@pytest.mark.parametrize("name", GAMES)
-def test_slices_of_a_gans_batch_are_the_whole_batch_for_both_players(name):
-    settings = dict(GAMES[name])
-    ways = gradients.plain, gradients.accumulated(2)
+@functools.cache
+def whole_and_in_slices(name):
+    """(state, state and metrics after a step on the whole batch, and after one on two slices of it)."""
 
     @jax.jit
     def both():
-        state, _ = make(**settings)
-        return [make(**settings, gradients=way)[1](state, BATCH, KEY) for way in ways]
+        state, whole = make(**GAMES[name])
+        _, in_slices = make(**GAMES[name], gradients=gradients.accumulated(2))
+        return state, whole(state, BATCH, KEY), in_slices(state, BATCH, KEY)
 
-    whole, in_slices = both()
+    return both()
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_slices_of_a_gans_batch_are_the_whole_batch_for_both_players(name):
+    _, whole, in_slices = whole_and_in_slices(name)
     close(in_slices, whole, rtol=1e-5, atol=1e-6)
 
 
@@ -122,10 +129,9 @@ def test_each_player_may_have_its_own_way_and_a_way_is_any_function():
 
 
 def test_slices_of_a_batch_that_is_divided_over_devices_are_the_whole_batch():
-    settings = GAMES["penalties and terms with state"]
-    state, step = make(**settings)
-    expected = jax.jit(step)(state, BATCH, KEY)
-    step = make(**settings, gradients=gradients.accumulated(3))[1]
+    name = "penalties and terms with state"
+    state, expected, _ = whole_and_in_slices(name)
+    step = make(**GAMES[name], gradients=gradients.accumulated(3))[1]
     found = sharding.jit_step(step, sharding.make_mesh(2), donate=False)(state, BATCH, KEY)
     close(jax.device_get(found), expected, rtol=1e-5, atol=1e-6)
 

@@ -222,7 +222,7 @@ def test_orthogonality_does_not_mind_lengths_biases_and_embeddings():
     assert float(value(chosen, generator_params=params, gradient=abs)) == pytest.approx(expected, rel=1e-5)
 
 
-# --------------------------------------------------------------------------- six methods, each by arguments of a step
+# -------------------------------------------------------------------------- five methods, each by arguments of a step
 
 
 class Generator(nn.Module):
@@ -301,10 +301,6 @@ BATCH = {
 }
 
 
-def told_the_generator_alone(batch, step, key):
-    return Conditions(generator=batch["label"])
-
-
 METHODS = {
     "LeCam and consistency": dict(
         loss=adversarial.hinge,
@@ -333,12 +329,6 @@ METHODS = {
         players=(Generator(), Discriminator("two scales")),
         loss=adversarial.least_squares,
         generator_terms=[terms.feature_matching(), terms.orthogonal()],
-    ),
-    "auxiliary classifier": dict(
-        players=(Generator(), Discriminator("classes")),
-        condition=told_the_generator_alone,
-        generator_terms=[terms.auxiliary_classifier()],
-        discriminator_terms=[terms.auxiliary_classifier()],
     ),
 }
 
@@ -385,6 +375,25 @@ def test_a_method_is_arguments_of_a_step_and_does_the_same_on_two_devices_and_in
     together = three_steps(jax.jit(jax.vmap(step, in_axes=(0, None, 0))), states, keys)
     for i in range(2):
         close(jax.tree.map(lambda x, i=i: x[i], together), runs[i], rtol=1e-3, atol=1e-5)
+
+
+def test_an_auxiliary_classifier_teaches_both_players_classes_that_only_the_generator_is_told():
+    init, step = build(
+        dict(
+            players=(Generator(), Discriminator("classes")),
+            condition=lambda batch, step, key: Conditions(generator=batch["label"]),
+            generator_terms=[terms.auxiliary_classifier()],
+            discriminator_terms=[terms.auxiliary_classifier()],
+            rate=0.1,
+        )
+    )
+    compiled, state, found = jax.jit(step), init(KEY), []
+    for _ in range(20):
+        state, metrics = compiled(state, BATCH, KEY)
+        found.append(metrics)
+    for player, sides in (("generator", 1), ("discriminator", 2)):
+        first, last = (float(m[f"{player}/auxiliary_classifier"]) for m in (found[0], found[-1]))
+        assert last < 0.8 * first and first < 2 * sides * np.log(3)
 
 
 def test_the_probability_of_an_adaptive_augmentation_moves_with_the_images_of_every_discriminator_step():

@@ -17,13 +17,15 @@ def commands(name):
     return [shlex.split(arguments) for arguments in found]
 
 
-def test_python_snippets_run_in_their_order():
+def test_python_snippets_run_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     namespace = {}
     snippets = re.findall(r"(?<!-->\n)```python\n(.*?)```", README, re.S)
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), namespace)
-    assert namespace["images"].shape == (8, 28, 28, 1)
+    assert namespace["images"].shape == (16, 28, 28, 1) and (tmp_path / "mine.png").exists()
+    assert namespace["run"].step == 200 and (tmp_path / "runs" / "mine" / "report.html").exists()
     assert int(namespace["state"].step) == 4
     assert namespace["metrics"]["penalty/r1"] > 0
 

@@ -1,19 +1,21 @@
-"""`stability.py spectrum` and `sweep` on runs of the train script: numbers of a DCGAN, and refusals."""
+"""`jaxgen stability spectrum` and `sweep` on runs: numbers of a DCGAN, a system of one's own, and refusals."""
 
 import contextlib
 import csv
 import dataclasses
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
 import optax
 import pytest
-from in_process import call, script
+from in_process import call
 
-from jaxgen import experiment
-from jaxgen.stability import runs, spectrum, sweep_presets
+from jaxgen import data, experiment, systems
+from jaxgen.stability import runs, spectrum, spectrum_report, sweep_presets
+from jaxgen.system import Spec
 
 pytestmark = pytest.mark.usefixtures("fast_compilation", "scripts_in_process")
 
@@ -72,7 +74,7 @@ def test_the_record_holds_layers_conditioning_and_the_line_between_two_checkpoin
 
 
 def test_people_get_sentences(record):
-    text = "\n".join(script("stability").spectrum_text(record, 3))
+    text = "\n".join(spectrum_report.text(record, 3))
     real, imaginary = record["eigenvalues"][0]
     assert f"{real:.5g}{imaginary:+.5g}i" in text
     for part in (
@@ -88,11 +90,11 @@ def test_people_get_sentences(record):
 def test_people_are_told_what_grows_what_is_not_settled_and_where_nothing_moves(record):
     made = record | {"eigenvalues": [[-9.0, 0.0], [2.0, 1.0], [2.0, -1.0]], "residuals": [1e-3, 0.5, 0.5]}
     made |= {"spectral_radius": 1.0, "learning_rates_at_this_step": {"generator": 0.0, "discriminator": 0.0}}
-    lines = script("stability").spectrum_text(made, 3)
+    lines = spectrum_report.text(made, 3)
     assert "  of 3 found, 2 have a positive real part: directions that grow, the fastest 2" in lines
     assert ["not settled: more --iterations" in line for line in lines[3:6]] == [False, True, True]
     assert any("the schedule is at rate 0, and nothing moves" in line for line in lines)
-    text = script("stability").radius_text
+    text = spectrum_report.radius_text
     assert "nothing grows" in text(0.99, 0.1) and "grows 1.5 times in a step" in text(1.5, 0.1)
 
 
@@ -101,16 +103,18 @@ def test_the_lengths_of_gradients_are_those_of_the_log_and_clips_are_judged_by_t
     (third,) = [line for line in logged if line["step"] == 3 and "discriminator/grad_norm" in line]
     norms = record["gradient_norms"]
     assert norms["discriminator"] == pytest.approx(third["discriminator/grad_norm"], rel=1e-4)
-    text = "\n".join(script("stability").spectrum_text(record, 3))
-    assert "the run does not clip; a clip above" in text and "`stability.py sweep RUN --clip 1 inf` tries both" in text
+    text = "\n".join(spectrum_report.text(record, 3))
+    assert (
+        "the run does not clip; a clip above" in text and "`jaxgen stability sweep RUN --clip 1 inf` tries both" in text
+    )
     clipped = {"generator": norms["generator"] / 4, "discriminator": 2 * norms["discriminator"]}
-    text = "\n".join(script("stability").spectrum_text(record | {"clip_norms": clipped}, 3))
+    text = "\n".join(spectrum_report.text(record | {"clip_norms": clipped}, 3))
     assert "acts: rates of plain descent may be 4 times as large" in text and "does not act here" in text
 
 
 def test_the_field_of_a_run_is_what_its_own_train_step_sees(directory):
-    run = runs.load_gan(directory / "gan", step=2)
-    after, metrics = jax.jit(run.train_step)(run.state, run.batch, run.key)
+    run = runs.load_game(directory / "gan", step=2)
+    after, metrics = jax.jit(run.system.train_step)(run.state, run.batch, run.key)
     field = jax.jit(run.field)
     assert metrics["discriminator/grad_norm"] == pytest.approx(
         float(optax.tree.norm(field(run.players).discriminator)), rel=1e-4
@@ -122,17 +126,19 @@ def test_the_field_of_a_run_is_what_its_own_train_step_sees(directory):
 # A sweep of a run -----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_whose_schedules_ended_is_looked_at_where_it_still_moved(directory, monkeypatch):
+def test_a_run_whose_schedules_ended_is_looked_at_where_it_still_moved(directory, tmp_path):
     assert runs.moving_step(directory / "gan") == 3  # its generator's rate is constant
-    config = runs.check_gan(directory / "gan")
-    ended = dataclasses.replace(config, generator=dataclasses.replace(config.generator, schedule="linear"))
-    monkeypatch.setattr(runs, "check_gan", lambda path: ended)
-    assert runs.moving_step(directory / "gan") == 2
-    assert runs.learning_rates(ended, 3) == (0, 0) and min(runs.learning_rates(ended, 2)) > 0
+    ended = shutil.copytree(directory / "gan", tmp_path / "ended")
+    stored = json.loads((ended / "config.json").read_text())
+    stored["generator"]["schedule"] = "linear"
+    (ended / "config.json").write_text(json.dumps(stored))
+    assert runs.moving_step(ended) == 2
+    opened = runs.open_run(ended)
+    assert runs.learning_rates(opened, 3) == (0, 0) and min(runs.learning_rates(opened, 2)) > 0
 
 
 def test_a_run_is_trained_anew_at_other_rates_and_told_which_it_bears(directory, tmp_path, capsys):
-    arguments = ["--discriminator-rate", "0.001", "1e30", "--clip", "1", "--steps", "6", "--records", "2"]
+    arguments = ["--discriminator-rate", "0.001", "1e30", "--clip", "1", "--num-steps", "6", "--records", "2"]
     assert call("stability", "sweep", directory / "gan", *arguments, "--directory", tmp_path / "made") == 0
     captured = capsys.readouterr()
     assert "2 networks, 6 steps each: generator_rate 0.002 x discriminator_rate 0.001 1e+30" in captured.err
@@ -157,14 +163,16 @@ def test_a_run_is_trained_anew_at_other_rates_and_told_which_it_bears(directory,
 def test_a_member_of_such_a_sweep_moves_as_the_run_does(directory):
     preset = sweep_presets.of_run(directory / "gan")
     assert "r1" not in preset.axes and preset.axes["discriminator_rate"] == (0.001, 0.004, 0.016, 0.064)
-    run = runs.load_gan(directory / "gan", step=2)
-    constant = {p: dataclasses.replace(getattr(run.config, p), schedule="constant") for p in run.players._fields}
-    networks = experiment.build_networks(dataclasses.replace(run.config, **constant), (28, 28, 1), 3)
+    run = runs.load_game(directory / "gan", step=2)
+    config = run.opened.config
+    constant = {p: dataclasses.replace(getattr(config, p), schedule="constant") for p in run.players._fields}
+    system = experiment.build_system(dataclasses.replace(config, **constant), Spec.of_images((28, 28, 1), 3))
     settings = {f"{p}_rate": constant[p].learning_rate for p in constant} | {"clip": np.inf}
     program, key = preset.program(None, None), jax.random.key(7)
-    start = program.init(settings, jax.random.key(run.config.seed))
+    start = program.init(settings, jax.random.key(config.seed))
     moved, metrics = jax.jit(lambda *given: program.step(settings, *given))(start, run.batch, key)
-    expected, _ = jax.jit(networks.train_step)(networks.state, run.batch, jax.random.fold_in(key, 2))
+    first = system.init(jax.random.key(config.seed))
+    expected, _ = jax.jit(system.train_step)(first, run.batch, jax.random.fold_in(key, 2))
     assert "penalty/gradient_penalty" in metrics
     for player in run.players._fields:
         found, wanted = (getattr(state, player).params for state in (moved, expected))
@@ -175,7 +183,7 @@ def test_a_member_of_such_a_sweep_moves_as_the_run_does(directory):
 @pytest.mark.parametrize(
     "run, arguments, message",
     [
-        ("cnn", [], "cnn is a Classifier, which has one player and no game"),
+        ("cnn", [], "cnn is a run of the system 'classifier', which is no game: the stability laboratory needs a two-"),
         ("nothing", [], "nothing does not exist"),
         ("gan", ["--beta", "1"], "a sweep of GANs cannot use beta"),
         ("gan", ["--metrics", "fid"], "has no test split of its own to be compared with"),
@@ -189,7 +197,7 @@ def test_what_run_cannot_be_swept_is_one_sentence_and_code_2(directory, tmp_path
 @pytest.mark.parametrize(
     "run, arguments, message",
     [
-        ("cnn", [], "cnn is a Classifier, which has one player and no game; give the run of a GAN"),
+        ("cnn", [], "cnn is a run of the system 'classifier', which is no game: the stability laboratory needs a two-"),
         ("nothing", [], "does not exist"),
         ("gan/checkpoints", [], "did you mean the run"),
         ("gan", ["--step", "7"], "no checkpoint of step 7"),
@@ -208,3 +216,121 @@ def test_what_has_no_spectrum_is_one_sentence_and_code_2(directory, capsys, run,
     captured = capsys.readouterr()
     errors = captured.err.splitlines()
     assert captured.out == "" and errors[0].startswith("error: ") and message in errors[0] and len(errors) == 2
+
+
+# A system of one's own ------------------------------------------------------------------------------------------------
+
+OWN = '''
+import dataclasses
+
+from flax import linen as nn
+
+from jaxgen import turns
+from jaxgen.models.spectral_norm import SpectralDense
+from jaxgen.options import Optimizer
+from jaxgen.systems import two_player
+from jaxgen.systems.preset import Preset
+
+
+class Generator(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, z, label, *, train):
+        hidden = nn.tanh(nn.Dense(3)(z) + nn.Embed(self.num_classes, 3)(label))
+        return nn.tanh(nn.Dense(28 * 28)(hidden)).reshape(-1, 28, 28, 1)
+
+
+class Discriminator(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, label, *, train):
+        hidden = nn.tanh(SpectralDense(3)(x.reshape(len(x), -1), train=train))
+        return SpectralDense(1)(hidden + nn.Embed(self.num_classes, 3)(label), train=train)[:, 0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(two_player.TwoPlayers):
+    """Two small players that are told a label."""
+
+
+def build(config, spec):
+    players = Generator(spec.num_classes), Discriminator(spec.num_classes)
+    told = {"num_labels": spec.num_classes, "condition": turns.told_drawn_labels(spec.num_classes)}
+    return two_player.build(config, spec, *players, name="mine", **told)
+
+
+SGD = Optimizer(name="sgd", learning_rate=0.1, b1=0.0)
+PRESETS = {"mine": Preset("told labels", Config(generator=SGD, discriminator=SGD, num_discriminator_steps=2, r1=0.1))}
+'''
+
+
+@pytest.fixture(scope="module")
+def own(directory):
+    """(the file of a system that is told labels, spectrally normalised; a run of it)."""
+    file, run = directory / "mine.py", directory / "own"
+    file.write_text(OWN)
+    common = ["--data.name", "arrays", "--data.path", directory / "digits.npz", "--batch-size", 4, "--num-devices", 1]
+    common += ["--num-steps", 2, "--sample-every", 0, "--log-every", 1, "--latent-dim", 2]
+    assert call("train", file, "--directory", run, *common) == 0
+    return file, run
+
+
+def test_a_system_of_ones_own_that_is_told_labels_has_a_spectrum(own, capsys):
+    file, run = own
+    capsys.readouterr()
+    options = ["--iterations", 12, "--probes", 2, "--latents", 5, "--system", file]
+    assert call("stability", "spectrum", run, "--json", *options) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["batch_size"] == 4 and record["optimizers"] == {"generator": "sgd", "discriminator": "sgd"}
+    assert "the run's: gradient descent, momentum 0" in record["largest_stable_rate"]
+    assert {"generator/Dense_0", "discriminator/SpectralDense_0"} <= set(record["layers"])
+    assert record["layers"]["discriminator/SpectralDense_0"]["matrix"][0] < 2
+    assert 0 < record["conditioning"]["smallest_singular_value"]
+    assert call("stability", "spectrum", run) == 2
+    assert "it is a run of mine.py, which is no part of jaxgen: give the file with --system" in capsys.readouterr().err
+
+
+def test_a_system_of_ones_own_that_is_told_labels_is_swept(own, tmp_path, capsys):
+    file, run = own
+    options = ["--discriminator-rate", "0.1", "0.2", "--clip", "inf", "--steps", "4", "--records", "2", "--seeds", "2"]
+    options += ["--r1", "0.1", "--failed-below", "-1e9", "--system", file, "--directory", tmp_path / "made"]
+    assert call("stability", "sweep", run, *options, "--block-size", "4", "--num-devices", "1") == 0
+    captured = capsys.readouterr()
+    assert "generator_rate 0.1 x discriminator_rate 0.1 0.2 x clip inf x r1 0.1 x seed 0 1" in captured.err
+    assert "Nothing failed in this grid: the limit lies above 0.2" in captured.out
+    rows = list(csv.DictReader((tmp_path / "made" / "members.csv").open()))
+    assert len(rows) == 4 and all(np.isfinite(float(row["final_score"])) for row in rows)
+    assert len({row["final_score"] for row in rows}) == 4
+    assert (tmp_path / "made" / "samples.png").exists()
+    assert call("stability", "sweep", "ring", "--system", file, "--directory", tmp_path / "ring") == 2
+    assert "ring is a sweep of this package; a system of your own is for a run of it" in capsys.readouterr().err
+
+
+def test_optimisers_that_do_not_tell_their_rates_leave_out_what_needs_them(own, tmp_path):
+    file, _ = own
+    module, digits = (
+        systems.from_file(file),
+        data.from_arrays("digits", np.zeros((16, 28, 28, 1), np.uint8), np.arange(16) % 3),
+    )
+    config = dataclasses.replace(module.PRESETS["mine"].config, batch_size=4, latent_dim=2, num_discriminator_steps=1)
+    system = module.build(config, Spec.of(digits))
+    system = dataclasses.replace(system, game=system.game._replace(players=None))
+    experiment.train_system(system, digits, tmp_path / "run", num_steps=1, num_devices=1, progress=False)
+    run = runs.load_game(tmp_path / "run", system=system, dataset=digits)
+    record = spectrum_report.of_run(run, "run", iterations=12, train_step=False, layers=False, probes=2, latents=0)
+    assert record["learning_rates"] is None is record["learning_rates_at_this_step"]
+    assert set(record["largest_stable_rate"]) == set(spectrum.RULES)
+    text = "\n".join(spectrum_report.text(record))
+    assert "the generator's being equal" in text and "optax objects, which do not tell them" in text
+    assert "the run has" not in text and "whether it is clipped is not known" in text
+    preset = sweep_presets.of_run(tmp_path / "run", system=system, dataset=digits)
+    assert set(preset.axes) == {"clip", "r1"} - {"r1"}
+    with pytest.raises(ValueError, match="give --generator-rate, --discriminator-rate, and --optimizer adam or sgd"):
+        preset.program(None, None)
+    assert preset.program("sgd", None).name.endswith("sgd, its own")
+    with pytest.raises(ValueError, match="does not say where its data are"):
+        runs.load_game(tmp_path / "run", system=system)
+    with pytest.raises(ValueError, match="the batch size of a system of your own is the system's: it takes 4 images"):
+        runs.load_game(tmp_path / "run", system=system, dataset=digits, batch_size=8)

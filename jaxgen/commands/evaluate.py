@@ -256,18 +256,17 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, system, output) 
     ):
         raise ValueError(f"{what} is no run; give a REFERENCE to compare these images with")
     trained = experiment.load(run, step=step, system=system)
-    drawing = {"seed": seed, "progress": progress}
+    shared = {"seed": seed, "progress": progress}
     measures = classifier is None and trained.system.measure is not None
     if samples is not None and not (measures and samples >= 1):
         raise ValueError(f"--samples is for a run that measures a bound, and at least 1; got {samples} for {run}")
     if measures:
-        print(f"measuring {run} on the test split of its data ...", file=sys.stderr, flush=True)
-        found = evaluation_of_runs.measured(trained, str(run), seed=seed, samples=samples)
+        found = evaluation_of_runs.measured(trained, str(run), samples=samples, **shared)
         suffix = f"bound_of_{found['protocol']['samples']}" if "samples" in found["protocol"] else "test"
     elif classifier is not None:
         num = 10_000 if num is None else num
         judge = experiment.load(classifier, system=system)
-        found = evaluation_of_runs.confidence_of_drawn(trained, judge, classifier, num=num, **drawing)
+        found = evaluation_of_runs.confidence_of_drawn(trained, judge, classifier, num=num, **shared)
         suffix = f"confidence_of_{num}"
     else:
         trained.system.need("draw", f"an evaluation of {run}")
@@ -277,7 +276,7 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, system, output) 
                 "(then against the test split of its own data), or --classifier the run of a classifier of such images"
             )
         num = 26_000 if num is None else num
-        found = evaluation_of_runs.stacked_mnist(trained, features.shipped("mnist-cnn"), num=num, **drawing)
+        found = evaluation_of_runs.stacked_mnist(trained, features.shipped("mnist-cnn"), num=num, **shared)
         suffix = f"modes_of_{num}"
     common = {"run": str(run), **evaluation.training_of(trained), "seed": seed, **evaluation.code_version()}
     record = {"subject": str(run), "metrics": found["metrics"], "protocol": common | found["protocol"]}
