@@ -313,12 +313,13 @@ def _can(system: Mapping) -> list[str]:
 
 
 def _networks(system: Mapping) -> str:
-    """Each network with the number of its parameters."""
+    """Which system it is, and each of its networks with the number of its parameters."""
     counts = system.get("parameters")
     counts = {name: n for name, n in counts.items() if isinstance(n, int)} if isinstance(counts, dict) else {}
     if len(counts) > 1:
         counts["together"] = sum(counts.values())
-    return _table("Networks", {name: f"{count:,} parameters" for name, count in counts.items()})
+    title = f"Networks: {system['system']}" if isinstance(system.get("system"), str) else "Networks"
+    return _table(title, {name: f"{count:,} parameters" for name, count in counts.items()})
 
 
 def _rows(system: Mapping, facts: Mapping) -> str:

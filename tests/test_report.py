@@ -312,13 +312,13 @@ def test_networks_are_listed_with_their_parameters_and_damaged_facts_are_left_ou
     make_run(tmp_path)
     told(tmp_path, system_of(draw=dict), parameters={"generator": 1234567, "discriminator": 1000})
     text = read(tmp_path)[1].text
-    assert "generator 1,234,567 parameters" in text and "together 1,235,567 parameters" in text
+    assert "Networks: system generator 1,234,567 parameters" in text and "together 1,235,567 parameters" in text
     told(tmp_path, system_of(draw=dict), parameters={"network": 7})
     text = read(tmp_path)[1].text
     assert "network 7 parameters" in text and "together" not in text
     (tmp_path / "system.json").write_text(json.dumps({"can": 3, "choices": 4, "parameters": {"a": None}}))
     text, page = read(tmp_path)
-    assert "<h2>Networks</h2>" not in text and "step 300 of 400" in page.text
+    assert "<h2>Networks" not in text and "step 300 of 400" in page.text
     (tmp_path / "system.json").write_text('{"can"')
     assert "system.json is damaged" in read(tmp_path)[1].text
 

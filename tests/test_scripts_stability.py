@@ -30,7 +30,7 @@ def call(*arguments) -> int:
 @pytest.fixture
 def dirac(capsys):
     def run(arguments, steps=200):
-        assert call("dirac", "--json", "--steps", steps, *arguments.split()) == 0
+        assert call("dirac", "--json", "--num-steps", steps, *arguments.split()) == 0
         output = capsys.readouterr().out
         assert output.count("\n") == 1
         return json.loads(output)
@@ -65,7 +65,7 @@ def test_every_option_reaches_the_simulation(dirac):
         "--update simultaneous --clip per-player --clip-norm 0.1",
         "--update alternating",
         "--update alternating --momentum -0.3",
-        "--update alternating --discriminator-steps 2",
+        "--update-rule alternating --num-discriminator-steps 2",
         "--update alternating --generator-rate 0.3",
         "--update alternating --discriminator-rate 0.3",
         "--update extragradient",
@@ -79,6 +79,7 @@ def test_every_option_reaches_the_simulation(dirac):
     ]
     ends = [tuple(dirac(f"{base} {setting}", steps=40)["final"]) for setting in settings]
     assert len(set(ends)) == len(settings)
+    assert dirac(f"{base} --discriminator-steps 2", steps=40)["final"] == list(ends[10])  # the name of before
     # R1 and R2 are the same for a linear discriminator, and alternating is the default.
     assert dirac(f"{base} --update simultaneous --r2 0.5", steps=40)["final"] == list(ends[3])
     assert dirac(base, steps=40)["final"] == list(ends[8])
@@ -122,14 +123,14 @@ def test_without_json_it_speaks_to_people(capsys):
         ("--instance-noise -0.1", "--instance-noise must be at least 0 and finite, not -0.1"),
         ("--momentum 1", "--momentum must be between -1 and 1, not 1"),
         ("--momentum 0.5 --update optimistic", "--momentum is for simultaneous and alternating updates, not for opt"),
-        ("--discriminator-steps 0", "--discriminator-steps must be at least 1, not 0"),
+        ("--discriminator-steps 0", "--num-discriminator-steps must be at least 1, not 0"),
         ("--discriminator-steps 2 --update extragradient", "is for alternating updates, not for extragradient"),
         ("--clip joint --clip-norm -1", "--clip-norm must be above 0 and finite, not -1"),
         ("--clip-norm 1", "--clip-norm does nothing without --clip joint or --clip per-player"),
         ("--consensus-weight 0", "--consensus-weight must be above 0, not 0"),
         ("--lookahead-steps 0", "--lookahead-steps must be at least 1, not 0"),
         ("--lookahead-alpha 2", "--lookahead-alpha must be in (0, 1], not 2"),
-        ("--steps 30", "--steps must be at least 31 for a growth law, not 30"),
+        ("--steps 30", "--num-steps must be at least 31 for a growth law, not 30"),
         ("--start nan 1", "--start must be two finite numbers, not nan 1"),
     ],
 )
@@ -176,7 +177,15 @@ def test_help_and_the_script_itself():
         "--discriminator-rate",
     ):
         assert option in options
-    for option in ("--momentum", "--discriminator-steps", "--clip", "--clip-norm", "--steps", "--start", "--json"):
+    for option in (
+        "--momentum",
+        "--num-discriminator-steps",
+        "--clip",
+        "--clip-norm",
+        "--num-steps",
+        "--start",
+        "--json",
+    ):
         assert option in options
     judged = start("dirac", "--json", "--steps", "50")
     assert judged.returncode == 0 and judged.stderr == "" and list(json.loads(judged.stdout)) == KEYS

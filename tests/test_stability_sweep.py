@@ -129,6 +129,21 @@ def test_members_of_one_seed_start_alike_and_see_the_same_data():
     assert not np.array_equal(kernel[0], kernel[1])
 
 
+def test_a_swept_penalty_takes_the_place_of_the_games_own():
+    optimizers = {"generator_optimizer": None, "discriminator_optimizer": None}  # of no account
+    game = gans.Game(
+        GENERATOR, DISCRIMINATOR, {**optimizers, "latent_dim": LATENT_DIM, "penalties": [penalties.r1(5.0)]}
+    )
+    plain = {name: values for name, values in settings_of(2).items() if name != "r1"}
+    own = run(plain, members.of_game(game)).history
+    swept = run(plain | {"r1": np.array([5.0, 0.0])}, members.of_game(game)).history
+    assert [name for name in swept if name.startswith("penalty/")] == ["penalty/r1"]
+    np.testing.assert_allclose(swept["discriminator/loss"][0], own["discriminator/loss"][0], rtol=1e-5)
+    assert (swept["penalty/r1"][1] == 0).all() and (own["penalty/r1"] > 0).all()
+    both = run(plain | {"gradient_penalty": np.ones(2)}, members.of_game(game)).history
+    assert {name for name in both if name.startswith("penalty/")} == {"penalty/r1", "penalty/gradient_penalty"}
+
+
 def test_losses_are_mixed_by_weights_and_one_weight_is_one_loss():
     losses = {"hinge": adversarial.hinge, "wasserstein": adversarial.wasserstein}
     settings = settings_of(3) | {"loss/hinge": np.array([2.0, 0.0, 1.0]), "loss/wasserstein": np.array([0.0, 1.0, 1.0])}
@@ -335,7 +350,7 @@ def command(*arguments):
     return call("stability", "sweep", *arguments)
 
 
-SMALL = "--steps 4 --records 2 --seeds 1 --batch-size 8 --num-devices 1 --r1 0 --generator-rate 0.1"
+SMALL = "--num-steps 4 --records 2 --seeds 1 --batch-size 8 --num-devices 1 --r1 0 --generator-rate 0.1"
 
 
 def test_the_command_writes_a_table_and_resumes(tmp_path, monkeypatch, capsys):
@@ -443,7 +458,8 @@ def test_the_summary_tells_up_to_which_rate_nothing_failed_and_what_that_rests_o
     ]
     told = "\n".join(lines[12:])
     assert "10 steps at constant rates; generator_rate 0.1." in told and "--failed-below for a stricter line" in told
-    assert "With 2 seeds, no failure leaves up to 78% of trainings to fail" in told  # 0.22^2 = 5 %
+    sentence = "A rate at which none of 2 seeds failed may still fail in up to 78% of trainings"  # 0.22^2 = 5 %
+    assert sentence in told
     assert "--discriminator-rate 0.13 0.16 0.8 1.6 --seeds 3" in told and "(24 networks, about 1 min)" in told
     assert lines[-1] == "The clip at 1, of each player's own gradient, acted in 25% of the discriminator's steps."
     lines = sweep_report.summary(result, sweep_report.Scale())
@@ -451,6 +467,22 @@ def test_the_summary_tells_up_to_which_rate_nothing_failed_and_what_that_rests_o
     lines = sweep_report.summary(result, sweep_report.Scale(failed_below=0.95))
     assert "  clip inf: below 0.1, the smallest tried (2 of 2 failed)" in lines
     assert any(line.startswith("Every setting failed") for line in lines)
+
+
+def test_a_grid_without_a_failure_is_told_plainly_with_what_to_try_next():
+    result = made_up(lambda settings: np.full(len(settings["seed"]), 0.9))
+    lines = sweep_report.summary(result, sweep_report.Scale(failed_below=0.5))
+    place = lines.index("largest discriminator_rate without a failure (not finite, or a final score below 0.5)")
+    assert lines[place + 1] == "  Nothing failed in this grid: the limit lies above 0.4, the largest tried."
+    told = "\n".join(lines)
+    assert "To find it: the same with --discriminator-rate 0.8 1.6 --seeds 3 and another --directory" in told
+    assert "at least 0 times" not in told and "may still fail" not in told and "or more: the largest tried" not in told
+    # One of the two limits is known: a clip then lowers it to at most half of what it is without.
+    result = made_up(
+        lambda settings: np.where((settings["discriminator_rate"] > 0.1) & (settings["clip"] == 1), 0.2, 0.9)
+    )
+    lines = sweep_report.summary(result, sweep_report.Scale(failed_below=0.5))
+    assert "  the limit of clip 1 is at most 0.5 times that without a clip, by the gaps of this grid" in lines
 
 
 def test_scores_are_told_as_a_quality_where_it_is_known_what_none_and_all_of_it_are():
