@@ -299,32 +299,32 @@ def square_size(image_shape: tuple[int, int, int], model: str) -> int:
     return height
 
 
-def check(config: Any, prefix: str = "") -> None:
+def check(settings: Any, prefix: str = "") -> None:
     """Refuses settings that mean nothing, before anything long starts. What the data must fit is checked with them.
 
     Args:
-      config: a configuration, or a part of one.
+      settings: a configuration, or a group of one.
       prefix: of its settings' names.
 
     Raises:
       ValueError: naming the setting as its flag is, its value and what is allowed.
     """
-    for name, kind in typing.get_type_hints(type(config)).items():
-        value = getattr(config, name)
+    for name, kind in typing.get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
         if dataclasses.is_dataclass(value):
             check(value, f"{prefix}{name}.")
         elif typing.get_origin(kind) is Literal:  # the command line has checked it, a notebook has not
-            if isinstance(config, Run):  # those of a group are looked up where it is used
+            if isinstance(settings, Run):  # those of a group are looked up where it is used
                 lookup(dict.fromkeys(typing.get_args(kind)), value, name)
         elif allowed := None if value is None else _broken_rule(name, value):
             flag = f"{prefix}{name}".replace("_", "-")
             raise ValueError(f"--{flag} must be {allowed}, not {value}")
-    if isinstance(config, Data) and config.name in ("mnist", "stacked_mnist", "emoji"):
+    if isinstance(settings, Data) and settings.name in ("mnist", "stacked_mnist", "emoji"):
         for name in ("path", "test_path"):
-            if getattr(config, name) is not None:
-                flag, value = f"--data.{name.replace('_', '-')}", getattr(config, name)
+            if getattr(settings, name) is not None:
+                flag, value = f"--data.{name.replace('_', '-')}", getattr(settings, name)
                 raise ValueError(
-                    f"{flag} is {value}, but --data.name is {config.name}, which "
+                    f"{flag} is {value}, but --data.name is {settings.name}, which "
                     "comes with the package and would be used instead; for images of your own give --data.name "
                     "folder, arrays or hub"
                 )

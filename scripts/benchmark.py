@@ -13,20 +13,22 @@ Rivals, each in a process of its own that sleeps while another is timed (the two
     torch-channels-last   eager, NHWC in memory
     torch-compile         torch.compile, NHWC in memory
 
-Cases: a discriminator and a generator step of DCGAN with Adam and a moving average of the generator. `dcgan` has
-batch normalisation and the non-saturating loss; `dcgan-r1` no batch normalisation in the discriminator, and R1;
-`dcgan-gp` the same with the Wasserstein loss and a gradient penalty. `startup` is the time from starting a process to
-its first finished step. `loop` is what training a preset costs over its bare step: the step jitted and fed the same
-batch again and again, and the whole loop with data, log, samples and checkpoints.
+Cases: a discriminator and a generator step, on the same fake images, with Adam and a moving average of the generator.
+`dcgan` has batch normalisation and the non-saturating loss; `dcgan-r1` no batch normalisation in the discriminator, and
+R1; `dcgan-gp` the same with the Wasserstein loss and a gradient penalty. `sngan` is the residual network with spectral
+normalisation and the hinge loss, half as wide as published and with half the batch; `sngan-published` as published.
+`startup` is the time from starting a process to its first finished step. `loop` is what training a preset costs over
+its bare step: the step jitted and fed the same batch again and again, and the whole loop with data, log, samples and
+checkpoints.
 
 That the work is the same is checked, not assumed: PyTorch is given jaxgen's weights, and its images, its logits and its
-weights after one whole step (of plain gradient descent) must equal jaxgen's, both in float32. PyTorch is spared the
-gradient norms that jaxgen reports.
+weights after one whole step (of plain gradient descent) must equal jaxgen's, both in float32; so must the vectors of
+spectral normalisation after one forward pass. PyTorch is spared the gradient norms that jaxgen reports.
 
 In every round each rival starts from the same weights, runs one step untimed and then N steps, waiting for the last.
 Ratios are taken within a round. The limit is the rate of a large matrix product in the same rounds and the same
 arithmetic, in whichever framework is faster at it. FLOPs are counted by hand: what dense layers and convolutions need,
-multiplications with padding left out. XLA's own count of the compiled step is printed beside them. The first step
+multiplications with padding left out; spectral normalisation's matrix-vector products, too small to matter, are not. XLA's own count of the compiled step is printed beside them. The first step
 includes compilation, without any cache on disk.
 """
 
@@ -44,13 +46,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = pathlib.Path(__file__).parent
 RIVALS = ("jaxgen", "jaxgen-loop", "torch", "torch-channels-last", "torch-compile")
 TOLERANCE = 1e-4  # of the check, relative, for what comes before the first update: images, logits, first loss, penalty
 STEP_TOLERANCE = 5e-3  # for what comes after it. One activation on the other side of a ReLU's kink makes 1e-3
 AFTER_UPDATE = ("generator_loss", "generator_step", "discriminator_step")
+SMALL_STEPS = ("power_iteration",)  # of which float32 leaves fewer digits: they, too, may differ by STEP_TOLERANCE
 PAUSE = 0.3  # seconds between rivals, in which the thread pools of the last one fall asleep
 
 
@@ -59,13 +62,14 @@ class Case:
     """The work to be timed. Both workers build it from these numbers."""
 
     name: str
-    batch_norm: bool  # in the discriminator
-    loss: str  # "non_saturating" or "wasserstein"
+    loss: str  # "non_saturating", "wasserstein" or "hinge"
+    network: str = "dcgan"  # or "sngan"
+    batch_norm: bool = False  # in DCGAN's discriminator
     penalty: str | None = None  # "r1" or "gradient_penalty"
     penalty_weight: float = 0.0
     dtype: str = "float32"  # of the computation; weights are float32
     batch_size: int = 64
-    features: int = 64
+    features: int = 64  # DCGAN: of the layer next to the image; SNGAN: of the discriminator, half the generator's
     image_size: int = 32
     channels: int = 3
     latent_dim: int = 100
@@ -78,30 +82,71 @@ class Case:
 CASES = {
     case.name: case
     for case in (
-        Case("dcgan", batch_norm=True, loss="non_saturating"),
-        Case("dcgan-r1", batch_norm=False, loss="non_saturating", penalty="r1", penalty_weight=1.0),
-        Case("dcgan-gp", batch_norm=False, loss="wasserstein", penalty="gradient_penalty", penalty_weight=10.0, b1=0.0),
+        Case("dcgan", "non_saturating", batch_norm=True),
+        Case("dcgan-r1", "non_saturating", penalty="r1", penalty_weight=1.0),
+        Case("dcgan-gp", "wasserstein", penalty="gradient_penalty", penalty_weight=10.0, b1=0.0),
+        Case("sngan", "hinge", network="sngan", batch_size=32, latent_dim=128, b1=0.0, b2=0.9),
+        Case("sngan-published", "hinge", network="sngan", features=128, latent_dim=128, b1=0.0, b2=0.9),
     )
 }
 
 
-# The work, counted by hand
+# The networks' shapes, which PyTorch's side cannot import from jaxgen
 
 
 def map_sizes(image_size: int) -> list[int]:
-    """Map sizes from the image down, as `jaxgen.models.dcgan.sizes` has them (PyTorch's side cannot import that)."""
+    """DCGAN's map sizes from the image down, as `jaxgen.models.dcgan.sizes` has them."""
     sizes = [image_size]
     while sizes[-1] > 5:
         sizes.append(sizes[-1] // 2)
     return sizes
 
 
-def layer_flops(case: Case) -> tuple[list[int], list[int]]:
-    """FLOPs of one forward pass in every dense layer and convolution, two for each multiply-add but those with padding.
+class SNGANLayout(NamedTuple):
+    """A network of `jaxgen.models.sngan.LAYOUTS`, one in which all maps of a player have the same width."""
 
-    Returns:
-      (generator, discriminator), from the input to the output.
+    generator_width: int
+    smallest: int  # size of the generator's first map
+    num_doublings: int  # the generator's blocks
+    discriminator_width: int
+    num_blocks: int  # the discriminator's
+    num_halvings: int  # the first of these, which halve the size
+
+
+def sngan_layout(case: Case) -> SNGANLayout:
+    """The case's networks.
+
+    Raises:
+      KeyError: for another image size than 28 or 32, for which the widths differ from map to map.
     """
+    smallest, num_doublings = {28: (7, 2), 32: (4, 3)}[case.image_size]
+    return SNGANLayout(2 * case.features, smallest, num_doublings, case.features, 4, 2)
+
+
+# The work, counted by hand
+
+
+class Forward(NamedTuple):
+    """FLOPs of one forward pass of a network."""
+
+    layers: dict[str, int]  # dense layers and convolutions, by their names in jaxgen
+    on_input: tuple[str, ...]  # those that the network's input goes into
+
+    def total(self) -> int:
+        """Of all layers."""
+        return sum(self.layers.values())
+
+    def of_input(self) -> int:
+        """Of those that the input goes into: what its gradient costs."""
+        return sum(self.layers[name] for name in self.on_input)
+
+
+def layer_flops(case: Case) -> tuple[Forward, Forward]:
+    """FLOPs of the generator and of the discriminator: two for each multiply-add but those with padding."""
+    return {"dcgan": _dcgan_flops, "sngan": _sngan_flops}[case.network](case)
+
+
+def _dcgan_flops(case):
     sizes = map_sizes(case.image_size)
     widths = [case.channels] + [case.features << i for i in range(len(sizes) - 1)]
     convolutions = [  # from the image inwards; a transposed convolution costs as much as the one it is the adjoint of
@@ -109,8 +154,41 @@ def layer_flops(case: Case) -> tuple[list[int], list[int]]:
         for large, small, inner, outer in zip(sizes, sizes[1:], widths, widths[1:], strict=False)
     ]
     flat = sizes[-1] ** 2 * widths[-1]
-    generator = [2 * case.batch_size * case.latent_dim * flat, *reversed(convolutions)]
-    return generator, [*convolutions, 2 * case.batch_size * flat]
+    generator = {"Dense_0": 2 * case.batch_size * case.latent_dim * flat}
+    generator |= {f"ConvTranspose_{i}": flops for i, flops in enumerate(reversed(convolutions))}
+    discriminator = {f"Conv_{i}": flops for i, flops in enumerate(convolutions)}
+    discriminator["Dense_0"] = 2 * case.batch_size * flat
+    return Forward(generator, ("Dense_0",)), Forward(discriminator, ("Conv_0",))
+
+
+def _sngan_flops(case):
+    def conv1(size, inner, outer):
+        return 2 * case.batch_size * size**2 * inner * outer
+
+    def conv3(size, inner, outer):
+        return 2 * case.batch_size * (3 * size - 2) ** 2 * inner * outer  # three taps, but for those outside
+
+    layout = sngan_layout(case)
+    width, size = layout.generator_width, layout.smallest
+    generator = {"Dense_0": conv1(size, case.latent_dim, width)}
+    for i in range(layout.num_doublings):
+        generator[f"GeneratorBlock_{i}/shortcut"] = conv1(size, width, width)
+        size *= 2
+        generator |= {f"GeneratorBlock_{i}/Conv_{j}": conv3(size, width, width) for j in (0, 1)}
+    generator["Conv_0"] = conv3(size, width, case.channels)
+
+    discriminator, inner, width = {}, case.channels, layout.discriminator_width
+    for i in range(layout.num_blocks):
+        block, halve = f"DiscriminatorBlock_{i}", i < layout.num_halvings
+        discriminator[f"{block}/SpectralConv_0"] = conv3(size, inner, width)
+        discriminator[f"{block}/SpectralConv_1"] = conv3(size, width, width)
+        if halve:
+            size //= 2
+            discriminator[f"{block}/shortcut"] = conv1(size, inner, width)
+        inner = width
+    discriminator["SpectralDense_0"] = 2 * case.batch_size * width
+    first = ("DiscriminatorBlock_0/SpectralConv_0", "DiscriminatorBlock_0/shortcut")
+    return Forward(generator, ("Dense_0",)), Forward(discriminator, first)
 
 
 def step_flops(case: Case) -> int:
@@ -122,10 +200,9 @@ def step_flops(case: Case) -> int:
     way; R1 shares the forward pass of the real images.
     """
     g, d = layer_flops(case)
-    generator, discriminator = sum(g), sum(d)
-    discriminator_step = 2 * (3 * discriminator - d[0])
-    generator_step = 2 * discriminator + 3 * generator - g[0]
-    penalty = {None: 0, "r1": 3 * discriminator, "gradient_penalty": 4 * discriminator}[case.penalty]
+    discriminator_step = 2 * (3 * d.total() - d.of_input())
+    generator_step = 2 * d.total() + 3 * g.total() - g.of_input()
+    penalty = {None: 0, "r1": 3 * d.total(), "gradient_penalty": 4 * d.total()}[case.penalty]
     return discriminator_step + generator_step + penalty
 
 
@@ -340,7 +417,7 @@ def check(found: dict[str, float], expected: dict[str, float]) -> dict[str, Any]
     for name, loss in expected.items():
         differences[name] = abs(found[name] - loss) / (abs(loss) or 1.0)
     same = all(
-        difference <= (STEP_TOLERANCE if name in AFTER_UPDATE else TOLERANCE)
+        difference <= (STEP_TOLERANCE if name in AFTER_UPDATE + SMALL_STEPS else TOLERANCE)
         for name, difference in differences.items()
     )
     return {"same": same, "differences": differences}
@@ -510,11 +587,14 @@ def case_lines(result: dict[str, Any]) -> Iterator[str]:
     for rival, info in result["rivals"].items():
         if "check" in info:
             differences = info["check"]["differences"]
-            yield (
+            line = (
                 f"  {rival} computes {'the same' if info['check']['same'] else 'SOMETHING ELSE'}: images differ by "
                 f"{differences['images']:.1e}, logits by {differences['logits']:.1e}, one step of the weights by "
                 f"{max(differences['generator_step'], differences['discriminator_step']):.1e} of its length"
             )
+            if "power_iteration" in differences:
+                line += f", one of the power iteration by {differences['power_iteration']:.1e}"
+            yield line
     for rival, error in result["failed"].items():
         yield f"  {rival} failed: {error}"
 
@@ -550,9 +630,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--torch-compile-mode", default="default", metavar="MODE", help="such as reduce-overhead, CUDA graphs (default)"
     )
-    add("--batch-size", type=int, metavar="N", help="images in a batch (64)")
-    add("--features", type=int, metavar="N", help="filters of the layer next to the image (64)")
-    add("--image-size", type=int, metavar="N", help="28 to 64 (32)")
+    add("--batch-size", type=int, metavar="N", help="images in a batch (64; sngan 32)")
+    add("--features", type=int, metavar="N", help="filters next to the image (64; sngan-published 128)")
+    add("--image-size", type=int, metavar="N", help="28 to 64, for SNGAN 28 or 32 (32)")
     add("--rounds", type=int, default=7, metavar="N", help="of each case (7)")
     add("--steps", type=int, metavar="N", help="of each rival in a round (by default as many as fill --seconds)")
     add("--seconds", type=float, default=2.0, metavar="S", help="length of jaxgen's part of a round (2)")

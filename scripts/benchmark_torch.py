@@ -1,70 +1,31 @@
 """The PyTorch side of `benchmark.py`, which starts it and asks it over stdin. Needs torch and NumPy, not JAX.
 
-The networks are those of `jaxgen/models/dcgan.py`, layer for layer and with its names; the step is that of
-`jaxgen/gan.py`, written as PyTorch runs it fastest: gradients set to None, the discriminator frozen during the
-generator's step, fused Adam, no synchronisation, R1 on the forward pass that the loss makes anyway.
+The networks are in `benchmark_torch_networks.py`; the step is that of `jaxgen/gan.py`, written as PyTorch runs it
+fastest: gradients set to None, the discriminator frozen during the generator's step, fused Adam, no synchronisation, R1
+on the forward pass that the loss makes anyway.
 
-One difference is left, in nothing that training uses: the discriminator's running statistics move once more a step.
+Differences that are left: what the discriminator's forward pass in the generator's step leaves behind, PyTorch keeps
+and jaxgen does not. So its running statistics, which training does not use, move once more a step, and the vectors of
+spectral normalisation are ahead by one power iteration more with each step; both have done it in that pass. In every
+pass PyTorch's estimate of a singular value is ahead by half an iteration, for a power iteration of its own takes its
+two products in the other order (`_singular_vectors`).
 """
 
 import dataclasses
 import time
-from collections import OrderedDict
 
 import numpy as np
 import torch
-from benchmark import Case, map_sizes, serve
-from torch import nn
-from torch.nn.functional import softplus
+from benchmark import Case, serve
+from benchmark_torch_networks import NETWORKS, weights_from
+from torch.nn.functional import relu, softplus
 
 
-class Generator(nn.Module):
-    """[B, latent_dim] -> images [B, channels, image_size, image_size] in [-1, 1]."""
-
-    def __init__(self, case: Case):
-        super().__init__()
-        *larger, size = map_sizes(case.image_size)
-        width = case.features << (len(larger) - 1)
-        layers = OrderedDict(
-            Dense_0=nn.Linear(case.latent_dim, width * size**2, bias=False),
-            unflatten=nn.Unflatten(1, (width, size, size)),
-            BatchNorm_0=nn.BatchNorm2d(width),
-            relu_0=nn.ReLU(),
-        )
-        for i, target in enumerate(reversed(larger)):
-            odd, last = target % 2, target == case.image_size
-            inner, width = width, case.channels if last else width // 2
-            layers[f"ConvTranspose_{i}"] = nn.ConvTranspose2d(inner, width, 4, 2, 1, odd, bias=last)
-            if not last:
-                layers[f"BatchNorm_{i + 1}"] = nn.BatchNorm2d(width)
-                layers[f"relu_{i + 1}"] = nn.ReLU()
-        self.layers = nn.Sequential(layers)
-
-    def forward(self, z):
-        return torch.tanh(self.layers(z).float())
-
-
-class Discriminator(nn.Module):
-    """Images [B, channels, H, W] in [-1, 1] -> logits [B]."""
-
-    def __init__(self, case: Case):
-        super().__init__()
-        *larger, size = map_sizes(case.image_size)
-        layers = OrderedDict()
-        width = case.channels
-        for i in range(len(larger)):
-            inner, width = width, case.features << i
-            normalised = case.batch_norm and i > 0
-            layers[f"Conv_{i}"] = nn.Conv2d(inner, width, 4, 2, 1, bias=not normalised)
-            if normalised:
-                layers[f"BatchNorm_{i - 1}"] = nn.BatchNorm2d(width)
-            layers[f"leaky_relu_{i}"] = nn.LeakyReLU(0.2)
-        layers["flatten"] = nn.Flatten()
-        layers["Dense_0"] = nn.Linear(width * size**2, 1)
-        self.layers = nn.Sequential(layers)
-
-    def forward(self, x):
-        return self.layers(x)[:, 0].float()
+LOSSES = {  # of the generator by the fakes' logits, of the discriminator by the real ones' and the fakes'
+    "non_saturating": (lambda fake: softplus(-fake), lambda real, fake: softplus(-real) + softplus(fake)),
+    "wasserstein": (lambda fake: -fake, lambda real, fake: fake - real),
+    "hinge": (lambda fake: -fake, lambda real, fake: relu(1 - real) + relu(1 + fake)),
+}
 
 
 def make_train_step(case, generator, discriminator, ema, compile_mode):
@@ -80,6 +41,7 @@ def make_train_step(case, generator, discriminator, ema, compile_mode):
       of the gradient penalty between real and fake, [B, 1, 1, 1] (None without it).
     """
     device = next(generator.parameters()).device.type
+    loss_by_fake, loss_by_both = LOSSES[case.loss]
 
     def autocast():
         return torch.autocast(device, torch.bfloat16, enabled=case.dtype == "bfloat16")
@@ -111,14 +73,12 @@ def make_train_step(case, generator, discriminator, ema, compile_mode):
                 _, squared = logits_and_squared_gradient_norm(uniform * real + (1 - uniform) * fake)
                 penalty = case.penalty_weight * (squared.sqrt() - 1).square().mean()
             fake_logits = discriminator(fake)
-        if case.loss == "wasserstein":
-            return (fake_logits - real_logits).mean(), penalty
-        return (softplus(-real_logits) + softplus(fake_logits)).mean(), penalty
+        return loss_by_both(real_logits, fake_logits).mean(), penalty
 
     def generator_loss(fake):
         with autocast():
             fake_logits = discriminator(fake)
-        return (-fake_logits if case.loss == "wasserstein" else softplus(-fake_logits)).mean()
+        return loss_by_fake(fake_logits).mean()
 
     def generate(z):
         with autocast():
@@ -193,8 +153,10 @@ def build(case, rival, tf32, threads, compile_mode):
     case = Case(**case)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     memory_format = torch.contiguous_format if rival == "torch" else torch.channels_last
+    make_generator, make_discriminator = NETWORKS[case.network]
     generator, discriminator, ema = (
-        make(case).to(device, memory_format=memory_format) for make in (Generator, Discriminator, Generator)
+        make(case).to(device, memory_format=memory_format)
+        for make in (make_generator, make_discriminator, make_generator)
     )
     real = torch.rand(case.batch_size, case.channels, case.image_size, case.image_size, device=device) * 2 - 1
     worker.update(
@@ -285,40 +247,13 @@ def matmul_rate(size):
 # The comparison with jaxgen
 
 
-def weights_from(arrays, prefix, network):
-    """jaxgen's weights as a state_dict of the PyTorch network.
-
-    Kernels [kh, kw, in, out] become [out, in, kh, kw]; of a transposed convolution both store the kernel of the
-    convolution whose adjoint it is. jaxgen flattens maps as [H, W, C], PyTorch as [C, H, W].
-    """
-    state = {}
-    for name, layer in network.layers.named_children():
-        kernel = arrays.get(f"{prefix}/params/{name}/kernel")
-        if isinstance(layer, nn.Linear):
-            if layer.out_features == 1:
-                channels = [layer for layer in network.layers if isinstance(layer, nn.Conv2d)][-1].out_channels
-                kernel = np.moveaxis(kernel.reshape(-1, channels, 1), 1, 0).reshape(-1, 1)
-            else:
-                channels = network.layers.unflatten.unflattened_size[0]
-                kernel = np.moveaxis(kernel.reshape(len(kernel), -1, channels), 2, 1).reshape(len(kernel), -1)
-            state[f"{name}.weight"] = kernel.T
-        elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            state[f"{name}.weight"] = kernel.transpose(3, 2, 0, 1)
-        elif isinstance(layer, nn.BatchNorm2d):
-            state[f"{name}.weight"] = arrays[f"{prefix}/params/{name}/scale"]
-            state[f"{name}.running_mean"] = arrays[f"{prefix}/batch_stats/{name}/mean"]
-            state[f"{name}.running_var"] = arrays[f"{prefix}/batch_stats/{name}/var"]
-        if getattr(layer, "bias", None) is not None:
-            state[f"{name}.bias"] = arrays[f"{prefix}/params/{name}/bias"]
-    return {f"layers.{name}": torch.from_numpy(np.ascontiguousarray(x)) for name, x in state.items()}
-
-
 def compare(path):
     """Runs one step of gradient descent in float32 from jaxgen's weights; from now on `run` starts at jaxgen's, too.
 
     Returns:
       Relative to the largest, the largest difference of the images and of the logits; relative to the length of each
-      player's step, that of the difference; and the losses, for the caller to compare.
+      player's step, and of what a forward pass does to the vectors of spectral normalisation, that of the difference;
+      and the losses, for the caller to compare.
     """
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
@@ -327,9 +262,9 @@ def compare(path):
 
     real.copy_(torch.from_numpy(arrays["real"]).to(device).permute(0, 3, 1, 2))
     networks = {"generator": generator, "discriminator": discriminator}
-    initial, before, after = (
+    initial, before, moved, after = (
         {name: weights_from(arrays, f"{when}/{name}", network) for name, network in networks.items()}
-        for when in ("initial", "before", "after")
+        for when in ("initial", "before", "moved", "after")
     )
 
     def load(weights):
@@ -346,6 +281,8 @@ def compare(path):
     z = torch.from_numpy(arrays["z"]).to(device)
     with torch.no_grad():
         fake, logits = generator(z), discriminator(real)
+    after_pass = copy_of(discriminator)
+    load(before)
     descent = [torch.optim.SGD(n.parameters(), float(arrays["learning_rate"])) for n in (generator, discriminator)]
     case, step = worker["case"], worker["train_step"]
     if case.dtype != "float32":
@@ -358,19 +295,21 @@ def compare(path):
     def largest_difference(found, name):
         return float(np.abs(found.cpu().numpy() - arrays[name]).max() / np.abs(arrays[name]).max())
 
-    def step_difference(name):
-        found = dict(networks[name].named_parameters())
+    def step_difference(name, found, after):
         error = sum(float((found[k].detach().cpu() - after[name][k]).square().sum()) for k in found)
         length = sum(float((before[name][k] - after[name][k]).square().sum()) for k in found)
         return (error / length) ** 0.5
 
-    return {
+    differences = {
         "images": largest_difference(fake.permute(0, 2, 3, 1), "images"),
         "logits": largest_difference(logits, "logits"),
-        "generator_step": step_difference("generator"),
-        "discriminator_step": step_difference("discriminator"),
-        **{name: float(value) for name, value in metrics.items()},
+        "generator_step": step_difference("generator", dict(generator.named_parameters()), after),
+        "discriminator_step": step_difference("discriminator", dict(discriminator.named_parameters()), after),
     }
+    vectors = {name: x for name, x in after_pass.items() if name.endswith("._u")}
+    if vectors:
+        differences["power_iteration"] = step_difference("discriminator", vectors, moved)
+    return differences | {name: float(value) for name, value in metrics.items()}
 
 
 if __name__ == "__main__":

@@ -290,7 +290,7 @@ def test_evaluation_prints_and_keeps_numbers_with_their_protocol(runs, capsys):
         "gan": ["--classifier", runs / "cnn", "--num", 30],
     }.items():
         capsys.readouterr()
-        assert call("evaluate", runs / name, *arguments) == 0
+        assert call("evaluate", runs / name, *arguments, "--json") == 0
         records[name] = json.loads(capsys.readouterr().out)
         what = {"cnn": "test", "vae": "bound_of_3", "gan": "confidence_of_30"}[name]
         assert json.loads((runs / name / "evaluation" / f"00000002_{what}.json").read_text()) == records[name]
@@ -311,9 +311,9 @@ def test_evaluation_prints_and_keeps_numbers_with_their_protocol(runs, capsys):
 @pytest.mark.parametrize(
     "run, arguments, message",
     [
-        ("gan", [], "is a GAN: give --classifier the run of a classifier"),
-        ("gan", ["--classifier", "vae"], "is no classifier but a VAE"),
-        ("cnn", ["--samples", "3"], "--samples is for a VAE"),
+        ("gan", [], "draws images, and measures nothing by itself"),
+        ("gan", ["--classifier", "vae"], "needs a system that can classify images; VAE has no 'classify'"),
+        ("cnn", ["--samples", "3"], "--samples is for systems with the setting eval_samples"),
         ("vae", ["--samples", "0"], "at least 1; got 0"),
         ("nothing", [], "does not exist"),
     ],
@@ -326,7 +326,7 @@ def test_what_cannot_be_evaluated_is_one_sentence(runs, capsys, run, arguments, 
 
 def test_a_classifier_of_other_images_is_refused(runs, tmp_path, capsys):
     stored = run_directory.load_config(runs / "cnn")
-    stored["images"]["image_shape"] = [32, 32, 1]
+    stored["images"]["image_shape"] = stored["images"]["batch"]["image"]["shape"] = [32, 32, 1]
     run_directory.create(tmp_path / "other", stored)
     (tmp_path / "other" / "checkpoints").symlink_to(runs / "cnn" / "checkpoints")
     assert call("evaluate", runs / "gan", "--classifier", tmp_path / "other") == 2

@@ -19,7 +19,7 @@ from typing import Any
 
 from jaxgen import run_directory
 
-SUBJECT = ("images", "latents", "weights", "precision")
+SUBJECT = ("images", "latents", "labels", "weights", "precision")
 """Entries that say what was evaluated: they may differ within a table, which then says so below it."""
 MADE_BY = ("commit", "jax", "device_kind")
 """Entries that say what computed a number; an evaluation made again has the same numbers, up to rounding."""
@@ -30,7 +30,7 @@ REPLICATES = (
 )
 """Entries of a protocol in which numbers of one table may differ: what was evaluated and which draw of it, not how."""
 
-OTHER_FILES = ("config.json", "environment.json", "status.json", "data.json", "sweep.json")
+OTHER_FILES = ("config.json", "system.json", "environment.json", "status.json", "data.json", "sweep.json")
 """What lies in the directories of runs and sweeps, and is no evaluation."""
 
 OF_REAL = ("_floor", "_of_real", "_of_test_images", "_of_equal_sets", "_of_train")
@@ -150,7 +150,7 @@ def read(path: str | os.PathLike) -> list[Record]:
         files = [file for file in files if file.name not in OTHER_FILES]
         if not files:
             raise FileNotFoundError(
-                f"{path} holds no evaluation: scripts/evaluate.py writes those of a run into it, those of other images "
+                f"{path} holds no evaluation: `jaxgen evaluate` writes those of a run into it, those of other images "
                 "into evaluation/, and `stability.py sweep ... --metrics` those of a sweep's networks"
             )
         return [record for file in files for record in read(file)]
@@ -268,7 +268,7 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
       ValueError: for no records.
     """
     if not records:
-        raise ValueError("there are no numbers to show: give JSON files that evaluate.py wrote, or run directories")
+        raise ValueError("there are no numbers to show: give JSON files that `jaxgen evaluate` wrote, or run directories")
     if not mix:
         require_alike(records)
     columns = _by_metric(records)

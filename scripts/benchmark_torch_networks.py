@@ -1,0 +1,246 @@
+"""The networks of `benchmark_torch.py`: jaxgen's, layer for layer and with its names, and how they get its weights.
+
+Written as PyTorch runs them fastest. SNGAN's shortcuts, like jaxgen's, are computed at the smaller of their two sizes.
+"""
+
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from benchmark import Case, map_sizes, sngan_layout
+from torch import nn
+from torch.nn.functional import avg_pool2d, conv2d, interpolate, linear, relu
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm
+
+# DCGAN, as in `jaxgen/models/dcgan.py`
+
+
+class DCGANGenerator(nn.Sequential):
+    """[B, latent_dim] -> images [B, channels, image_size, image_size] in [-1, 1]."""
+
+    def __init__(self, case: Case):
+        *larger, size = map_sizes(case.image_size)
+        width = case.features << (len(larger) - 1)
+        layers = OrderedDict(
+            Dense_0=nn.Linear(case.latent_dim, width * size**2, bias=False),
+            unflatten=nn.Unflatten(1, (width, size, size)),
+            BatchNorm_0=nn.BatchNorm2d(width),
+            relu_0=nn.ReLU(),
+        )
+        makes_maps_of = {"Dense_0": width}
+        for i, target in enumerate(reversed(larger)):
+            odd, last = target % 2, target == case.image_size
+            inner, width = width, case.channels if last else width // 2
+            layers[f"ConvTranspose_{i}"] = nn.ConvTranspose2d(inner, width, 4, 2, 1, odd, bias=last)
+            if not last:
+                layers[f"BatchNorm_{i + 1}"] = nn.BatchNorm2d(width)
+                layers[f"relu_{i + 1}"] = nn.ReLU()
+        super().__init__(layers)
+        self.makes_maps_of = makes_maps_of
+
+    def forward(self, z):
+        return torch.tanh(super().forward(z).float())
+
+
+class DCGANDiscriminator(nn.Sequential):
+    """Images [B, channels, H, W] in [-1, 1] -> logits [B]."""
+
+    def __init__(self, case: Case):
+        *larger, size = map_sizes(case.image_size)
+        layers = OrderedDict()
+        width = case.channels
+        for i in range(len(larger)):
+            inner, width = width, case.features << i
+            normalised = case.batch_norm and i > 0
+            layers[f"Conv_{i}"] = nn.Conv2d(inner, width, 4, 2, 1, bias=not normalised)
+            if normalised:
+                layers[f"BatchNorm_{i - 1}"] = nn.BatchNorm2d(width)
+            layers[f"leaky_relu_{i}"] = nn.LeakyReLU(0.2)
+        layers["flatten"] = nn.Flatten()
+        layers["Dense_0"] = nn.Linear(width * size**2, 1)
+        super().__init__(layers)
+        self.reads_maps_of = {"Dense_0": width}
+
+    def forward(self, x):
+        return super().forward(x)[:, 0].float()
+
+
+# SNGAN, as in `jaxgen/models/sngan.py`
+
+
+class SNGANGeneratorBlock(nn.Module):
+    """Doubles the size: norm, ReLU, enlarge, 3x3, norm, ReLU, 3x3, plus an enlarged 1x1 shortcut."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.shortcut = nn.Conv2d(width, width, 1)
+        self.BatchNorm_0 = nn.BatchNorm2d(width)
+        self.Conv_0 = nn.Conv2d(width, width, 3, padding=1)
+        self.BatchNorm_1 = nn.BatchNorm2d(width)
+        self.Conv_1 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x):
+        shortcut = self.shortcut(x)
+        x = self.Conv_0(_enlarge(relu(self.BatchNorm_0(x))))
+        return self.Conv_1(relu(self.BatchNorm_1(x))) + _enlarge(shortcut)
+
+
+def _enlarge(x):
+    return interpolate(x, scale_factor=2, mode="nearest")
+
+
+class SNGANGenerator(nn.Module):
+    """[B, latent_dim] -> images [B, channels, image_size, image_size] in [-1, 1]."""
+
+    def __init__(self, case: Case):
+        super().__init__()
+        layout = sngan_layout(case)
+        width, size = layout.generator_width, layout.smallest
+        self.Dense_0 = nn.Linear(case.latent_dim, width * size**2)
+        self.makes_maps_of = {"Dense_0": width}
+        self.unflatten = nn.Unflatten(1, (width, size, size))
+        self.blocks = [f"GeneratorBlock_{i}" for i in range(layout.num_doublings)]
+        for name in self.blocks:
+            self.add_module(name, SNGANGeneratorBlock(width))
+        self.BatchNorm_0 = nn.BatchNorm2d(width)
+        self.Conv_0 = nn.Conv2d(width, case.channels, 3, padding=1)
+
+    def forward(self, z):
+        x = self.unflatten(self.Dense_0(z))
+        for name in self.blocks:
+            x = getattr(self, name)(x)
+        return torch.tanh(self.Conv_0(relu(self.BatchNorm_0(x))).float())
+
+
+class SpectralConv(nn.Conv2d):
+    """A convolution with spectral norm, by one power iteration in each forward pass."""
+
+    def __init__(self, inner, width, kernel_size):
+        super().__init__(inner, width, kernel_size, padding=kernel_size // 2)
+        spectral_norm(self, eps=1e-12)
+
+    def forward(self, x):
+        return conv2d(x, _float32_weight(self, x), self.bias, padding=self.padding)
+
+
+class SpectralDense(nn.Linear):
+    """A dense layer with spectral norm, by one power iteration in each forward pass; in float32 throughout."""
+
+    def __init__(self, inner, width):
+        super().__init__(inner, width)
+        spectral_norm(self, eps=1e-12)
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):
+            return linear(x, self.weight, self.bias)
+
+
+def _float32_weight(layer, x):
+    """Normalised in float32 whatever the computation's dtype, as in jaxgen: autocast would round the products."""
+    with torch.autocast(x.device.type, enabled=False):
+        return layer.weight
+
+
+class SNGANDiscriminatorBlock(nn.Module):
+    """ReLU (but not on the image), 3x3, ReLU, 3x3 and, where it halves the size, a mean over 2x2, plus a shortcut.
+
+    The shortcut sees the block's input, not what the ReLU makes of it.
+    """
+
+    def __init__(self, inner, width, halve, first):
+        super().__init__()
+        self.halve, self.first = halve, first
+        self.shortcut = SpectralConv(inner, width, 1) if halve or inner != width else None
+        hidden = width if first else inner
+        self.SpectralConv_0 = SpectralConv(inner, hidden, 3)
+        self.SpectralConv_1 = SpectralConv(hidden, width, 3)
+
+    def forward(self, x):
+        shortcut = avg_pool2d(x, 2) if self.halve else x
+        if self.shortcut is not None:
+            shortcut = self.shortcut(shortcut)
+        x = self.SpectralConv_0(x if self.first else relu(x))
+        x = self.SpectralConv_1(relu(x))
+        return (avg_pool2d(x, 2) if self.halve else x) + shortcut
+
+
+class SNGANDiscriminator(nn.Module):
+    """Images [B, channels, H, W] in [-1, 1] -> logits [B]."""
+
+    def __init__(self, case: Case):
+        super().__init__()
+        layout = sngan_layout(case)
+        inner, width = case.channels, layout.discriminator_width
+        self.blocks = [f"DiscriminatorBlock_{i}" for i in range(layout.num_blocks)]
+        for i, name in enumerate(self.blocks):
+            self.add_module(name, SNGANDiscriminatorBlock(inner, width, i < layout.num_halvings, i == 0))
+            inner = width
+        self.SpectralDense_0 = SpectralDense(width, 1)
+
+    def forward(self, x):
+        for name in self.blocks:
+            x = getattr(self, name)(x)
+        return self.SpectralDense_0(relu(x).float().sum((2, 3)))[:, 0]
+
+
+NETWORKS = {"dcgan": (DCGANGenerator, DCGANDiscriminator), "sngan": (SNGANGenerator, SNGANDiscriminator)}
+"""(generator, discriminator) by the name that a case has for them."""
+
+
+# jaxgen's weights
+
+
+def weights_from(arrays, prefix, network):
+    """jaxgen's weights as a state_dict of the PyTorch network.
+
+    Kernels [kh, kw, in, out] become [out, in, kh, kw]; of a transposed convolution both store the kernel of the
+    convolution whose adjoint it is. jaxgen flattens maps as [H, W, C], PyTorch as [C, H, W].
+    """
+    state = {}
+    for name, layer in network.named_modules():
+        if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
+            continue
+        path = name.replace(".", "/")
+        parameters = f"{prefix}/params/{path}"
+        if isinstance(layer, nn.BatchNorm2d):
+            state[f"{name}.weight"] = arrays[f"{parameters}/scale"]
+            state[f"{name}.running_mean"] = arrays[f"{prefix}/batch_stats/{path}/mean"]
+            state[f"{name}.running_var"] = arrays[f"{prefix}/batch_stats/{path}/var"]
+        else:
+            kernel = arrays[f"{parameters}/kernel"]
+            if isinstance(layer, nn.Linear):
+                for axis, of in enumerate(("reads_maps_of", "makes_maps_of")):
+                    if channels := getattr(network, of, {}).get(name):
+                        kernel = _channels_first(kernel, axis, channels)
+                weight = kernel.T
+            else:
+                weight = kernel.transpose(3, 2, 0, 1)
+            if parametrize.is_parametrized(layer):
+                state[f"{name}.parametrizations.weight.original"] = weight
+                u, v = _singular_vectors(weight, arrays[f"{prefix}/spectral_norm/{path}/u"])
+                state[f"{name}.parametrizations.weight.0._u"] = u
+                state[f"{name}.parametrizations.weight.0._v"] = v
+            else:
+                state[f"{name}.weight"] = weight
+        if layer.bias is not None:
+            state[f"{name}.bias"] = arrays[f"{parameters}/bias"]
+    return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in state.items()}
+
+
+def _channels_first(kernel, axis, channels):
+    """The kernel [in, out] of a dense layer with one axis, a flattened map, turned from [H, W, C] to [C, H, W]."""
+    shape = kernel.shape
+    kernel = kernel.reshape(*shape[:axis], -1, channels, *shape[axis + 1 :])
+    return kernel.swapaxes(axis, axis + 1).reshape(shape)
+
+
+def _singular_vectors(weight, u):
+    """The vectors from which PyTorch's power iteration goes on where jaxgen's does from u [O], with M = weight [O, n].
+
+    jaxgen keeps u and in a step takes v = M' u, then u = M v, each made a unit vector, and sigma = u' M v = |M v|.
+    PyTorch keeps both and takes u = M v, then v = M' u, and sigma = u' M v = |M' u|. Given the v of jaxgen's u, all
+    PyTorch's u are jaxgen's, whatever the start, but its sigma has gone on by half a step.
+    """
+    v = weight.reshape(len(weight), -1).T @ u
+    return u, v / np.linalg.norm(v)
