@@ -1,7 +1,7 @@
 """The GAN's train step computes what it always has: five games, on one device, on two, and under `vmap`.
 
-`golden/games.json` was written before the step took conditions, terms and augmentations. `python tests/test_gan_golden.py`
-writes it anew, which is right only where the numbers are meant to change.
+`golden/games.json` was written before the step took conditions, terms and augmentations.
+`python tests/test_gan_golden.py` writes it anew, which is right only where the numbers are meant to change.
 
 Bits depend on the processor and on XLA: where these are the ones that the file names, states must agree to the last
 bit; elsewhere to a tolerance.
@@ -85,7 +85,9 @@ def environment() -> dict:
     return {"jax": jax.__version__, "machine": platform.machine(), "processor": flags}
 
 
-@pytest.mark.parametrize("how", ["1 device", "2 devices", "vmap"])
+@pytest.mark.parametrize(
+    "how", ["1 device", pytest.param("2 devices", marks=pytest.mark.slow), pytest.param("vmap", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("game", GAMES)
 def test_a_game_has_the_values_that_it_had_before_conditions_and_terms(game, how):
     golden = json.loads(GOLDEN.read_text())
