@@ -37,19 +37,41 @@ class State:
     ema: Any  # moving average of the variables
 
 
-def init(variables: Mapping[str, Any], *, optimizer: optax.GradientTransformation) -> State:
-    """The state before the first step, from what `module.init` returns."""
+@flax.struct.dataclass
+class StateWithFrozen(State):
+    """With arrays that training reads and never changes, such as a tokenizer. Not checkpointed."""
+
+    frozen: Any
+
+
+def init(variables: Mapping[str, Any], *, optimizer: optax.GradientTransformation, frozen: Any = None) -> State:
+    """The state before the first step, from what `module.init` returns.
+
+    Args:
+      variables: of the network.
+      optimizer: any optax transformation.
+      frozen: arrays that the objective is given as `frozen=`; they travel in the state.
+    """
     new = Network.new(variables, optimizer)
-    return State(jnp.zeros((), jnp.int32), new, ema=jax.tree.map(jnp.copy, new.variables))
+    return _with_frozen(State(jnp.zeros((), jnp.int32), new, ema=jax.tree.map(jnp.copy, new.variables)), frozen)
 
 
-def init_group(variables: Mapping[str, Mapping[str, Any]], *, optimizer: optax.GradientTransformation) -> State:
+def _with_frozen(state, frozen):
+    if frozen is None:
+        return state
+    return StateWithFrozen(**vars(state), frozen=jax.tree.map(jnp.array, frozen))  # of its own: states are donated
+
+
+def init_group(
+    variables: Mapping[str, Mapping[str, Any]], *, optimizer: optax.GradientTransformation, frozen: Any = None
+) -> State:
     """The same for several networks with one optimiser: {"encoder": variables, "decoder": variables}."""
     network.check_optimizer(optimizer)
     params = {name: v.get("params", {}) for name, v in variables.items()}
     model_state = {name: {k: c for k, c in v.items() if k != "params"} for name, v in variables.items()}
     new = Network(params, model_state, optimizer.init(params))
-    return State(jnp.zeros((), jnp.int32), new, ema=jax.tree.map(jnp.copy, variables_of_group(new)))
+    state = State(jnp.zeros((), jnp.int32), new, ema=jax.tree.map(jnp.copy, variables_of_group(new)))
+    return _with_frozen(state, frozen)
 
 
 def variables_of_group(group: Network) -> dict[str, dict[str, Any]]:
@@ -70,7 +92,8 @@ def make_train_step(
 
     Args:
       objective: `(params, model_state, batch, key, step) -> (loss, (model_state, metrics))`, means over the examples of
-        the batch. `key` is the step's own. In the per-device view the batch is the device's part.
+        the batch. `key` is the step's own. In the per-device view the batch is the device's part. Where the state has
+        frozen arrays it is also given `frozen=`.
       optimizer: any optax transformation.
       ema_decay: of the average of all variables; 0 keeps the latest. A number or a schedule.
       gradients: how gradients are taken: `gradients.plain`, `gradients.accumulated(n)`.
@@ -89,9 +112,11 @@ def make_train_step(
         raise TypeError(f"an objective is a function of (params, model_state, batch, key, step), not {objective!r}")
 
     def train_step(state: State, batch: Mapping[str, jax.Array], key: jax.Array):
+        frozen = {"frozen": state.frozen} if hasattr(state, "frozen") else {}
+
         def gradient_of(batch, key):
             def of_params(params):
-                return objective(params, state.network.model_state, batch, key, state.step)
+                return objective(params, state.network.model_state, batch, key, state.step, **frozen)
 
             found, (model_state, metrics) = jax.grad(of_params, has_aux=True)(state.network.params)
             return found, (model_state, {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()})

@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxgen import network, objective, optim, sharding
+from jaxgen import gradients, network, objective, optim, sharding
 
 KEY = jax.random.key(4)
 X = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
@@ -132,3 +132,22 @@ def test_what_is_no_optimiser_and_no_objective_is_told_at_once():
         TypeError, match=r"an objective is a function of \(params, model_state, batch, key, step\), not"
     ):
         objective.make_train_step("mse", optimizer=optax.sgd(0.1))
+
+
+def test_frozen_arrays_reach_the_objective_as_arrays_and_stay_what_they_are():
+    frozen = {"target": np.full((3,), 2.0, np.float32)}
+    params = {"params": {"w": jnp.zeros(3)}}
+
+    def towards(params, model_state, batch, key, step, frozen):
+        value = jnp.mean((params["w"] - frozen["target"]) ** 2)
+        return value, (model_state, {"loss": value})
+
+    state = objective.init(params, optimizer=optax.sgd(0.5), frozen=frozen)
+    step = objective.make_train_step(towards, optimizer=optax.sgd(0.5))
+    for batch in ({"image": jnp.zeros((2, 1))}, {"image": jnp.zeros((4, 1))}):
+        state, metrics = jax.jit(step, donate_argnums=0)(state, batch, jax.random.key(0))
+    np.testing.assert_array_equal(state.frozen["target"], frozen["target"])
+    np.testing.assert_allclose(state.network.params["w"], 2 * (1 - (1 - 1 / 3) ** 2), rtol=1e-6)
+    sliced = objective.make_train_step(towards, optimizer=optax.sgd(0.5), gradients=gradients.accumulated(2))
+    assert sliced(state, {"image": jnp.zeros((2, 1))}, jax.random.key(0))[0].step == 3
+    assert not any("2.0" in str(c) for c in jax.make_jaxpr(step)(state, batch, jax.random.key(0)).consts)

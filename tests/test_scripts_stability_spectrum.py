@@ -75,6 +75,7 @@ def test_the_record_holds_layers_conditioning_and_the_line_between_two_checkpoin
 
 def test_people_get_sentences(record):
     text = "\n".join(spectrum_report.text(record, 3))
+    assert not record["spectral_norm"] and "are held" not in text
     real, imaginary = record["eigenvalues"][0]
     assert f"{real:.5g}{imaginary:+.5g}i" in text
     for part in (
@@ -121,6 +122,17 @@ def test_the_field_of_a_run_is_what_its_own_train_step_sees(directory):
     )
     moved = run.players._replace(discriminator=after.discriminator.params)  # who moves before the generator
     assert metrics["generator/grad_norm"] == pytest.approx(float(optax.tree.norm(field(moved).generator)), rel=1e-4)
+
+
+def test_a_run_in_half_precision_is_looked_at_in_single_precision(directory, tmp_path):
+    half = shutil.copytree(directory / "gan", tmp_path / "half")
+    stored = json.loads((half / "config.json").read_text())
+    (half / "config.json").write_text(json.dumps(stored | {"precision": "bfloat16"}))
+    assert runs.open_run(half).game.generator.dtype == "bfloat16"
+    run, whole = runs.load_game(half, step=2, batch_size=6), runs.load_game(directory / "gan", step=2)
+    assert run.game.generator.dtype == run.game.discriminator.dtype == "float32"
+    assert run.batch["image"].shape[0] == 6 and whole.batch["image"].shape[0] == 4
+    jax.tree.map(np.testing.assert_array_equal, run.players, whole.players)
 
 
 # A sweep of a run -----------------------------------------------------------------------------------------------------
@@ -283,6 +295,7 @@ def test_a_system_of_ones_own_that_is_told_labels_has_a_spectrum(own, capsys):
     options = ["--iterations", 12, "--probes", 2, "--latents", 5, "--system", file]
     assert call("stability", "spectrum", run, "--json", *options) == 0
     record = json.loads(capsys.readouterr().out)
+    assert record["spectral_norm"] and "spectral normalisation are held" in spectrum_report.text(record)[6]
     assert record["batch_size"] == 4 and record["optimizers"] == {"generator": "sgd", "discriminator": "sgd"}
     assert "the run's: gradient descent, momentum 0" in record["largest_stable_rate"]
     assert {"generator/Dense_0", "discriminator/SpectralDense_0"} <= set(record["layers"])

@@ -164,7 +164,7 @@ class JudgeOfEach(nn.Module):
         return nn.Dense(1)(nn.tanh(convolution.Conv(2, 4, 2, 1)(x)).reshape(len(x), -1))[:, 0]
 
 
-def written_out(generator, discriminator, state, images, z, key, *, loss, terms=(), label=None):
+def written_out(generator, discriminator, state, images, z, key, *, loss, terms=(), added=lambda fake: 0.0, label=None):
     """v = (-d loss_G / d theta, -d loss_D / d psi) with both losses in full, by nothing of the train step."""
     told = () if label is None else (label,)
     collections = state.discriminator.model_state
@@ -176,7 +176,8 @@ def written_out(generator, discriminator, state, images, z, key, *, loss, terms=
         return network.apply(generator, theta, state.generator.model_state, z, *told)[0]
 
     def generator_loss(theta, psi):
-        return jnp.mean(loss.generator(judge(psi, images)[0], judge(psi, fakes(theta))[0]))
+        fake = fakes(theta)
+        return jnp.mean(loss.generator(judge(psi, images)[0], judge(psi, fake)[0])) + added(fake)
 
     def discriminator_loss(psi, fake):
         real_logits, held = judge(psi, images)
@@ -210,6 +211,26 @@ PLAYED = {
         {"loss": adversarial.hinge, "penalties": [R1], "condition": turns.told("label")},
     ),
     "spectral norm": (Points(), Judge(spectral=True), {"loss": adversarial.least_squares}),
+    "terms of both players, one with a state": (
+        Points(),
+        Judge(),
+        {
+            "generator_terms": [turns.term(lambda turn: 0.5 * jnp.mean(turn.fake**2), name="small")],
+            "discriminator_terms": [
+                turns.Term(
+                    "near",
+                    lambda turn, state: (jnp.mean((turn.real_logits - state) ** 2), state + 1.0),
+                    init=lambda players: jnp.asarray(0.25),
+                )
+            ],
+        },
+    ),
+}
+BY_HAND = {  # what the terms come to
+    "terms of both players, one with a state": {
+        "terms": [lambda judge, real, fake, key: jnp.mean((judge(real) - 0.25) ** 2)],
+        "added": lambda fake: 0.5 * jnp.mean(fake**2),
+    }
 }
 
 
@@ -233,8 +254,8 @@ def play(name):
         jax.random.normal(latent_key, (5, 3)),
         turn_key,
         loss=settings.get("loss", adversarial.non_saturating),
-        terms=settings.get("penalties", ()),
         label=batch["label"][k - 1 :: k] if "condition" in settings else None,
+        **BY_HAND.get(name, {"terms": settings.get("penalties", ())}),
     )
     players = double(Players(state.generator.params, state.discriminator.params))
     return spectrum.field_of_game(game, state, batch, key), expected, players

@@ -268,7 +268,9 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
       ValueError: for no records.
     """
     if not records:
-        raise ValueError("there are no numbers to show: give JSON files that `jaxgen evaluate` wrote, or run directories")
+        raise ValueError(
+            "there are no numbers to show: give JSON files that `jaxgen evaluate` wrote, or run directories"
+        )
     if not mix:
         require_alike(records)
     columns = _by_metric(records)

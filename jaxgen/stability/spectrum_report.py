@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 
+from jaxgen.models import spectral_norm
 from jaxgen.stability import runs, spectrum
 from jaxgen.stability.games import Players
 
@@ -80,6 +81,9 @@ def of_run(
         "update_rule": runs.update_rule_of(run.game),
         "schedule_ended_after": schedule_ended_after,
         "batch_size": run.opened.images_per_update,
+        "spectral_norm": any(
+            spectral_norm.COLLECTION in player.model_state for player in (run.state.generator, run.state.discriminator)
+        ),
         "learning_rates": _by_name(peak),
         "learning_rates_at_this_step": _by_name(now),
         "eigenvalues": complex_list(plain.values),
@@ -174,6 +178,10 @@ def text(record: Mapping[str, Any], top: int = 8) -> list[str]:
     lines = [f"{record['run']}, step {record['step']}{why}, {record['batch_size']} images", ""]
     lines += _eigenvalues("eigenvalues of the game", record["eigenvalues"], record["residuals"], top)
     lines.append("  negative real part: damped; positive: growing; imaginary: turning; residual: absolute")
+    if record["spectral_norm"]:
+        lines.append(
+            "  singular vectors of spectral normalisation are held, though they follow the weights: near, not exact"
+        )
     growing = [
         value
         for value, bound in zip(record["eigenvalues"], record["residuals"], strict=True)
