@@ -212,9 +212,13 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (*kernel_size, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        padding = tuple((p, p) for p in _pair(self.padding))
-        y = convolve(x, kernel, Geometry(x.shape[1:3], kernel_size, _pair(self.strides), padding))
+        y = self.operation(x, kernel)
         return y if bias is None else y + bias
+
+    def operation(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """What the layer is without its bias, which a layer that joins it with something else replaces."""
+        padding = tuple((p, p) for p in _pair(self.padding))
+        return convolve(x, kernel, Geometry(x.shape[1:3], _pair(self.kernel_size), _pair(self.strides), padding))
 
 
 class ConvTranspose(nn.Module):

@@ -6,7 +6,8 @@ common reproduction (mimicry; Lee and Town, 2020), and the numbers of parameters
 uniform, with gain sqrt(2) for the two convolutions of a residual branch and 1 for all others; biases are 0.
 
 A 1x1 convolution commutes exactly with repeating pixels and with averaging them, its bias included: shortcuts are
-computed at the smaller of the two sizes, with a quarter of the arithmetic.
+computed at the smaller of the two sizes, with a quarter of the arithmetic. A 3x3 convolution beside either is one of
+4x4 taps with strides of 2 (`resampling`).
 
 Deviations. From the reproduction, where it departs from the paper's authors: maps are enlarged by repeating pixels
 (there bilinearly); shortcuts see a block's input (there, by an activation in place, its rectified input); biases start
@@ -22,7 +23,8 @@ from flax import linen as nn
 
 from jaxgen.models.batch_norm import ConditionalBatchNorm, check_label
 from jaxgen.models.convolution import Conv
-from jaxgen.models.spectral_norm import SpectralConv, SpectralDense, SpectralEmbed
+from jaxgen.models.resampling import EnlargingConv, enlarge, halve
+from jaxgen.models.spectral_norm import SpectralConv, SpectralDense, SpectralEmbed, SpectralHalvingConv
 
 residual_init = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")  # Xavier uniform with gain sqrt(2)
 xavier_init = nn.initializers.xavier_uniform()
@@ -67,18 +69,6 @@ def _widths(features, divisors):
     return [features // divisor for divisor in divisors]
 
 
-def _enlarge(x):
-    """Each pixel four times: [B, H, W, C] -> [B, 2 H, 2 W, C]."""
-    b, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-
-
-def _halve(x):
-    """The mean of 2x2 pixels: [B, H, W, C] -> [B, H / 2, W / 2, C]."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
-
-
 class GeneratorBlock(nn.Module):
     """Doubles the size: norm, ReLU, enlarge, 3x3, norm, ReLU, 3x3, plus an enlarged 1x1 shortcut."""
 
@@ -96,11 +86,10 @@ class GeneratorBlock(nn.Module):
             return nn.relu(norm(x, label, train=train))
 
         shortcut = Conv(self.features, 1, kernel_init=xavier_init, dtype=self.dtype, name="shortcut")(x)
-        x = _enlarge(normalise_and_activate(x))
-        x = Conv(self.features, 3, padding=1, kernel_init=residual_init, dtype=self.dtype)(x)
-        x = normalise_and_activate(x)
-        x = Conv(self.features, 3, padding=1, kernel_init=residual_init, dtype=self.dtype)(x)
-        return x + _enlarge(shortcut)
+        residual = {"kernel_init": residual_init, "dtype": self.dtype}
+        x = EnlargingConv(self.features, **residual, name="Conv_0")(normalise_and_activate(x))
+        x = Conv(self.features, 3, padding=1, **residual, name="Conv_1")(normalise_and_activate(x))
+        return x + enlarge(shortcut)
 
 
 def _batch_norm(train, dtype, axis_name):
@@ -121,7 +110,7 @@ class DiscriminatorBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        shortcut = _halve(x) if self.halve else x
+        shortcut = halve(x) if self.halve else x
         if self.halve or x.shape[-1] != self.features:
             conv = SpectralConv(self.features, 1, kernel_init=xavier_init, dtype=self.dtype, name="shortcut")
             shortcut = conv(shortcut, train=train)
@@ -129,8 +118,11 @@ class DiscriminatorBlock(nn.Module):
         x = x if self.first else nn.relu(x)
         x = SpectralConv(hidden, 3, padding=1, kernel_init=residual_init, dtype=self.dtype)(x, train=train)
         x = nn.relu(x)
-        x = SpectralConv(self.features, 3, padding=1, kernel_init=residual_init, dtype=self.dtype)(x, train=train)
-        return (_halve(x) if self.halve else x) + shortcut
+        conv = SpectralHalvingConv if self.halve else SpectralConv
+        x = conv(self.features, 3, padding=1, kernel_init=residual_init, dtype=self.dtype, name="SpectralConv_1")(
+            x, train=train
+        )
+        return x + shortcut
 
 
 class Generator(nn.Module):

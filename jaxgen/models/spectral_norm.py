@@ -26,6 +26,7 @@ from jax import lax
 
 from jaxgen.models.batch_norm import rows_of
 from jaxgen.models.convolution import Geometry, convolve
+from jaxgen.models.resampling import convolve_then_halve
 
 COLLECTION = "spectral_norm"
 
@@ -118,9 +119,27 @@ class SpectralConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         sigma = spectral_norm(self, kernel, train=train, num_iterations=self.num_iterations, epsilon=self.epsilon)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel / sigma, bias, dtype=self.dtype)
-        padding = tuple((p, p) for p in _pair(self.padding))
-        y = convolve(x, kernel, Geometry(x.shape[1:3], kernel_size, _pair(self.strides), padding))
+        y = self.operation(x, kernel)
         return y if bias is None else y + bias
+
+    def operation(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """What the layer is without its bias, of a kernel that is normalised already."""
+        padding = tuple((p, p) for p in _pair(self.padding))
+        return convolve(x, kernel, Geometry(x.shape[1:3], _pair(self.kernel_size), _pair(self.strides), padding))
+
+
+class SpectralHalvingConv(SpectralConv):
+    """A 3x3 `SpectralConv` with padding 1, then the mean of 2x2 pixels: [B, H, W, C] -> [B, H / 2, W / 2, features].
+
+    sigma is that of the 3x3 kernel, as if the mean were a layer of its own.
+    """
+
+    kernel_size: int = 3
+    padding: int = 1
+
+    def operation(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Without the bias."""
+        return convolve_then_halve(x, kernel)
 
 
 def _pair(value):
