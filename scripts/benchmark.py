@@ -11,6 +11,7 @@ Rivals, each in a process of its own that sleeps while another is timed (the two
     jaxgen-loop           the same step, several to a dispatch in lax.fori_loop
     torch                 eager, contiguous (NCHW)
     torch-channels-last   eager, NHWC in memory
+    torch-joined          the same, SNGAN's convolutions joined with enlarging and halving: jaxgen's form, in PyTorch
     torch-compile         torch.compile, NHWC in memory
 
 Cases: a discriminator and a generator step, on the same fake images, with Adam and a moving average of the generator.
@@ -28,8 +29,9 @@ spectral normalisation after one forward pass. PyTorch is spared the gradient no
 In every round each rival starts from the same weights, runs one step untimed and then N steps, waiting for the last.
 Ratios are taken within a round. The limit is the rate of a large matrix product in the same rounds and the same
 arithmetic, in whichever framework is faster at it. FLOPs are counted by hand: what dense layers and convolutions need,
-multiplications with padding left out; spectral normalisation's matrix-vector products, too small to matter, are not. XLA's own count of the compiled step is printed beside them. The first step
-includes compilation, without any cache on disk.
+multiplications with padding left out; the matrix-vector products of spectral normalisation, too few to matter, are not
+counted. XLA's own count of the compiled step is printed beside them. The first step includes compilation, without any
+cache on disk.
 """
 
 import argparse
@@ -49,7 +51,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 HERE = pathlib.Path(__file__).parent
-RIVALS = ("jaxgen", "jaxgen-loop", "torch", "torch-channels-last", "torch-compile")
+RIVALS = ("jaxgen", "jaxgen-loop", "torch", "torch-channels-last", "torch-joined", "torch-compile")
 TOLERANCE = 1e-4  # of the check, relative, for what comes before the first update: images, logits, first loss, penalty
 STEP_TOLERANCE = 5e-3  # for what comes after it. One activation on the other side of a ReLU's kink makes 1e-3
 AFTER_UPDATE = ("generator_loss", "generator_step", "discriminator_step")
@@ -117,8 +119,10 @@ def sngan_layout(case: Case) -> SNGANLayout:
     """The case's networks.
 
     Raises:
-      KeyError: for another image size than 28 or 32, for which the widths differ from map to map.
+      ValueError: for another image size than 28 or 32: there the widths differ from map to map.
     """
+    if case.image_size not in (28, 32):
+        raise ValueError(f"SNGAN is here for 28 or 32 pixels, not {case.image_size}")
     smallest, num_doublings = {28: (7, 2), 32: (4, 3)}[case.image_size]
     return SNGANLayout(2 * case.features, smallest, num_doublings, case.features, 4, 2)
 
@@ -284,6 +288,11 @@ def command_of(rival: str, torch_python: str) -> list[str]:
     if rival.startswith("jaxgen"):
         return [sys.executable, str(HERE / "benchmark_jaxgen.py")]
     return [torch_python, str(HERE / "benchmark_torch.py")]
+
+
+def rivals_for(case: Case, rivals: Sequence[str]) -> list[str]:
+    """Those that the case has."""
+    return [rival for rival in rivals if rival != "torch-joined" or case.network == "sngan"]
 
 
 # Measurements
@@ -457,7 +466,7 @@ def measure_startup(case: Case, rivals: Sequence[str], settings: argparse.Namesp
     """
     result = {}
     for rival in rivals:
-        if rival in ("jaxgen-loop", "torch-channels-last"):
+        if rival in ("jaxgen-loop", "torch-channels-last", "torch-joined"):
             continue
         for i in range(settings.startup_rounds):
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
@@ -691,7 +700,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             continue
         for dtype in settings.dtypes or (("float32", "bfloat16") if on_gpu else ("float32",)):
             case = dataclasses.replace(CASES[name], dtype=dtype, **changes)
-            results["cases"].append(measure_case(case, rivals, settings, say))
+            try:
+                step_flops(case)
+            except ValueError as error:
+                say(f"{name} is left out: {error}")
+                continue
+            results["cases"].append(measure_case(case, rivals_for(case, rivals), settings, say))
             report(case_lines(results["cases"][-1]))
     return results
 

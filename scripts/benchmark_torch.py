@@ -20,7 +20,6 @@ from benchmark import Case, serve
 from benchmark_torch_networks import NETWORKS, weights_from
 from torch.nn.functional import relu, softplus
 
-
 LOSSES = {  # of the generator by the fakes' logits, of the discriminator by the real ones' and the fakes'
     "non_saturating": (lambda fake: softplus(-fake), lambda real, fake: softplus(-real) + softplus(fake)),
     "wasserstein": (lambda fake: -fake, lambda real, fake: fake - real),
@@ -154,8 +153,9 @@ def build(case, rival, tf32, threads, compile_mode):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     memory_format = torch.contiguous_format if rival == "torch" else torch.channels_last
     make_generator, make_discriminator = NETWORKS[case.network]
+    form = {"joined": True} if rival == "torch-joined" else {}
     generator, discriminator, ema = (
-        make(case).to(device, memory_format=memory_format)
+        make(case, **form).to(device, memory_format=memory_format)
         for make in (make_generator, make_discriminator, make_generator)
     )
     real = torch.rand(case.batch_size, case.channels, case.image_size, case.image_size, device=device) * 2 - 1

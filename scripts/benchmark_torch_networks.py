@@ -1,6 +1,8 @@
 """The networks of `benchmark_torch.py`: jaxgen's, layer for layer and with its names, and how they get its weights.
 
-Written as PyTorch runs them fastest. SNGAN's shortcuts, like jaxgen's, are computed at the smaller of their two sizes.
+SNGAN's shortcuts, like jaxgen's, are computed at the smaller of their two sizes. Its 3x3 convolutions after enlarging
+and before halving are layers of their own, as everybody writes them, or `joined`, as in `jaxgen/models/resampling.py`.
+Where a dense layer reads or makes maps, `reads_maps_of` and `makes_maps_of` say of how many channels.
 """
 
 from collections import OrderedDict
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 from benchmark import Case, map_sizes, sngan_layout
 from torch import nn
-from torch.nn.functional import avg_pool2d, conv2d, interpolate, linear, relu
+from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, linear, pad, relu
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -69,11 +71,34 @@ class DCGANDiscriminator(nn.Sequential):
 # SNGAN, as in `jaxgen/models/sngan.py`
 
 
+def _enlarge(x):
+    return interpolate(x, scale_factor=2, mode="nearest")
+
+
+def _halve(x):
+    return avg_pool2d(x, 2)
+
+
+def _enlarge_then_convolve(x, weight, bias):
+    """A 3x3 convolution of the enlarged image as one transposed convolution of 4x4 taps."""
+    return conv_transpose2d(x, _shifted_sum(weight.flip(2, 3)).transpose(0, 1), bias, stride=2, padding=1)
+
+
+def _convolve_then_halve(x, weight, bias):
+    """A 3x3 convolution and the mean of 2x2 pixels as one convolution of 4x4 taps."""
+    return conv2d(x, _shifted_sum(weight) / 4, bias, stride=2, padding=1)
+
+
+def _shifted_sum(weight):
+    return sum(pad(weight, (j, 1 - j, i, 1 - i)) for i in (0, 1) for j in (0, 1))
+
+
 class SNGANGeneratorBlock(nn.Module):
     """Doubles the size: norm, ReLU, enlarge, 3x3, norm, ReLU, 3x3, plus an enlarged 1x1 shortcut."""
 
-    def __init__(self, width):
+    def __init__(self, width, joined):
         super().__init__()
+        self.joined = joined
         self.shortcut = nn.Conv2d(width, width, 1)
         self.BatchNorm_0 = nn.BatchNorm2d(width)
         self.Conv_0 = nn.Conv2d(width, width, 3, padding=1)
@@ -82,18 +107,18 @@ class SNGANGeneratorBlock(nn.Module):
 
     def forward(self, x):
         shortcut = self.shortcut(x)
-        x = self.Conv_0(_enlarge(relu(self.BatchNorm_0(x))))
+        x = relu(self.BatchNorm_0(x))
+        if self.joined:
+            x = _enlarge_then_convolve(x, self.Conv_0.weight, self.Conv_0.bias)
+        else:
+            x = self.Conv_0(_enlarge(x))
         return self.Conv_1(relu(self.BatchNorm_1(x))) + _enlarge(shortcut)
-
-
-def _enlarge(x):
-    return interpolate(x, scale_factor=2, mode="nearest")
 
 
 class SNGANGenerator(nn.Module):
     """[B, latent_dim] -> images [B, channels, image_size, image_size] in [-1, 1]."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: Case, joined: bool = False):
         super().__init__()
         layout = sngan_layout(case)
         width, size = layout.generator_width, layout.smallest
@@ -102,7 +127,7 @@ class SNGANGenerator(nn.Module):
         self.unflatten = nn.Unflatten(1, (width, size, size))
         self.blocks = [f"GeneratorBlock_{i}" for i in range(layout.num_doublings)]
         for name in self.blocks:
-            self.add_module(name, SNGANGeneratorBlock(width))
+            self.add_module(name, SNGANGeneratorBlock(width, joined))
         self.BatchNorm_0 = nn.BatchNorm2d(width)
         self.Conv_0 = nn.Conv2d(width, case.channels, 3, padding=1)
 
@@ -121,7 +146,12 @@ class SpectralConv(nn.Conv2d):
         spectral_norm(self, eps=1e-12)
 
     def forward(self, x):
-        return conv2d(x, _float32_weight(self, x), self.bias, padding=self.padding)
+        return conv2d(x, self.float32_weight(), self.bias, padding=self.padding)
+
+    def float32_weight(self):
+        """Normalised in float32 whatever the computation's dtype, as in jaxgen: autocast would round the products."""
+        with torch.autocast(self.bias.device.type, enabled=False):
+            return self.weight
 
 
 class SpectralDense(nn.Linear):
@@ -136,45 +166,41 @@ class SpectralDense(nn.Linear):
             return linear(x, self.weight, self.bias)
 
 
-def _float32_weight(layer, x):
-    """Normalised in float32 whatever the computation's dtype, as in jaxgen: autocast would round the products."""
-    with torch.autocast(x.device.type, enabled=False):
-        return layer.weight
-
-
 class SNGANDiscriminatorBlock(nn.Module):
     """ReLU (but not on the image), 3x3, ReLU, 3x3 and, where it halves the size, a mean over 2x2, plus a shortcut.
 
     The shortcut sees the block's input, not what the ReLU makes of it.
     """
 
-    def __init__(self, inner, width, halve, first):
+    def __init__(self, inner, width, halve, first, joined):
         super().__init__()
-        self.halve, self.first = halve, first
+        self.halve, self.first, self.joined = halve, first, joined
         self.shortcut = SpectralConv(inner, width, 1) if halve or inner != width else None
         hidden = width if first else inner
         self.SpectralConv_0 = SpectralConv(inner, hidden, 3)
         self.SpectralConv_1 = SpectralConv(hidden, width, 3)
 
     def forward(self, x):
-        shortcut = avg_pool2d(x, 2) if self.halve else x
+        shortcut = _halve(x) if self.halve else x
         if self.shortcut is not None:
             shortcut = self.shortcut(shortcut)
-        x = self.SpectralConv_0(x if self.first else relu(x))
-        x = self.SpectralConv_1(relu(x))
-        return (avg_pool2d(x, 2) if self.halve else x) + shortcut
+        x = relu(self.SpectralConv_0(x if self.first else relu(x)))
+        if self.halve and self.joined:
+            return _convolve_then_halve(x, self.SpectralConv_1.float32_weight(), self.SpectralConv_1.bias) + shortcut
+        x = self.SpectralConv_1(x)
+        return (_halve(x) if self.halve else x) + shortcut
 
 
 class SNGANDiscriminator(nn.Module):
     """Images [B, channels, H, W] in [-1, 1] -> logits [B]."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: Case, joined: bool = False):
         super().__init__()
         layout = sngan_layout(case)
         inner, width = case.channels, layout.discriminator_width
         self.blocks = [f"DiscriminatorBlock_{i}" for i in range(layout.num_blocks)]
         for i, name in enumerate(self.blocks):
-            self.add_module(name, SNGANDiscriminatorBlock(inner, width, i < layout.num_halvings, i == 0))
+            self.add_module(name, SNGANDiscriminatorBlock(inner, width, i < layout.num_halvings, i == 0, joined))
             inner = width
         self.SpectralDense_0 = SpectralDense(width, 1)
 
@@ -204,15 +230,18 @@ def weights_from(arrays, prefix, network):
         path = name.replace(".", "/")
         parameters = f"{prefix}/params/{path}"
         if isinstance(layer, nn.BatchNorm2d):
+            bias = arrays[f"{parameters}/bias"]
             state[f"{name}.weight"] = arrays[f"{parameters}/scale"]
             state[f"{name}.running_mean"] = arrays[f"{prefix}/batch_stats/{path}/mean"]
             state[f"{name}.running_var"] = arrays[f"{prefix}/batch_stats/{path}/var"]
         else:
-            kernel = arrays[f"{parameters}/kernel"]
+            kernel, bias = arrays[f"{parameters}/kernel"], arrays.get(f"{parameters}/bias")
             if isinstance(layer, nn.Linear):
-                for axis, of in enumerate(("reads_maps_of", "makes_maps_of")):
-                    if channels := getattr(network, of, {}).get(name):
-                        kernel = _channels_first(kernel, axis, channels)
+                if channels := getattr(network, "reads_maps_of", {}).get(name):
+                    kernel = _channels_first(kernel, 0, channels)
+                if channels := getattr(network, "makes_maps_of", {}).get(name):
+                    kernel = _channels_first(kernel, 1, channels)
+                    bias = None if bias is None else _channels_first(bias, 0, channels)
                 weight = kernel.T
             else:
                 weight = kernel.transpose(3, 2, 0, 1)
@@ -223,16 +252,15 @@ def weights_from(arrays, prefix, network):
                 state[f"{name}.parametrizations.weight.0._v"] = v
             else:
                 state[f"{name}.weight"] = weight
-        if layer.bias is not None:
-            state[f"{name}.bias"] = arrays[f"{parameters}/bias"]
+        if bias is not None:
+            state[f"{name}.bias"] = bias
     return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in state.items()}
 
 
-def _channels_first(kernel, axis, channels):
-    """The kernel [in, out] of a dense layer with one axis, a flattened map, turned from [H, W, C] to [C, H, W]."""
-    shape = kernel.shape
-    kernel = kernel.reshape(*shape[:axis], -1, channels, *shape[axis + 1 :])
-    return kernel.swapaxes(axis, axis + 1).reshape(shape)
+def _channels_first(x, axis, channels):
+    """One axis of a dense layer's kernel [in, out] or bias [out], a flattened map, from [H, W, C] to [C, H, W]."""
+    shape = x.shape
+    return x.reshape(*shape[:axis], -1, channels, *shape[axis + 1 :]).swapaxes(axis, axis + 1).reshape(shape)
 
 
 def _singular_vectors(weight, u):

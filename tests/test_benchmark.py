@@ -12,9 +12,13 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
+from flax import traverse_util
 
-from jaxgen.models import convolution, dcgan
+from jaxgen import arithmetic, gan, network
+from jaxgen.losses import adversarial
+from jaxgen.models import convolution, dcgan, sngan
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "benchmark.py"
@@ -60,18 +64,97 @@ def test_forward_flops_are_two_for_each_product_that_padding_does_not_make_zero(
     ):
         variables = jax.eval_shape(functools.partial(module.init, train=True), jax.random.key(0), jnp.zeros(shape))
         params = variables["params"]
-        assert flops == [2 * 3 * n * params[name]["kernel"].size for name, n in places]
+        assert flops.layers == {name: 2 * 3 * n * params[name]["kernel"].size for name, n in places}
+        assert flops.on_input == (places[0][0],)
+
+
+def sngan_players(case):
+    return sngan.Generator(case.image_size, features=2 * case.features), sngan.Discriminator(features=case.features)
+
+
+def sngan_state(case):
+    """Shapes of the state; the optimisers have none."""
+    init = functools.partial(gan.init, latent_dim=case.latent_dim, **plain_descent())
+    return jax.eval_shape(lambda key: init(key, *sngan_players(case)), jax.random.key(0))
+
+
+def plain_descent():
+    return {"generator_optimizer": optax.sgd(0.1), "discriminator_optimizer": optax.sgd(0.1)}
+
+
+@pytest.mark.parametrize(
+    "image_size, generator_sizes, discriminator_sizes",
+    [(28, [7, 14, 28], [28, 14, 7]), (32, [4, 8, 16, 32], [32, 16, 8])],
+)
+def test_sngans_forward_flops_are_those_of_plain_convolutions(
+    benchmark, image_size, generator_sizes, discriminator_sizes
+):
+    case = dataclasses.replace(benchmark.CASES["sngan"], batch_size=3, features=8, image_size=image_size)
+    smallest = generator_sizes[0]
+    generator = {"Dense_0": None, "Conv_0": image_size}  # sizes of the maps that a layer sees
+    for i, (size, larger) in enumerate(zip(generator_sizes, generator_sizes[1:], strict=False)):
+        names = (f"GeneratorBlock_{i}/{name}" for name in ("shortcut", "Conv_0", "Conv_1"))
+        generator |= dict(zip(names, (size, larger, larger), strict=True))
+    discriminator = {"SpectralDense_0": None}
+    for i in range(4):
+        size = discriminator_sizes[min(i, 2)]
+        discriminator |= {f"DiscriminatorBlock_{i}/SpectralConv_{j}": size for j in (0, 1)}
+        if i < 2:
+            discriminator[f"DiscriminatorBlock_{i}/shortcut"] = discriminator_sizes[i + 1]
+    state, found = sngan_state(case), benchmark.layer_flops(case)
+    for player, sizes, flops in zip(
+        (state.generator, state.discriminator), (generator, discriminator), found, strict=True
+    ):
+        params = traverse_util.flatten_dict(player.params, sep="/")
+        kernels = {name.removesuffix("/kernel"): x.shape for name, x in params.items() if name.endswith("/kernel")}
+        assert flops.layers == {
+            name: 2 * 3 * products(sizes[name], kernel) * math.prod(kernel[-2:]) for name, kernel in kernels.items()
+        }
+    assert found[0].on_input == ("Dense_0",) and found[0].of_input() == 2 * 3 * 128 * smallest**2 * 16
+    assert set(found[1].on_input) == {"DiscriminatorBlock_0/SpectralConv_0", "DiscriminatorBlock_0/shortcut"}
+
+
+def products(size, kernel):
+    """Of a layer and one pair of channels, without padding's: what a kernel of ones counts in images of ones."""
+    if size is None:
+        return 1
+    geometry = convolution.Geometry((size, size), kernel[:2], (1, 1), ((kernel[0] // 2,) * 2,) * 2)
+    return int(jnp.sum(convolution.convolve(jnp.ones((1, size, size, 1)), jnp.ones((*kernel[:2], 1, 1)), geometry)))
+
+
+def test_step_flops_are_those_of_a_traced_step_with_the_layers_as_jaxgen_runs_them(benchmark, monkeypatch):
+    case = benchmark.CASES["sngan"]
+    hand = benchmark.step_flops(case)
+    generator, discriminator = sngan_players(case)
+    step = gan.make_train_step(
+        generator, discriminator, latent_dim=case.latent_dim, loss=adversarial.hinge, **plain_descent()
+    )
+    state, key = sngan_state(case), jax.random.key(0)
+    images = jax.ShapeDtypeStruct((case.batch_size, 32, 32, 3), jnp.float32)
+    latents = jax.ShapeDtypeStruct((case.batch_size, case.latent_dim), jnp.float32)
+    traced = []
+    for module, player, x, flops in (
+        (generator, state.generator, latents, benchmark.layer_flops(case)[0]),
+        (discriminator, state.discriminator, images, benchmark.layer_flops(case)[1]),
+    ):
+        forward = functools.partial(network.apply, module)
+        total = arithmetic.operations(forward, player.params, player.model_state, x)
+        traced.append(benchmark.Forward({"first": flops.of_input(), "rest": total - flops.of_input()}, ("first",)))
+    monkeypatch.setattr(benchmark, "layer_flops", lambda case: traced)
+    of_step = arithmetic.operations(step, state, {"image": images}, key)
+    assert of_step == pytest.approx(benchmark.step_flops(case), rel=5e-4)  # the images' gradient alone is 3e-3 of it
+    assert of_step < 1.07 * hand  # with padding, and without what joining with enlarging and halving saves
 
 
 def test_step_flops_count_each_pass_once(benchmark):
     case = benchmark.CASES["dcgan"]
-    (g0, *_), (d0, *_) = g, d = benchmark.layer_flops(case)
-    real_and_fake = 2 * (sum(d) + sum(d) + sum(d) - d0)  # forwards, weights, inputs but the images
-    through_discriminator = 2 * sum(d)
-    generator = sum(g) + sum(g) + sum(g) - g0  # forwards, weights, inputs but the latents
+    (g, d), (g0, d0) = zip(*[(f.total(), f.of_input()) for f in benchmark.layer_flops(case)], strict=True)
+    real_and_fake = 2 * (d + d + d - d0)  # forwards, weights, inputs but the images
+    through_discriminator = 2 * d
+    generator = g + g + g - g0  # forwards, weights, inputs but the latents
     assert benchmark.step_flops(case) == real_and_fake + through_discriminator + generator
     r1, gp = (dataclasses.replace(case, penalty=name) for name in ("r1", "gradient_penalty"))
-    assert benchmark.step_flops(gp) - benchmark.step_flops(r1) == sum(d)  # one forward pass that it does not share
+    assert benchmark.step_flops(gp) - benchmark.step_flops(r1) == d  # one forward pass that it does not share
 
 
 def test_ratios_are_taken_within_a_round(benchmark):
@@ -90,10 +173,13 @@ def test_ratios_are_taken_within_a_round(benchmark):
     assert result["rivals"]["jaxgen"]["share_of_limit"]["max"] == pytest.approx(10 * 1e8 / 2e9)
 
 
-@pytest.mark.parametrize("name, wrong", [("images", 2e-4), ("generator_step", 6e-3), ("penalty", 1.001)])
+@pytest.mark.parametrize(
+    "name, wrong", [("images", 2e-4), ("generator_step", 6e-3), ("power_iteration", 6e-3), ("penalty", 1.001)]
+)
 def test_another_computation_is_noticed(benchmark, name, wrong):
     expected = {"generator_loss": 0.7, "discriminator_loss": 1.4, "penalty": 1.0}
     found = expected | {"images": 1e-6, "logits": 1e-6, "generator_step": 1e-5, "discriminator_step": 1e-5}
+    found["power_iteration"] = 1e-4
     assert benchmark.check(found, expected)["same"]
     assert not benchmark.check(found | {name: wrong}, expected)["same"]
 
@@ -115,31 +201,44 @@ def test_a_worker_reports_what_went_wrong_and_goes_on(benchmark, tmp_path):
 
 
 def test_a_quick_run_without_torch_times_jaxgen_both_ways(tmp_path):
-    result, done = run(tmp_path, "--cases", "dcgan", "startup", "--torch-python", str(tmp_path / "no-python"))
+    result, done = run(tmp_path, "--cases", "dcgan", "sngan", "startup", "--torch-python", str(tmp_path / "no-python"))
     assert "PyTorch is left out" in done.stderr
     assert "jaxgen-loop" in done.stdout and "startup" in done.stdout
-    (case,) = result["cases"]
-    assert case["case"]["name"] == "dcgan" and not case["failed"]
-    assert set(case["rivals"]) == {"jaxgen", "jaxgen-loop"}
-    assert 0.8 < case["flops"]["hand"] / case["flops"]["xla"] < 1.2
-    for rival in case["rivals"].values():
-        assert [r["steps"] for r in rival["rounds"]] == [2, 2]
-        low, middle, high = (rival["steps_per_second"][name] for name in ("min", "median", "max"))
-        assert 0 < low <= middle <= high < math.inf
-        assert 0 < rival["share_of_limit"]["median"] < 1
-    single, loop = (case["rivals"][name]["rounds"][-1] for name in ("jaxgen", "jaxgen-loop"))
-    assert single["discriminator_loss"] == pytest.approx(loop["discriminator_loss"], rel=1e-4)  # the same three steps
+    assert [case["case"]["name"] for case in result["cases"]] == ["dcgan", "sngan"]
+    for case in result["cases"]:
+        assert not case["failed"]
+        assert set(case["rivals"]) == {"jaxgen", "jaxgen-loop"}
+        for rival in case["rivals"].values():
+            assert [r["steps"] for r in rival["rounds"]] == [2, 2]
+            low, middle, high = (rival["steps_per_second"][name] for name in ("min", "median", "max"))
+            assert 0 < low <= middle <= high < math.inf
+            assert 0 < rival["share_of_limit"]["median"] < 1
+        single, loop = (case["rivals"][name]["rounds"][-1] for name in ("jaxgen", "jaxgen-loop"))
+        same_three_steps = pytest.approx(loop["discriminator_loss"], rel=1e-4)
+        assert single["discriminator_loss"] == same_three_steps
+    assert 0.8 < result["cases"][0]["flops"]["hand"] / result["cases"][0]["flops"]["xla"] < 1.2
     assert set(result["startup"]["jaxgen"]) == {"cold", "warm"}
     assert {"date", "threads", "processor", "jax"} <= set(result["machine"])
 
 
 @pytest.mark.skipif(TORCH_PYTHON is None, reason="no PyTorch; JAXGEN_TORCH_PYTHON can name an interpreter that has it")
-@pytest.mark.parametrize("name", ["dcgan", "dcgan-r1", "dcgan-gp"])
+@pytest.mark.parametrize("name", ["dcgan", "dcgan-r1", "dcgan-gp", "sngan"])
 def test_pytorch_and_jaxgen_compute_the_same(tmp_path, name):
-    rivals = ["torch", "torch-channels-last"]
+    rivals = ["torch", "torch-channels-last", *(["torch-joined"] if name == "sngan" else [])]
     result, _ = run(tmp_path, "--cases", name, "--torch-python", TORCH_PYTHON, "--rivals", *rivals)
     (case,) = result["cases"]
     assert not case["failed"]
     for rival in rivals:
         assert case["rivals"][rival]["check"]["same"], case["rivals"][rival]["check"]
         assert case["ratios"][f"jaxgen / {rival}"]["median"] > 0
+
+
+def test_the_published_sngan_has_its_number_of_parameters_in_jaxgen_and_in_pytorch(benchmark):
+    case = benchmark.CASES["sngan-published"]
+    state = sngan_state(case)
+    published = [4_276_739, 1_053_825]
+    assert [network.count_parameters(player.params) for player in (state.generator, state.discriminator)] == published
+    if TORCH_PYTHON is not None:
+        settings = benchmark.parse(["--threads", "1"])
+        with benchmark.worker(benchmark.command_of("torch", TORCH_PYTHON), dict(os.environ)) as ask:
+            assert ask("build", **benchmark.build_arguments(case, "torch", settings))["parameters"] == published
