@@ -69,7 +69,7 @@ def no_report():
 )
 def test_settings_that_do_not_fit_are_named(config, shape, message):
     with pytest.raises(ValueError, match=message):
-        experiment.build_system(config, Spec.of_images(shape, 10)).shapes
+        _ = experiment.build_system(config, Spec.of_images(shape, 10)).shapes
 
 
 def test_the_update_rule_that_a_flag_names_is_that_of_the_step():

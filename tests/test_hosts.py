@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxgen import checkpoint, experiment, loop, options, run_directory, sharding
+from jaxgen.system import Spec
 from jaxgen.systems import classifier
 
 TRAIN = Path(__file__).parent.parent / "scripts" / "train.py"
@@ -57,14 +58,15 @@ def wait_for_line(directory, processes, timeout=120) -> None:
 
 def restored(directory, config):
     """The last state of a run on one device, and its step."""
-    networks = experiment.build_networks(config, (28, 28, 1), 3)
-    state, record = checkpoint.restore(directory / "checkpoints", networks.state)
+    system = experiment.build_system(config, Spec.of_images((28, 28, 1), 3))
+    state, record = checkpoint.restore(directory / "checkpoints", system.shapes)
     return jax.tree.leaves(state.network.params), record["step"]
 
 
 def assert_close(together, one: loop.Result, config) -> None:
     """The weights of both runs differ by little compared with how far they have moved."""
-    fresh = experiment.build_networks(config, (28, 28, 1), 3).state
+    system = experiment.build_system(config, Spec.of_images((28, 28, 1), 3))
+    fresh = system.init(jax.random.key(config.seed))
     a, b, start = (
         np.concatenate([np.ravel(np.asarray(leaf)) for leaf in leaves])
         for leaves in (together, jax.tree.leaves(one.state.network.params), jax.tree.leaves(fresh.network.params))
