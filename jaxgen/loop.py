@@ -33,6 +33,7 @@ MAX_STEPS_PER_DISPATCH = 64
 SECONDS_PER_DISPATCH = 0.25  # what a progress bar or Ctrl-C waits for at the most, about
 SECONDS_BETWEEN_REPORTS = 60.0
 RUN_AHEAD = 2  # dispatches in flight
+LONG_STRIP = 6  # images in a group, from which on each group has a row of the picture for itself
 
 
 class NonFiniteLoss(RuntimeError):
@@ -679,7 +680,8 @@ def _picture(shown: np.ndarray) -> np.ndarray:
         return images.grid(shown, upscale=None)
     n, k, height, width, channels = shown.shape
     strips = shown.transpose(0, 2, 1, 3, 4).reshape(n, height, k * width, channels)
-    return images.grid(strips, columns=max(1, round(math.sqrt(n / k))), padding=8, background=0.6, upscale=None)
+    columns = 1 if k >= LONG_STRIP else math.ceil(math.sqrt(n / k))
+    return images.grid(strips, columns=columns, padding=8, background=0.6, upscale=None)
 
 
 def _describe_data(directory: Path, dataset: data.Dataset, seed: int) -> None:

@@ -1,6 +1,6 @@
 """Commands called in the process of a test, with the exit code that a shell would see."""
 
-import importlib
+import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -12,8 +12,11 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 def script(name: str) -> ModuleType:
-    """A command's module."""
-    return importlib.import_module(f"jaxgen.commands.{name}")
+    """A command as a fresh module, which a test may change."""
+    spec = importlib.util.find_spec(f"jaxgen.commands.{name}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def call(name: str, *arguments) -> int:
