@@ -200,6 +200,7 @@ def test_a_worker_reports_what_went_wrong_and_goes_on(benchmark, tmp_path):
             ask("stop")
 
 
+@pytest.mark.slow
 def test_a_quick_run_without_torch_times_jaxgen_both_ways(tmp_path):
     result, done = run(tmp_path, "--cases", "dcgan", "sngan", "startup", "--torch-python", str(tmp_path / "no-python"))
     assert "PyTorch is left out" in done.stderr

@@ -72,6 +72,7 @@ def test_settings_that_do_not_fit_are_named(config, shape, message):
         _ = experiment.build_system(config, Spec.of_images(shape, 10)).shapes
 
 
+@pytest.mark.slow
 def test_the_update_rule_that_a_flag_names_is_that_of_the_step():
     """Simultaneous players: the same discriminator, another generator. Looking ahead changes both."""
     batch = {"image": jax.random.uniform(jax.random.key(1), (2, 28, 28, 1), minval=-1.0)}

@@ -869,6 +869,7 @@ def test_a_vae_streamed_computes_what_it_computes_resident_and_resumes_bit_for_b
     assert digests(tmp_path / "run") == digests(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_classifier_moves_from_eight_devices_to_one_to_four_with_close_results(tmp_path):
     # Not Adam, which divides the smallest gradients by their size, rounding included.
     config = dataclasses.replace(TINY["classifier"], optimizer=options.Optimizer(name="sgd", learning_rate=0.05))

@@ -159,6 +159,7 @@ def test_a_gan_is_evaluated_while_it_trains_and_its_best_checkpoint_is_kept(gan)
     assert kept == {best, 3}
 
 
+@pytest.mark.slow
 def test_stacked_mnist_counts_modes_beside_those_of_real_images(tmp_path, capsys):
     arguments = ["--features", 4, "--batch-size", 8, "--num-steps", 1, "--num-devices", 1, "--sample-every", 0]
     assert call("train", "stacked-mnist-dcgan", *arguments, "--directory", tmp_path / "run") == 0

@@ -52,6 +52,7 @@ def test_the_output_is_one_json_object_with_these_keys(dirac):
     assert record["growth_law"] == "decay"
 
 
+@pytest.mark.slow
 def test_every_option_reaches_the_simulation(dirac):
     base = "--start 1 0.5"
     settings = [

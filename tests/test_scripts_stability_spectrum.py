@@ -150,6 +150,7 @@ def test_a_run_whose_schedules_ended_is_looked_at_where_it_still_moved(directory
     assert runs.learning_rates(opened, 3) == (0, 0) and min(runs.learning_rates(opened, 2)) > 0
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_anew_at_other_rates_and_told_which_it_bears(directory, tmp_path, capsys):
     arguments = ["--discriminator-rate", "0.001", "1e30", "--clip", "1", "--num-steps", "6", "--records", "2"]
     assert call("stability", "sweep", directory / "gan", *arguments, "--directory", tmp_path / "made") == 0
@@ -173,6 +174,7 @@ def test_a_run_is_trained_anew_at_other_rates_and_told_which_it_bears(directory,
     assert "holds checkpoints of something else, a training run perhaps" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_member_of_such_a_sweep_moves_as_the_run_does(directory):
     preset = sweep_presets.of_run(directory / "gan")
     assert "r1" not in preset.axes and preset.axes["discriminator_rate"] == (0.001, 0.004, 0.016, 0.064)
@@ -290,6 +292,7 @@ def own(directory):
     return file, run
 
 
+@pytest.mark.slow
 def test_a_system_of_ones_own_that_is_told_labels_has_a_spectrum(own, capsys):
     file, run = own
     capsys.readouterr()
@@ -306,6 +309,7 @@ def test_a_system_of_ones_own_that_is_told_labels_has_a_spectrum(own, capsys):
     assert "it is a run of mine.py, which is no part of jaxgen: give the file with --system" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_system_of_ones_own_that_is_told_labels_is_swept(own, tmp_path, capsys):
     file, run = own
     options = ["--discriminator-rate", "0.1", "0.2", "--clip", "inf", "--steps", "4", "--records", "2", "--seeds", "2"]
@@ -322,6 +326,7 @@ def test_a_system_of_ones_own_that_is_told_labels_is_swept(own, tmp_path, capsys
     assert "ring is a sweep of this package; a system of your own is for a run of it" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_optimisers_that_do_not_tell_their_rates_leave_out_what_needs_them(own, tmp_path):
     file, _ = own
     module, digits = (

@@ -37,6 +37,7 @@ def test_a_wrong_boundary_would_be_noticed(monkeypatch):
     assert found.disagreeing > 20 and found.numbers["outside_of_band"] > 0 and failed(found)
 
 
+@pytest.mark.slow
 def test_clipping_follows_its_closed_forms():
     found = closed_forms.clipping(num_rates=5, num_norms=7, num_steps=512)
     assert found.disagreeing == 0 and not failed(found)
@@ -64,6 +65,7 @@ def test_the_spectrum_of_the_shift_gan_predicts_the_rate_at_which_it_diverges():
     assert list(found.numbers["predicted"]) == list(closed_forms.PREDICTABLE)
 
 
+@pytest.mark.slow
 def test_units_of_the_linear_vae_die_where_theory_says():
     found = linear_vae.collapse(
         eigenvalues=(2.0, 0.5), dimension=3, num_betas=4, num_steps=1500, batch_size=64, num_records=1, run=RUN

@@ -13,6 +13,7 @@ from test_notebooks import TIMEOUT, ThisInterpreter
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "notebooks" / "clipping_versus_penalty.ipynb"
+pytestmark = pytest.mark.slow  # half a minute to a minute of training
 
 PROBE = """
 import json

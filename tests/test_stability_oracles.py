@@ -139,6 +139,7 @@ def random_games():
     yield games.shift(games.sigma_points(covariance)), oracles.shift_eigenvalues(LOGISTIC, covariance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STEPS)
 def test_the_table_gives_the_spectral_radius_of_the_step_and_the_rate_at_which_it_reaches_one(name):
     rule, factor = STEPS[name]

@@ -369,6 +369,7 @@ def test_two_reverse_passes_are_one_forward_pass(small_gan):
     np.testing.assert_allclose(ravel_pytree(twice)[0], ravel_pytree(forward)[0], rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_products_of_a_dcgan_are_each_others_transposes_and_equal_differences():
     generator = dcgan.Generator(image_size=28, channels=1, features=2)
     discriminator = dcgan.Discriminator(features=2, batch_norm=False, activation=nn.tanh)
@@ -489,6 +490,7 @@ def adam_state(num_steps):
     return step, state, batch
 
 
+@pytest.mark.slow
 def test_the_step_of_adam_has_the_eigenvalues_of_its_dense_jacobian():
     step, state, batch = adam_state(5)
     key = jax.random.key(3)

@@ -62,6 +62,7 @@ def test_a_sweep_of_64_equals_a_loop_over_its_settings():
             np.testing.assert_allclose(other[member], one, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_blocks_and_devices_change_nothing_beyond_rounding():
     settings = settings_of(5)
     reference = run(settings, block_size=5)
@@ -129,6 +130,7 @@ def test_members_of_one_seed_start_alike_and_see_the_same_data():
     assert not np.array_equal(kernel[0], kernel[1])
 
 
+@pytest.mark.slow
 def test_a_swept_penalty_takes_the_place_of_the_games_own():
     optimizers = {"generator_optimizer": None, "discriminator_optimizer": None}  # of no account
     game = gans.Game(
@@ -144,6 +146,7 @@ def test_a_swept_penalty_takes_the_place_of_the_games_own():
     assert {name for name in both if name.startswith("penalty/")} == {"penalty/r1", "penalty/gradient_penalty"}
 
 
+@pytest.mark.slow
 def test_losses_are_mixed_by_weights_and_one_weight_is_one_loss():
     losses = {"hinge": adversarial.hinge, "wasserstein": adversarial.wasserstein}
     settings = settings_of(3) | {"loss/hinge": np.array([2.0, 0.0, 1.0]), "loss/wasserstein": np.array([0.0, 1.0, 1.0])}
@@ -162,6 +165,7 @@ def test_clip_shares_count_and_an_infinite_norm_is_no_clip():
     assert table["discriminator_clip_share"].tolist() == [0, 1, 0]
 
 
+@pytest.mark.slow
 def test_every_update_rule_of_gans_can_be_swept():
     ends = [
         run(settings_of(2), ring_program(update_rule=rule)).history["radius"][:, -1]
@@ -187,6 +191,7 @@ def test_a_game_follows_its_closed_form(double_precision):
     assert result.table["growth_law"].tolist() == ["exponential", "decay"]
 
 
+@pytest.mark.slow
 def test_image_gans_are_members_like_any_other():
     generator, discriminator = dcgan.Generator(image_size=28, channels=1, features=1), dcgan.Discriminator(features=1)
     real = jax.random.uniform(jax.random.key(0), (8, 28, 28, 1), minval=-1)
@@ -535,6 +540,7 @@ def test_measured_numbers_are_columns_of_the_table():
         sweep.measure(good, lambda member, state: {"finite": 1.0})
 
 
+@pytest.mark.slow
 def test_networks_of_a_sweep_are_compared_with_real_images(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
