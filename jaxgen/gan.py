@@ -254,6 +254,29 @@ def make_train_step(
 
         return run
 
+    def turn_of(state, key, examples, made, judged, sight, generator_params, discriminator_params, **own):
+        """What terms see of a turn; `made` is what the generator returned, `own` is one player's."""
+        fake, generated_aux = network.split_output(made)
+        return turns.Turn(
+            step=state.step,
+            key=key,
+            batch=examples.batch,
+            frozen=getattr(state, "frozen", None),
+            inputs=examples.inputs,
+            condition=examples.condition,
+            real=examples.real,
+            fake=fake,
+            generated_aux=generated_aux,
+            **judged,
+            generator_params=generator_params,
+            discriminator_params=discriminator_params,
+            generator=generator_of(generator_params, state.generator.model_state, key),
+            discriminator=sight.raw,
+            as_real=sight.as_real,
+            as_fake=sight.as_fake,
+            **own,
+        )
+
     def keep_states(player, states, flags):
         """The player with its terms' states after the turn, unless its update was skipped."""
         if not isinstance(player, Player):
@@ -266,36 +289,14 @@ def make_train_step(
         params_at = (player if at is None else at).params
 
         def gradient_of(examples, key):
-            fake, generated_aux = network.split_output(examples.output)
+            fake, _ = network.split_output(examples.output)
 
             def objective(params):
                 augment_key = jax.random.fold_in(key, turns.AUGMENTATION)
                 sight = look(params, player, examples.condition, augment_key, state.step, key, judge)
-                real_logits, real_aux, model_state, real_seen = sight.real(examples.real)
-                fake_logits, fake_aux, model_state, fake_seen = sight.fake(fake, model_state)
-                turn = turns.Turn(
-                    step=state.step,
-                    key=key,
-                    batch=examples.batch,
-                    frozen=getattr(state, "frozen", None),
-                    inputs=examples.inputs,
-                    condition=examples.condition,
-                    real=examples.real,
-                    fake=fake,
-                    generated_aux=generated_aux,
-                    real_logits=real_logits,
-                    fake_logits=fake_logits,
-                    real_aux=real_aux,
-                    fake_aux=fake_aux,
-                    real_seen=real_seen,
-                    fake_seen=fake_seen,
-                    generator_params=generator_params,
-                    discriminator_params=params,
-                    generator=generator_of(generator_params, state.generator.model_state, key),
-                    discriminator=sight.raw,
-                    as_real=sight.as_real,
-                    as_fake=sight.as_fake,
-                )
+                judged, model_state = sight.both(examples.real, fake)
+                real_logits, fake_logits = judged["real_logits"], judged["fake_logits"]
+                turn = turn_of(state, key, examples, examples.output, judged, sight, generator_params, params)
                 metrics = {
                     "discriminator/loss": turns.adversarial_loss(loss.discriminator, real_logits, fake_logits),
                     "discriminator/real_logits": jnp.mean(turns.per_picture(real_logits)),
@@ -334,42 +335,25 @@ def make_train_step(
             sight = look(discriminator_at.params, discriminator_at, examples.condition, augment_key, state.step, key)
 
             def adversarial_of(output):
-                real_logits, real_aux, model_state, real_seen = sight.real(examples.real)
                 # As in the discriminator's turn each side sees the collections of before it.
-                fake, _ = network.split_output(output)
-                fake_logits, fake_aux, _, fake_seen = sight.fake(fake, discriminator_at.model_state)
-                value = turns.adversarial_loss(loss.generator, real_logits, fake_logits)
-                return value, (real_logits, fake_logits, real_aux, fake_aux, real_seen, fake_seen)
+                judged, _ = sight.both(examples.real, network.split_output(output)[0], chained=False)
+                return turns.adversarial_loss(loss.generator, judged["real_logits"], judged["fake_logits"]), judged
 
             def gradient(function):
                 (found,) = pull_back(jax.grad(function, allow_int=True)(lax.stop_gradient(output)))
                 return lax.stop_gradient(network.mean_over_axis(found, axis_name))
 
             def objective(output, params):
-                value, (real_logits, fake_logits, real_aux, fake_aux, real_seen, fake_seen) = adversarial_of(output)
-                fake, generated_aux = network.split_output(output)
-                turn = turns.Turn(
-                    step=state.step,
-                    key=own_key,
-                    batch=examples.batch,
-                    frozen=getattr(state, "frozen", None),
-                    inputs=examples.inputs,
-                    condition=examples.condition,
-                    real=examples.real,
-                    fake=fake,
-                    generated_aux=generated_aux,
-                    real_logits=real_logits,
-                    fake_logits=fake_logits,
-                    real_aux=real_aux,
-                    fake_aux=fake_aux,
-                    real_seen=real_seen,
-                    fake_seen=fake_seen,
-                    generator_params=params,
-                    discriminator_params=discriminator_at.params,
-                    generator=generator_of(params, player.model_state, own_key),
-                    discriminator=sight.raw,
-                    as_real=sight.as_real,
-                    as_fake=sight.as_fake,
+                value, judged = adversarial_of(output)
+                turn = turn_of(
+                    state,
+                    own_key,
+                    examples,
+                    output,
+                    judged,
+                    sight,
+                    params,
+                    discriminator_at.params,
                     output=output,
                     adversarial=lambda output: adversarial_of(output)[0],
                     gradient=gradient,

@@ -235,8 +235,7 @@ class Sight(NamedTuple):
     """The discriminator with parameters, as it judges in a turn."""
 
     raw: Callable  # (image, condition, method=None) -> what the module returns
-    real: Callable  # image -> (logits, aux, collections, image as seen), beside the real ones
-    fake: Callable  # (image, collections) -> the same, beside the fake ones
+    both: Callable  # (real, fake, chained=True) -> (what a `Turn` tells of both sides, collections afterwards)
     as_real: Callable  # images -> [B], the collections being those of before the turn
     as_fake: Callable
 
@@ -288,10 +287,24 @@ def look(
     def beside(key, condition):
         return lambda image: per_picture(judged(network.apply, key, image, condition, model_state)[0])
 
+    def both(real, fake, chained=True):
+        """Real images, then fake ones: with the collections after the real ones, or with those of before the turn."""
+        real_logits, real_aux, collections, real_seen = judged(judge, real_key, real, condition.real, model_state)
+        before = collections if chained else model_state
+        fake_logits, fake_aux, collections, fake_seen = judged(judge, fake_key, fake, condition.fake, before)
+        found = {
+            "real_logits": real_logits,
+            "fake_logits": fake_logits,
+            "real_aux": real_aux,
+            "fake_aux": fake_aux,
+            "real_seen": real_seen,
+            "fake_seen": fake_seen,
+        }
+        return found, collections
+
     return Sight(
         raw=raw,
-        real=lambda image: judged(judge, real_key, image, condition.real, model_state),
-        fake=lambda image, collections: judged(judge, fake_key, image, condition.fake, collections),
+        both=both,
         as_real=beside(real_key, condition.real),
         as_fake=beside(fake_key, condition.fake),
     )

@@ -29,8 +29,8 @@ spectral normalisation after one forward pass. PyTorch is spared the gradient no
 In every round each rival starts from the same weights, runs one step untimed and then N steps, waiting for the last.
 Ratios are taken within a round. The limit is the rate of a large matrix product in the same rounds and the same
 arithmetic, in whichever framework is faster at it. FLOPs are counted by hand: what dense layers and convolutions need,
-multiplications with padding left out; the matrix-vector products of spectral normalisation, too few to matter, are not
-counted. XLA's own count of the compiled step is printed beside them. The first step includes compilation, without any
+multiplications with padding left out; a form that needs fewer, such as Winograd's, may come out above the limit. The
+matrix-vector products of spectral normalisation, too few to matter, are not counted. XLA's own count of the compiled step is printed beside them. The first step includes compilation, without any
 cache on disk.
 """
 
@@ -561,7 +561,10 @@ def machine_lines(machine: dict[str, Any]) -> Iterator[str]:
         if name in machine:
             yield f"{name}: " + ", ".join(f"{key} {value}" for key, value in machine[name].items())
     if machine["load_before"] > 0.5:
-        yield f"The machine was busy before this began (load {machine['load_before']:.1f}): expect noise."
+        line = f"The machine was busy before this began (load {machine['load_before']:.1f}): expect noise."
+        if machine["threads"] > 1:  # each waits for the slowest; PyTorch's, which wait busily, lost up to six times
+            line += " PyTorch's threads suffer more from that than JAX's: ratios are fair with --threads 1 alone."
+        yield line
 
 
 def case_lines(result: dict[str, Any]) -> Iterator[str]:

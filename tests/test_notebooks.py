@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "notebooks" / "ttur_on_a_ring.ipynb"
+pytestmark = pytest.mark.slow  # a minute of training
 TIMEOUT = 900  # seconds for one cell, on a machine that is busy with something else
 
 PROBE = """

@@ -18,7 +18,8 @@ from jaxgen import data, experiment, systems
 from jaxgen.stability import runs, spectrum, spectrum_report, sweep_presets
 from jaxgen.system import Spec
 
-pytestmark = pytest.mark.usefixtures("fast_compilation", "scripts_in_process")
+# A GAN is trained and taken apart here; what the commands call is tested in test_stability_spectrum.py.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fast_compilation", "scripts_in_process")]
 
 
 @pytest.fixture(scope="module")
