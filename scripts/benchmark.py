@@ -30,8 +30,8 @@ In every round each rival starts from the same weights, runs one step untimed an
 Ratios are taken within a round. The limit is the rate of a large matrix product in the same rounds and the same
 arithmetic, in whichever framework is faster at it. FLOPs are counted by hand: what dense layers and convolutions need,
 multiplications with padding left out; a form that needs fewer, such as Winograd's, may come out above the limit. The
-matrix-vector products of spectral normalisation, too few to matter, are not counted. XLA's own count of the compiled step is printed beside them. The first step includes compilation, without any
-cache on disk.
+matrix-vector products of spectral normalisation, too few to matter, are not counted. XLA's own count of the compiled
+step is printed beside them. The first step includes compilation, without any cache on disk.
 """
 
 import argparse
@@ -562,7 +562,8 @@ def machine_lines(machine: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: " + ", ".join(f"{key} {value}" for key, value in machine[name].items())
     if machine["load_before"] > 0.5:
         line = f"The machine was busy before this began (load {machine['load_before']:.1f}): expect noise."
-        if machine["threads"] > 1:  # each waits for the slowest; PyTorch's, which wait busily, lost up to six times
+        # PyTorch's threads wait for each other busily: on two cores at load 5 its steps took six times the CPU time.
+        if machine["threads"] > 1:
             line += " PyTorch's threads suffer more from that than JAX's: ratios are fair with --threads 1 alone."
         yield line
 
