@@ -49,7 +49,9 @@ def run(main: Callable[[], int | None]) -> None:
     except (ValueError, TypeError, OSError, RuntimeError, ImportError, MemoryError) as error:
         if os.environ.get("JAXGEN_TRACEBACK"):
             raise
-        print("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+        # What JAX notes beside errors that pass through it is for those who ask for a traceback.
+        notes = [note for note in getattr(error, "__notes__", []) if "JAX_TRACEBACK_FILTERING" not in note]
+        print("\n".join([f"error: {error}", *notes]), file=sys.stderr)
         print("(set JAXGEN_TRACEBACK=1 to see where in the code)", file=sys.stderr)
         code = 2
         _leave_other_hosts(code)

@@ -67,10 +67,12 @@ def panels(names: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 def is_spread(name: str) -> bool:
+    """Whether a metric is the error bar of another one."""
     return name.startswith("eval/") and name.endswith(SPREADS)
 
 
 def sections(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
+    """The HTML of all curves, a section for each group of panels; name -> (steps, values)."""
     if not series:
         return '<section><h2>Curves</h2><p class="hint">No metrics were logged yet.</p></section>'
     arranged = panels(list(series))

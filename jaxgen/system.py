@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import data, gan, network
+from jaxgen import data, gan, network, sharding
 
 CAPABILITIES = {
     "draw": "draw images",
@@ -197,6 +197,11 @@ class System:
     def parameters(self) -> dict[str, int]:
         """How many trainable numbers each network has."""
         return {name: network.count_parameters(params) for name, params in networks_of(self.shapes).items()}
+
+
+def drawn_labels(key: jax.Array, num: int, num_labels: int) -> jax.Array:
+    """Labels of `num` new images, all classes alike: int32 [num], divided over devices as the images are."""
+    return sharding.draw(lambda key, shape: jax.random.randint(key, shape, 0, num_labels), key, (num,))
 
 
 def networks_of(state: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxgen import data, loop, sharding
 from jaxgen.metrics import comparison, features, fid
-from jaxgen.system import System
+from jaxgen.system import System, drawn_labels
 
 SHOWN = 32  # real images that a view gets
 
@@ -171,10 +171,7 @@ def batch_drawer(system: System, num: int, **choices: Any) -> Callable:
     def batch(variables, key):
         told = dict(choices)
         if num_labels and "label" not in told:
-            label_key = jax.random.fold_in(key, 1)
-            told["label"] = sharding.draw(
-                lambda k, shape: jax.random.randint(k, shape, 0, num_labels), label_key, (num,)
-            )
+            told["label"] = drawn_labels(jax.random.fold_in(key, 1), num, num_labels)
         found = {"image": draw(variables, key, num, **told)}
         return found | {name: value for name, value in told.items() if name == "label"}
 

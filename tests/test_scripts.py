@@ -69,6 +69,12 @@ def test_a_reader_that_leaves_early_causes_no_error():
         (["mnist-dcgan", "--generator.b1", "2"], "--generator.b1 must be from -1 up and below 1, not 2.0"),
         (["mnist-dcgan", "--r1", "-1"], "--r1 must be at least 0 and finite, not -1.0"),
         (["emoji-vae", "--data.image-size", "0"], "--data.image-size must be at least 1, not 0"),
+        (
+            ["mnist-cgan", "--micro-batches", "2", "--features", "1"],
+            "micro-batches by a network with batch normalisation",
+        ),
+        (["mnist-cnn", "--eval-metric", "fid"], "classifier has no 'draw', it can classify images"),
+        (["mine.py"], "there is no file mine.py: a system of your own is a Python file"),
         (["mnist-dcgan", "--data.path", "photos"], "--data.path is photos, but --data.name is mnist"),
     ],
 )

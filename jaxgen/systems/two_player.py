@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxgen import gan, network, sharding, turns
 from jaxgen.losses import penalties
 from jaxgen.options import LOSSES, UPDATE_RULES, Optimizer, Run, lookup
-from jaxgen.system import Spec, System
+from jaxgen.system import Spec, System, drawn_labels
 
 SHOWN = 64  # samples in a picture
 
@@ -108,8 +108,7 @@ def build(
 
     def draw(variables, key, n, label=None):
         if num_labels and label is None:
-            label_key = jax.random.fold_in(key, 1)
-            label = sharding.draw(lambda key, shape: jax.random.randint(key, shape, 0, num_labels), label_key, (n,))
+            label = drawn_labels(jax.random.fold_in(key, 1), n, num_labels)
         return decode(variables, latents(key, n), label)
 
     def discriminate(variables, batch):
