@@ -73,7 +73,10 @@ def test_a_reader_that_leaves_early_causes_no_error():
             ["mnist-cgan", "--micro-batches", "2", "--features", "1"],
             "micro-batches by a network with batch normalisation",
         ),
-        (["mnist-cnn", "--eval-metric", "fid"], "classifier has no 'draw', it can classify images"),
+        (
+            ["mnist-cnn", "--eval-metric", "fid", "--num-devices", "1"],
+            "classifier has no 'draw', it can classify images",
+        ),
         (["mine.py"], "there is no file mine.py: a system of your own is a Python file"),
         (["mnist-dcgan", "--data.path", "photos"], "--data.path is photos, but --data.name is mnist"),
     ],
