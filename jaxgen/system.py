@@ -129,7 +129,8 @@ class System:
       discriminate: (variables, batch) -> logits.
       classify: (variables, images) -> logits [B, num_classes].
       views: (variables, batch) -> {name: images [N, H, W, C], or groups of K [N, K, H, W, C]} to look at while it
-        trains, always of the same latents; the batch holds up to 32 examples.
+        trains, always of the same latents; the batch holds up to 32 examples. By default samples and reconstructions,
+        as far as there are any (`watching.views_of`).
       measure: numbers on held-out images.
       protocol: what its numbers depend on, in words: how images are drawn, which weights, which precision.
       game: the two players with all settings, where it is a game: for the stability laboratory.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import data, loop, sharding
@@ -14,6 +15,8 @@ from jaxgen.metrics import comparison, features, fid
 from jaxgen.system import System, drawn_labels
 
 SHOWN = 32  # real images that a view gets
+DRAWN = 64  # samples in a picture
+_ROWS, _COLUMNS = 16, 8  # classes in a picture, and samples of each
 
 
 class Experiment(NamedTuple):
@@ -50,11 +53,12 @@ def assemble(
     """
     mesh = sharding.make_mesh() if mesh is None else mesh
     sample = None
-    if system.views is not None:
+    views = system.views or views_of(system, jax.random.fold_in(key, 1))
+    if views is not None:
         # Where reconstructions are shown, of images it has not seen.
         shown = held_out if held_out is not None and system.measure is not None else dataset
         batch = dict(_first_batch(shown, SHOWN, key))
-        show = sharding.jit_global(system.views, mesh, batch_axes=(None, None))
+        show = sharding.jit_global(views, mesh, batch_axes=(None, None))
         sample = lambda state: show(sharding.as_replicated(mesh, system.variables(state)), batch)  # noqa: E731
     parts, best_metric, best_mode = [], None, "max"
     if held_out is not None and system.measure is not None:
@@ -86,6 +90,47 @@ def assemble(
         best_metric, best_mode = f"eval/{next(iter(metrics))}", "min"
     evaluate = parts[0] if len(parts) == 1 else functools.partial(_all_of, parts) if parts else None
     return Experiment(system, dataset, sample, evaluate, best_metric, best_mode)
+
+
+def views_of(system: System, key: jax.Array) -> Callable | None:
+    """What there is to look at of a system that does not say it itself, from what it can do; None if it is nothing.
+
+    Samples, of a class-conditional system a row for each of its first classes, with the same latents in every row;
+    images beside their reconstructions.
+
+    Args:
+      system: any.
+      key: of what is drawn: the same at every step.
+
+    Returns:
+      `(variables, batch) -> {name: images [N, H, W, C], or groups of K [N, K, H, W, C]}`.
+    """
+    num_labels = system.choices.get("label", 0)
+    rows = min(num_labels, _ROWS)
+
+    def drawn(variables):
+        if not num_labels:
+            if system.decode is not None and system.latents is not None:
+                return system.decode(variables, system.latents(key, DRAWN))
+            return system.draw(variables, key, DRAWN)
+        label = sharding.divided(jnp.repeat(jnp.arange(rows), _COLUMNS))
+        if system.decode is not None and system.latents is not None:
+            one_row = system.latents(key, _COLUMNS)
+            latents = jax.tree.map(lambda z: sharding.divided(jnp.concatenate([z] * rows)), one_row)
+            images = system.decode(variables, latents, label=label)
+        else:
+            images = system.draw(variables, key, rows * _COLUMNS, label=label)
+        return images.reshape(rows, _COLUMNS, *images.shape[1:])
+
+    def views(variables, batch):
+        batch, found = jax.tree.map(sharding.divided, dict(batch)), {}
+        if system.draw is not None:
+            found["samples"] = drawn(variables)
+        if system.reconstruct is not None:
+            found["reconstructions"] = jnp.stack([batch["image"], system.reconstruct(variables, batch)], axis=1)
+        return found
+
+    return views if system.draw is not None or system.reconstruct is not None else None
 
 
 def _all_of(parts, state):

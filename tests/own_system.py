@@ -53,7 +53,6 @@ def build(config, spec):
         train_step=objective.make_train_step(loss, optimizer=optimizer, ema_decay=config.ema_decay),
         images_per_step=config.batch_size,
         draw=draw,
-        views=lambda variables, batch: {"samples": draw(variables, jax.random.key(0), 16)},
         measure=Measure(
             lambda variables, batch, key: {"nll": nll(model.apply(variables, train=False), batch["image"])},
             lambda rows: {"nll": float(rows["nll"].mean())},

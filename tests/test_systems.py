@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import configuration, description, experiment, gan, loop, optim, sharding, systems
+from jaxgen import configuration, description, experiment, gan, loop, optim, sharding, systems, watching
 from jaxgen.system import CAPABILITIES, Spec
 from jaxgen.systems.preset import Preset
 
@@ -118,8 +118,10 @@ def test_each_capability_returns_what_its_signature_says(module):
         assert jax.eval_shape(system.discriminate, variables, batch).shape == (6,)
     if system.classify is not None:
         assert jax.eval_shape(system.classify, variables, batch["image"]).shape == (6, spec.num_classes)
-    if system.views is not None:
-        for images in jax.eval_shape(system.views, variables, batch).values():
+    views = system.views or watching.views_of(system, key)
+    assert (views is not None) == bool({"draw", "reconstruct"} & set(system.can))
+    if views is not None:
+        for images in jax.eval_shape(views, variables, batch).values():
             assert images.shape[-3:] == spec.image_shape and images.ndim in (4, 5)
     if system.measure is not None:
         rows = jax.eval_shape(system.measure.of_batch, variables, batch, key)

@@ -14,8 +14,6 @@ from jaxgen.losses import penalties
 from jaxgen.options import LOSSES, UPDATE_RULES, Optimizer, Run, lookup
 from jaxgen.system import Spec, System, drawn_labels
 
-SHOWN = 64  # samples in a picture
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TwoPlayers(Run):
@@ -117,17 +115,6 @@ def build(
         logits, _ = network.split_output(discriminator.apply(variables["discriminator"], *inputs, train=False))
         return turns.per_picture(logits)
 
-    def views(variables, batch):
-        seed = jax.random.fold_in(jax.random.key(config.seed), 1)
-        if not num_labels:
-            z = jax.random.normal(seed, (SHOWN, config.latent_dim))
-            return {"samples": decode(variables, sharding.divided(z))}
-        rows, columns = min(num_labels, 16), 8  # a row for each class; the same latents in every row
-        z = jnp.tile(jax.random.normal(seed, (columns, config.latent_dim)), (rows, 1))
-        label = jnp.repeat(jnp.arange(rows), columns)
-        shown = decode(variables, sharding.divided(z), sharding.divided(label))
-        return {"samples": shown.reshape(rows, columns, *shown.shape[1:])}
-
     return System(
         init=game.init,
         train_step=game.train_step(),
@@ -138,7 +125,6 @@ def build(
         latents=latents,
         decode=decode,
         discriminate=discriminate,
-        views=views,
         protocol={
             "latents": "standard normal, not truncated",
             "images": "the generator's output",

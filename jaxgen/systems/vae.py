@@ -8,7 +8,6 @@ import dataclasses
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxgen import sharding, vae
@@ -17,8 +16,6 @@ from jaxgen.models import conv_vae, mlp
 from jaxgen.options import LIKELIHOODS, Data, Optimizer, Run, lookup, square_size
 from jaxgen.system import Measure, Spec, System
 from jaxgen.systems.preset import Preset
-
-SHOWN = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,9 +60,8 @@ def networks(config: Config, spec: Spec):
     if config.model == "mlp":
         if config.likelihood != "bernoulli":
             raise ValueError("the MLP decoder returns Bernoulli logits; use --model conv for other likelihoods")
-        return mlp.Encoder(config.latent_dim, dtype=config.dtype), mlp.BernoulliDecoder(
-            spec.image_shape, dtype=config.dtype
-        )
+        encoder = mlp.Encoder(config.latent_dim, dtype=config.dtype)
+        return encoder, mlp.BernoulliDecoder(spec.image_shape, dtype=config.dtype)
     size, channels = square_size(spec.image_shape, "the convolutional VAE"), spec.image_shape[2]
     learned_width = config.likelihood != "bernoulli"
     encoder = conv_vae.Encoder(config.latent_dim, config.features, dtype=config.dtype)
@@ -89,15 +85,6 @@ def build(config: Config, spec: Spec) -> System:
     def decode(variables, z):
         return vae.sample(decoder, variables, z, likelihood=likelihood)
 
-    def reconstruct(variables, batch):
-        return vae.reconstruct(encoder, decoder, variables, batch["image"], likelihood=likelihood)
-
-    def views(variables, batch):
-        z = jax.random.normal(jax.random.fold_in(jax.random.key(config.seed), 1), (SHOWN, config.latent_dim))
-        real = sharding.divided(batch["image"])
-        pairs = jnp.stack([real, reconstruct(variables, {"image": real})], axis=1)
-        return {"samples": decode(variables, sharding.divided(z)), "reconstructions": pairs}
-
     drawn = f"means of the decoder's distribution ({config.likelihood}), not draws from it"
     if config.data.binarise != "none":
         drawn += f"; trained on binarised images ({config.data.binarise}), compared with images as stored"
@@ -120,8 +107,9 @@ def build(config: Config, spec: Spec) -> System:
         latents=latents,
         decode=decode,
         encode=lambda variables, batch: encoder.apply(variables["encoder"], batch["image"], train=False)[0],
-        reconstruct=reconstruct,
-        views=views,
+        reconstruct=lambda variables, batch: vae.reconstruct(
+            encoder, decoder, variables, batch["image"], likelihood=likelihood
+        ),
         measure=Measure(
             make_eval_step(encoder, decoder, likelihood=likelihood, num_samples=config.eval_samples),
             vae.summarize,
