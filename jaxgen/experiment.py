@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import checkpoint, configuration, data, loop, options, run_directory, sharding, systems
+from jaxgen import checkpoint, compilation, configuration, data, loop, options, run_directory, sharding, systems
 from jaxgen.metrics import comparison
 from jaxgen.options import Run
 from jaxgen.system import CAPABILITIES, Spec, System
@@ -321,7 +321,7 @@ class Trained:
         if name == "latents":
             return function
         if name not in self._compiled:
-            self._compiled[name] = jax.jit(function, static_argnums=(2,) if name == "draw" else ())
+            self._compiled[name] = compilation.jit(function, static_argnums=(2,) if name == "draw" else ())
         return functools.partial(self._compiled[name], self.variables)
 
 

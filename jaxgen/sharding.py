@@ -23,6 +23,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxgen import compilation
 from jaxgen.data.check import check_images
 
 AXIS = "data"
@@ -246,13 +247,18 @@ def jit_global(
         replicated if axis is None else NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS)) for axis in batch_axes
     ]
 
-    @functools.partial(jax.jit, in_shardings=shardings, out_shardings=replicated, donate_argnums=donate)
     @functools.wraps(function)
-    def compiled(*arguments):
+    def on_mesh(*arguments):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return function(*arguments)
 
-    return compiled
+    return jax.jit(
+        on_mesh,
+        in_shardings=shardings,
+        out_shardings=replicated,
+        donate_argnums=donate,
+        compiler_options=compilation.options(mesh.devices.flat[0].platform),
+    )
 
 
 def jit_step(train_step: Callable, mesh: Mesh | None = None, *, donate: bool = True) -> Callable:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import data, loop, sharding
+from jaxgen import compilation, data, loop, sharding
 from jaxgen.metrics import comparison, features, fid
 from jaxgen.system import System, drawn_labels
 
@@ -173,7 +173,7 @@ def make_drawn_evaluate(
     size = sharding.divisible(min(num, 250), mesh.size)
     draw_batch = batch_drawer(system, size)
     draw = sharding.jit_global(draw_batch, mesh, batch_axes=(None, None))
-    discriminate = None if system.discriminate is None else jax.jit(system.discriminate)
+    discriminate = None if system.discriminate is None else compilation.jit(system.discriminate)
 
     @functools.cache
     def real():

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import data
+from jaxgen import compilation, data
 from jaxgen.models import cnn
 
 SHIPPED = {
@@ -138,7 +138,7 @@ def of_cnn(
       digest: of a file that holds the weights; by default of the weights themselves.
     """
 
-    @jax.jit
+    @compilation.jit
     def run(variables, images):
         logits, features = model.apply(variables, images, train=False, return_features=True)
         return features, logits

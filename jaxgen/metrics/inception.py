@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import run_directory
+from jaxgen import compilation, run_directory
 from jaxgen.metrics.features import Backbone, BackboneError
 from jaxgen.models import inception
 
@@ -69,7 +69,7 @@ def backbone(
     variables = jax.tree.map(jnp.asarray, to_variables(weights))
     network = inception.InceptionV3(logits_bias=logits_bias, dtype=dtype)
 
-    @jax.jit
+    @compilation.jit
     def run(variables, images):
         return network.apply(variables, inception.preprocess(images, rule=rule, quantise=quantise))
 

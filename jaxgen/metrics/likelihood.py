@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from jaxgen import network, sharding, vae
+from jaxgen import compilation, network, sharding, vae
 from jaxgen.losses import variational
 
 
@@ -156,7 +156,7 @@ def evaluate(
       ValueError: for no images, unequal ones, or dims that are not in them; for grey pixels under
         `variational.bernoulli`, whose number would be no likelihood; for values that are not finite.
     """
-    step = jax.jit(
+    step = compilation.jit(
         make_eval_step(encoder, decoder, likelihood=likelihood, num_samples=num_samples, chunk_size=chunk_size)
     )
     results, shape = [], None
