@@ -10,9 +10,10 @@ closed under differentiation:
 XLA derives the same three programs by itself, but on CPU it runs some of them 25 to 100 times too slowly: the kernel
 gradient of a transposed convolution, the second derivative through a convolution (any gradient penalty), and inside
 `lax.scan` the kernel gradient of *every* convolution. Written this way each is one plain convolution, to every order
-of reverse-mode differentiation. Where the kernel is two strides wide, as in DCGAN, each is Winograd's form of it
-(`winograd.py`), which needs nine multiplications for sixteen; with few channels or few outputs it is a single matrix
-product (`im2col.py`). On accelerators all three are left to XLA.
+of reverse-mode differentiation: XLA's, arranged so that it is fast (`direct.py`); with few channels or few outputs a
+single matrix product (`im2col.py`); and where the kernel is two strides wide and both sides have many channels, as in
+DCGAN, Winograd's form, which needs nine multiplications for sixteen (`winograd.py`). On accelerators all three are left
+to XLA.
 
 Forward-mode differentiation (`jax.jvp`) is not defined for a `custom_vjp`; `jax.linearize` needs it too. A
 vector-Jacobian product of a vector-Jacobian product gives the same number.
@@ -25,11 +26,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
+from jax import custom_batching, lax
 
-from jaxgen.models import im2col, winograd
-
-DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+from jaxgen.models import direct, im2col, winograd
 
 
 class Geometry(NamedTuple):
@@ -63,22 +62,13 @@ def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     Returns:
       [N, *geometry.output_size, O].
     """
-    plain = functools.partial(_convolve_plain, geometry=geometry)
-    form = _form_on_cpu(geometry, x.shape[-1], x.dtype)
-    fast = functools.partial(form.convolve, geometry=geometry) if form else plain
-    return lax.platform_dependent(x, w, cpu=fast, default=plain)
+    return lax.platform_dependent(
+        x, w, cpu=_on_cpu("convolve", geometry, *w.shape[2:], x.dtype), default=functools.partial(_convolve, geometry)
+    )
 
 
-def _form_on_cpu(geometry, num_channels, dtype):
-    """The module with a faster form of the three operations for such images, or None."""
-    if im2col.fits(geometry, num_channels):
-        return im2col
-    return winograd if winograd.fits(geometry, dtype) else None
-
-
-def _convolve_plain(x, w, geometry):
-    x, padding = _at_least_the_kernel(x, geometry, geometry.padding)
-    return lax.conv_general_dilated(x, w, geometry.strides, padding, dimension_numbers=DIMENSIONS)
+def _convolve(geometry, x, w):
+    return lax.conv_general_dilated(x, w, geometry.strides, geometry.padding, dimension_numbers=direct.DIMENSIONS)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -93,28 +83,11 @@ def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     Returns:
       [N, H, W, C] with (H, W) = geometry.image_size.
     """
-    plain = functools.partial(_transposed_plain, geometry=geometry)
-    form = _form_on_cpu(geometry, w.shape[2], y.dtype)
-    fast = functools.partial(form.transposed, geometry=geometry) if form else plain
-    return lax.platform_dependent(y, w, cpu=fast, default=plain)
-
-
-def _transposed_plain(y, w, geometry):
-    """One convolution of y with zeros put between its entries."""
-    padding = []
-    for n, n_out, k, s, (before, _) in zip(
-        geometry.image_size, y.shape[1:3], geometry.kernel_size, geometry.strides, geometry.padding, strict=True
-    ):
-        spread = (n_out - 1) * s + 1  # size of y with s - 1 zeros between its entries
-        padding.append((k - 1 - before, n - spread + before))
-    y, padding = _at_least_the_kernel(y, geometry, padding, dilation=geometry.strides)
-    return lax.conv_general_dilated(
+    return lax.platform_dependent(
         y,
-        jnp.flip(w, (0, 1)).swapaxes(2, 3),
-        (1, 1),
-        padding,
-        lhs_dilation=geometry.strides,
-        dimension_numbers=DIMENSIONS,
+        w,
+        cpu=_on_cpu("transposed", geometry, *w.shape[2:], y.dtype),
+        default=functools.partial(direct.dilated, geometry=geometry),
     )
 
 
@@ -130,44 +103,42 @@ def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array
     Returns:
       [kh, kw, C, O].
     """
-    plain = functools.partial(_kernel_gradient_plain, geometry=geometry)
-    form = _form_on_cpu(geometry, x.shape[-1], x.dtype)
-    fast = functools.partial(form.kernel_gradient, geometry=geometry) if form else plain
-    on_accelerators = functools.partial(_kernel_gradient_xla, geometry=geometry)
-    return lax.platform_dependent(x, y, cpu=fast, default=on_accelerators)
-
-
-def _at_least_the_kernel(x, geometry, padding, dilation=(1, 1)):
-    """Moves some of the padding into the array: XLA's CPU convolution is 20 times slower on maps below kernel size."""
-    missing = [max(0, k - n) for k, n in zip(geometry.kernel_size, x.shape[1:3], strict=True)]
-    padding = [(before, after - m * d) for (before, after), m, d in zip(padding, missing, dilation, strict=True)]
-    return (jnp.pad(x, ((0, 0), *((0, m) for m in missing), (0, 0))) if any(missing) else x), padding
-
-
-def _kernel_gradient_plain(x, y, geometry):
-    """One ordinary convolution: channels act as the batch, the batch as channels, y as the (dilated) kernel."""
-    padding = []
-    for n, n_out, k, s, (before, _) in zip(
-        geometry.image_size, y.shape[1:3], geometry.kernel_size, geometry.strides, geometry.padding, strict=True
-    ):
-        padding.append((before, k - 1 + (n_out - 1) * s + 1 - n - before))
-    gradient = lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0),
-        y.transpose(1, 2, 0, 3),
-        (1, 1),
-        padding,
-        rhs_dilation=geometry.strides,
-        dimension_numbers=DIMENSIONS,
+    return lax.platform_dependent(
+        x,
+        y,
+        cpu=_on_cpu("kernel_gradient", geometry, x.shape[-1], y.shape[-1], x.dtype),
+        default=functools.partial(_kernel_gradient, geometry),
     )
-    return gradient.transpose(1, 2, 0, 3)
 
 
-def _kernel_gradient_xla(x, y, geometry):
+def _kernel_gradient(geometry, x, y):
     kernel = jax.ShapeDtypeStruct((*geometry.kernel_size, x.shape[-1], y.shape[-1]), x.dtype)
-    return jax.linear_transpose(
-        lambda w: lax.conv_general_dilated(x, w, geometry.strides, geometry.padding, dimension_numbers=DIMENSIONS),
-        kernel,
-    )(y)[0]
+    return jax.linear_transpose(functools.partial(_convolve, geometry, x), kernel)(y)[0]
+
+
+def _on_cpu(operation, geometry, num_channels, num_outputs, dtype):
+    """The fastest known form of an operation. Members of a `vmap` go through it one after another.
+
+    Left to `vmap`, convolutions of several kernels would become a grouped one, for which XLA's CPU code is slow.
+    """
+    forms = (form for form in (im2col, winograd) if form.fits(geometry, num_channels, num_outputs, dtype))
+    run = functools.partial(getattr(next(forms, direct), operation), geometry=geometry)
+    one = custom_batching.custom_vmap(run)
+
+    @one.def_vmap
+    def members(size, batched, *arrays):
+        if not batched[1] and operation != "kernel_gradient":  # the same kernel: all images are one batch
+            images, w = arrays
+            found = one(images.reshape(-1, *images.shape[2:]), w)
+            return found.reshape(size, -1, *found.shape[1:]), True
+
+        def member(mapped):
+            mapped = iter(mapped)
+            return one(*(next(mapped) if b else x for x, b in zip(arrays, batched, strict=True)))
+
+        return lax.map(member, [x for x, b in zip(arrays, batched, strict=True) if b]), True
+
+    return one
 
 
 def _save_both(f):

@@ -2,36 +2,80 @@
 
 Each output's patch of the image becomes a row, and the convolution is patches x kernel. Patches are put together from
 blocks of `strides` pixels, so the kernel must be whole strides wide. With kernel size k they are (k / stride)^2 times
-as large as the image, which pays where the image is thin (the first and last layers of a GAN) or the map so small that
-XLA's convolution is slow and Winograd's tiles would be half empty.
+as large as the image, which pays where the image is thin (the first and last layers of a GAN), where patches are single
+pixels, or where the map is so small that XLA's convolution is slow and Winograd's tiles would be half empty. With
+stride 1 and thin outputs they are taken of these: such a convolution is the transposed one of another.
 
 Chellapilla, Puri, Simard 2006, "High Performance Convolutional Neural Networks for Document Processing".
 """
 
 import itertools
+import math
 
 import jax.numpy as jnp
 from jax import lax
 
+SHORT = 64  # numbers in a patch, up to which it pays
 
-def fits(geometry, num_channels: int) -> bool:
-    """Whether the kernel is whole strides, and patches are short or few."""
-    (kh, kw), (sh, sw) = geometry.kernel_size, geometry.strides
-    return kh % sh == 0 and kw % sw == 0 and (kh * kw * num_channels <= 64 or max(geometry.output_size) <= 3)
+
+def fits(geometry, num_channels: int, num_outputs: int, dtype) -> bool:
+    """Whether the kernel is whole strides, and patches are short or few, or no larger than the image."""
+    del dtype
+    whole = all(k % s == 0 for k, s in zip(geometry.kernel_size, geometry.strides, strict=True))
+    pixels = math.prod(geometry.kernel_size)
+    short = pixels * num_channels <= SHORT or max(geometry.output_size) <= 3 or pixels == 1
+    return whole and (short or _thin_outputs(geometry, num_channels, num_outputs))
+
+
+def _thin_outputs(geometry, num_channels, num_outputs):
+    """Whether patches of the outputs are the shorter ones: as the last layer of a generator has them."""
+    limit = min(SHORT, math.prod(geometry.kernel_size) * num_channels - 1)
+    return geometry.strides == (1, 1) and math.prod(geometry.kernel_size) * num_outputs <= limit
 
 
 def convolve(x, w, geometry):
     """As `convolution.convolve`."""
-    return (_patches(x, geometry) @ _matrix(w, geometry)).reshape(len(x), *geometry.output_size, -1)
+    if _thin_outputs(geometry, *w.shape[2:]):
+        return _transposed(x, _adjoint_kernel(w), _adjoint(geometry))
+    return _convolve(x, w, geometry)
 
 
 def transposed(y, w, geometry):
     """As `convolution.transposed`."""
-    return _from_patches(_rows(y) @ _matrix(w, geometry).T, geometry, len(y))
+    if _thin_outputs(geometry, *w.shape[2:]):
+        return _convolve(y, _adjoint_kernel(w), _adjoint(geometry))
+    return _transposed(y, w, geometry)
 
 
 def kernel_gradient(x, y, geometry):
     """As `convolution.kernel_gradient`."""
+    if _thin_outputs(geometry, x.shape[-1], y.shape[-1]):
+        return _adjoint_kernel(_kernel_gradient(y, x, _adjoint(geometry)))
+    return _kernel_gradient(x, y, geometry)
+
+
+def _adjoint(geometry):
+    """Of stride 1: the geometry whose transposed convolution is the convolution of this one."""
+    padding = tuple(
+        (k - 1 - before, k - 1 - after)
+        for k, (before, after) in zip(geometry.kernel_size, geometry.padding, strict=True)
+    )
+    return geometry._replace(image_size=geometry.output_size, padding=padding)
+
+
+def _adjoint_kernel(w):
+    return jnp.flip(w, (0, 1)).swapaxes(2, 3)
+
+
+def _convolve(x, w, geometry):
+    return (_patches(x, geometry) @ _matrix(w, geometry)).reshape(len(x), *geometry.output_size, -1)
+
+
+def _transposed(y, w, geometry):
+    return _from_patches(_rows(y) @ _matrix(w, geometry).T, geometry, len(y))
+
+
+def _kernel_gradient(x, y, geometry):
     return _from_matrix(_patches(x, geometry).T @ _rows(y), geometry)
 
 
