@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import optax
 
-from jaxgen import data, gan, network, optim
+from jaxgen import augmentation, data, gan, network, optim
 from jaxgen import gradients as ways
 from jaxgen.losses import adversarial, variational
 from jaxgen.metrics import comparison
@@ -34,6 +34,11 @@ UPDATE_RULES = {
     "alternating": gan.alternating,
     "simultaneous": gan.simultaneous,
     "extragradient": gan.extragradient,
+}
+AUGMENTATIONS = {  # of what the discriminator sees, for batches of a size
+    "none": lambda batch_size: None,
+    "diff": lambda batch_size: augmentation.diff_augment(),
+    "adaptive": augmentation.adaptive,
 }
 OPTIMIZERS = {
     "adam": lambda o, rate: optax.adam(rate, b1=o.b1, b2=o.b2, eps=o.eps),

@@ -77,6 +77,7 @@ _SMALL = {
     "num_steps": 6000,
     "ema_half_life": 10_000,
 }
+_EMOJI = {"data": Data("emoji", image_size=32), "augmentation": "diff"}  # 3,341 images are few
 _CIFAR = {"batch_size": 64, "num_steps": 100_000, "sample_every": 5000, "checkpoint_every": 5000}
 _CIFAR_DATA = Data("folder", path="cifar10", image_size=32)
 _PAPERS = "Miyato, Kataoka, Koyama, Yoshida 2018; networks after Gulrajani et al. 2017"
@@ -90,11 +91,11 @@ PRESETS = {
         paper=_PROJECTION,
     ),
     "emoji-sngan": Preset(
-        "32x32 colour emoji by a narrow SNGAN", Config(data=Data("emoji", image_size=32), **_SMALL), paper=_PAPERS
+        "32x32 colour emoji by a narrow SNGAN with DiffAugment", Config(**_EMOJI, **_SMALL), paper=_PAPERS
     ),
     "emoji-sngan-projection": Preset(
-        "32x32 colour emoji of nine categories by a narrow SNGAN with projection",
-        Config(data=Data("emoji", image_size=32), **_SMALL, projection=True),
+        "32x32 colour emoji of nine categories by a narrow SNGAN with projection and DiffAugment",
+        Config(**_EMOJI, **_SMALL, projection=True),
         paper=_PROJECTION,
     ),
     "cifar-sngan": Preset(

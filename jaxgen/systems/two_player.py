@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from jaxgen import gan, network, sharding, turns
 from jaxgen.losses import penalties
-from jaxgen.options import LOSSES, UPDATE_RULES, Optimizer, Run, lookup
+from jaxgen.options import AUGMENTATIONS, LOSSES, UPDATE_RULES, Optimizer, Run, lookup
 from jaxgen.system import Spec, System, drawn_labels
 
 
@@ -33,6 +33,8 @@ class TwoPlayers(Run):
     """The norm that the WGAN-GP penalty pulls gradients to."""
     dragan: float = 0.0
     """Weight of the DRAGAN penalty."""
+    augmentation: Literal[*AUGMENTATIONS] = "none"
+    """Of what the discriminator sees, for a few thousand images: DiffAugment, or adaptive (ADA's pixel blits)."""
     num_discriminator_steps: int = 1
     """Discriminator updates for each generator update, each on fresh images."""
     update_rule: Literal[*UPDATE_RULES] = "alternating"
@@ -82,6 +84,7 @@ def build(
         "latent_dim": config.latent_dim,
         "loss": lookup(LOSSES, config.loss, "loss"),
         "penalties": config.penalties,
+        "augment": lookup(AUGMENTATIONS, config.augmentation, "augmentation")(config.batch_size),
         "gradients": config.gradients,
         "num_discriminator_steps": config.num_discriminator_steps,
         "update_rule": lookup(UPDATE_RULES, config.update_rule, "update rule"),
