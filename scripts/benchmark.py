@@ -7,7 +7,7 @@
 
 Rivals, each in a process of its own that sleeps while another is timed (the two of jaxgen share one):
 
-    jaxgen                jax.jit(gan.make_train_step(...)), donated state, one dispatch a step
+    jaxgen                compilation.jit(gan.make_train_step(...)), donated state, one dispatch a step
     jaxgen-loop           the same step, several to a dispatch in lax.fori_loop
     torch                 eager, contiguous (NCHW)
     torch-channels-last   eager, NHWC in memory

@@ -13,7 +13,7 @@ from benchmark import Case, serve
 from flax import traverse_util
 from jax import lax
 
-from jaxgen import gan, network
+from jaxgen import compilation, gan, network
 from jaxgen.losses import adversarial, penalties
 from jaxgen.models import dcgan, sngan
 
@@ -98,9 +98,9 @@ def build(case, rival, tf32, threads, compile_mode):
         ema_decay=case.ema_decay,
         **players,
     )
-    step = jax.jit(train_step, donate_argnums=0)
+    step = compilation.jit(train_step, donate_argnums=0)
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(compilation.jit, donate_argnums=0)
     def several_steps(state, batches, key, number):
         """Every step takes its batch out of several, as in training. One for all would be moved out of the loop, with
         some of the work on it: less work, and yet slower, since XLA no longer sees what is computed twice."""
@@ -176,7 +176,7 @@ def prepare_preset(preset, features, batch_size):
     config = dataclasses.replace(systems.PRESETS[preset].config, features=features, batch_size=batch_size)
     system, dataset, *_ = experiment.build(config)
     batch = jax.device_put(dataset.prepare(dataset.fetch(np.arange(system.images_per_step)), jax.random.key(1)))
-    step = jax.jit(system.train_step, donate_argnums=0)
+    step = compilation.jit(system.train_step, donate_argnums=0)
     state = system.init(jax.random.key(config.seed))
     worker.update(config=config, preset=preset, preset_state=state, preset_step=step, batch=batch)
 

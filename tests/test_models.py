@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
+from jaxgen import models
 from jaxgen.models import article, cnn, conv_vae, dcgan, mlp
 from jaxgen.models.convolution import max_pool
 from jaxgen.network import count_parameters
@@ -326,3 +329,11 @@ def test_modules_can_be_compared_and_hashed_so_that_they_may_be_static_arguments
     for module, _ in IN_HALF_PRECISION.values():
         assert isinstance(hash(module), int) and module == module.clone()
         assert isinstance(module, nn.Module)
+
+
+def test_every_convolution_is_ours():
+    """Flax's are slow backwards, twice backwards and in loops on CPU (`models.convolution`)."""
+    for file in sorted(Path(models.__file__).parent.glob("*.py")):
+        code = file.read_text().split('"""', 2)[-1]
+        for theirs in ("nn.Conv(", "nn.ConvTranspose(", "nn.ConvLocal(", "linen.Conv"):
+            assert theirs not in code, f"{file.name} uses {theirs}"

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from jaxgen.models.convolution import Conv
+
 IMAGE_SIZE = 299
 NUM_FEATURES = 2048
 NUM_LOGITS = 1008
@@ -39,17 +41,10 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.Conv(
-            self.width,
-            self.kernel,
-            strides=self.stride,
-            padding=[(n // 2, n // 2) if self.same else (0, 0) for n in self.kernel],
-            use_bias=False,
-            dtype=self.dtype,
-            # GPUs and TPUs otherwise round the factors of float32 products to 10 bits or fewer
-            precision=jax.lax.Precision.HIGHEST,
-            name="conv",
-        )(x)
+        padding = [n // 2 if self.same else 0 for n in self.kernel]
+        # GPUs and TPUs otherwise round the factors of float32 products to 10 bits or fewer
+        with jax.default_matmul_precision("highest"):
+            x = Conv(self.width, self.kernel, self.stride, padding, use_bias=False, dtype=self.dtype, name="conv")(x)
         return nn.relu(nn.BatchNorm(use_running_average=True, epsilon=1e-3, dtype=self.dtype, name="bn")(x))
 
 
