@@ -1,6 +1,8 @@
 """The GAN's train step computes what it always has: five games, on one device, on two, and under `vmap`.
 
-`golden/games.json` was written before the step took conditions, terms and augmentations.
+The numbers in `golden/games.json` were written before the step took conditions, terms and augmentations. So were the
+digests of all bits, until the convolutions of such small networks came to sum in another order: these are of the code
+that had both the old bits with the old convolutions and the new bits with the new ones.
 `python tests/test_gan_golden.py` writes it anew, which is right only where the numbers are meant to change.
 
 Bits depend on the processor and on XLA: where these are the ones that the file names, states must agree to the last

@@ -23,6 +23,7 @@ from jaxgen.metrics.features import Backbone, check_shape
 PREPROCESSING = "clipped to [-1, 1], rounded to 256 levels"
 CACHE_FORMAT = 1  # part of the key: raise it when features of the same images by the same network change
 BLOCK_ELEMENTS = 2**23
+ROUNDING = 1e-5  # of float32 features, relative to their norm
 NUM_DIVISIONS = 5
 """Of the real images in halves, for what chance does."""
 NUM_GROUPS = 10
@@ -235,8 +236,9 @@ def nearest_neighbours(queries, points, but=None) -> tuple[np.ndarray, np.ndarra
       but: for each query a row of `points` that does not count [N]; None for none.
 
     Returns:
-      (rows of `points` [N], Euclidean distances float64 [N]). The search is in float32, in blocks; the distance to
-      what it finds is exact, so that a copy has the distance 0.
+      (rows of `points` [N], Euclidean distances float64 [N]). The search is in float32, in blocks. The distance to
+      what it finds is exact, and 0 where it is no more than the rounding of float32 features: a copy has the distance
+      0, also if the network saw it in a batch of another size.
 
     Raises:
       ValueError: for unequal D, empty sets, or values that are not finite.
@@ -252,7 +254,9 @@ def nearest_neighbours(queries, points, but=None) -> tuple[np.ndarray, np.ndarra
         for i in range(0, len(queries), rows)
     ]
     index = np.concatenate(found)
-    return index, np.linalg.norm(queries.astype(np.float64) - points[index].astype(np.float64), axis=1)
+    queries, found = queries.astype(np.float64), points[index].astype(np.float64)
+    distance = np.linalg.norm(queries - found, axis=1)
+    return index, np.where(distance <= ROUNDING * np.linalg.norm(found, axis=1), 0.0, distance)
 
 
 @jax.jit
