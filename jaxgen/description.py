@@ -79,7 +79,7 @@ def describe(config: options.Run, spec: Spec, *, name: str = "", preset: Preset 
         "about": preset.about if preset else "",
         "paper": preset.paper if preset else "",
         "published": preset.published if preset else "",
-        "measured": preset.measured if preset else "",
+        "measured": preset.measured if preset and as_measured(config, spec, preset) else "",
         "networks": networks,
         "parameters": sum(network["parameters"] for network in networks.values()),
         "state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(system.shapes)),
@@ -89,6 +89,14 @@ def describe(config: options.Run, spec: Spec, *, name: str = "", preset: Preset 
         "can": list(system.can),
         "choices": dict(system.choices),
     }
+
+
+def as_measured(config: options.Run, spec: Spec, preset: Preset) -> bool:
+    """Whether these are the settings and images that a preset's numbers were measured with."""
+    try:
+        return config == preset.config and spec == spec_of(config, preset)
+    except ValueError:  # only the data know
+        return False
 
 
 def in_words(record: Mapping[str, Any], *, layers: bool = False) -> str:
@@ -102,11 +110,12 @@ def in_words(record: Mapping[str, Any], *, layers: bool = False) -> str:
     for what in ("paper", "published", "measured"):
         if record[what]:
             lines.append(f"{what:<12}{record[what]}")
+    file = record["module"] if record["module"].endswith(".py") else f"jaxgen/systems/{record['module']}.py"
     batch = ", ".join(f"{name} {shape}" for name, shape in record["batch"].items())
     can = ", ".join(record["can"]) or "train"
     choices = ", ".join(f"{name} (0 to {n - 1})" for name, n in record["choices"].items() if isinstance(n, int))
     lines += [
-        f"{'system':<12}{record['system']} (jaxgen/systems/{record['module'].removesuffix('.py')}.py)",
+        f"{'system':<12}{record['system']} ({file})",
         f"{'batch':<12}{batch}",
         f"{'can':<12}{can}" + (f"; told: {choices}" if choices else ""),
         "",
@@ -120,7 +129,7 @@ def in_words(record: Mapping[str, Any], *, layers: bool = False) -> str:
     lines += [
         f"{'all':<20}{record['parameters']:>16,}",
         "",
-        f"state (parameters, average, optimisers) {_with_unit(record['state_bytes'], 'B')}",
+        f"state, with averages and optimisers     {_with_unit(record['state_bytes'], 'B')}",
         f"arithmetic of a step                    {_with_unit(record['operations_per_step'], 'FLOP')}"
         " in convolutions and matrix products",
     ]

@@ -95,6 +95,7 @@ def open_images(
     Raises:
       ValueError, FileNotFoundError and others: for what cannot be opened, with what to do.
     """
+    check_there(what)
     name, _, split = what.partition(":")
     path = Path(what).expanduser()
     if name in BUILT_IN:
@@ -113,12 +114,20 @@ def open_images(
         return first(side, num)
     if path.suffix.lower() in (".npz", ".npy"):
         return first(Images(_open_array_file(path, value_range), what), num)
-    if path.exists():
-        raise ValueError(f"{what} is a file, but neither .npz nor .npy; images belong into a folder")
-    raise FileNotFoundError(
-        f"{what} does not exist: give a run directory, a folder of images, a .npz or .npy file, or one of "
-        f"{', '.join(f'{name}:{split}' for name in BUILT_IN for split in SPLITS)}"
-    )
+    raise ValueError(f"{what} is a file, but neither .npz nor .npy; images belong into a folder")
+
+
+def check_there(what: str) -> None:
+    """Raises what `open_images` would for a name of nothing, before anything long is begun."""
+    name, _, split = what.partition(":")
+    if name in BUILT_IN:
+        if split and split not in SPLITS:
+            raise ValueError(f"{name} has the splits train and test, not {split!r}: write {name}:train or {name}:test")
+    elif not Path(what).expanduser().exists():
+        raise FileNotFoundError(
+            f"{what} does not exist: give a run directory, a folder of images, a .npz or .npy file, or one of "
+            f"{', '.join(f'{name}:{split}' for name in BUILT_IN for split in SPLITS)}"
+        )
 
 
 def data_of(trained: experiment.Trained, whose: str) -> options.Data:
@@ -147,8 +156,6 @@ def open_test_split(config: options.Data, whose: str) -> Images:
 
 
 def _open_built_in(name, split, shape, image_size) -> Images:
-    if split not in SPLITS:
-        raise ValueError(f"{name} has the splits train and test, not {split!r}: write {name}:train or {name}:test")
     own = 64 if name == "emoji" else 28
     size = image_size or (shape[0] if shape is not None and shape[0] == shape[1] else own)
     dataset = options.Data(name, image_size=size).open(split)

@@ -189,7 +189,7 @@ MEANINGS = {
     "fid_of_equal_sets": "about what two sets of these sizes have that come from the reference's own distribution",
     "fid_of_train": "of as many training images: what a generator that learnt their distribution perfectly has. Where "
     "it is far above that of equal sets, training images and reference are not of one kind",
-    "fid_floor": "the FID between two random halves of the reference, which have fewer images, so a larger one",
+    "fid_floor": "the FID between two random halves of the reference: fewer images have a larger one",
     "kid": "like the FID, but 0 in the mean for no difference with any number of images, and so sometimes negative",
     "kid_standard_error": "of the KID, had the generator drawn other images: use as that of the FID",
     "kid_of_equal_sets": "how far from 0 two sets of these sizes from one distribution typically are",

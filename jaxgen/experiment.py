@@ -75,7 +75,17 @@ def _load_held_out(config: options.Data) -> data.Dataset:
 def build_system(config: Run, spec: Spec) -> System:
     """The system of a configuration, for batches of a spec: no data are needed."""
     options.check(config)
-    return systems.module_of(config).build(config, spec)
+    module = systems.module_of(config)
+    own = module not in systems.MODULES
+    try:
+        system = module.build(config, spec)
+    except Exception as error:
+        if own:
+            error.add_note(f"in build of {systems.name_of(module)}")
+        raise
+    if not isinstance(system, System):
+        raise TypeError(f"build of {systems.name_of(module)} must return a jaxgen.System, and returned {system!r:.80}")
+    return system
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -322,7 +332,18 @@ class Trained:
             return function
         if name not in self._compiled:
             self._compiled[name] = compilation.jit(function, static_argnums=(2,) if name == "draw" else ())
-        return functools.partial(self._compiled[name], self.variables)
+        compiled = functools.partial(self._compiled[name], self.variables)
+        return functools.partial(_told, self.system, compiled) if name in ("draw", "decode") else compiled
+
+
+def _told(system: System, function: Callable, *arguments: Any, **choices: Any) -> jax.Array:
+    """The function's result for choices that the system has."""
+    if unknown := set(choices) - set(system.choices):
+        able = f"only {', '.join(system.choices)}" if system.choices else "nothing of what to draw"
+        raise ValueError(f"{system.name} cannot be told {', '.join(sorted(unknown))}: it is told {able}")
+    if not isinstance(choices.get("label"), (type(None), jax.core.Tracer)):
+        check_label(system, choices["label"])
+    return function(*arguments, **choices)
 
 
 def load(directory: str | Path, *, step: int | None = None, system: System | ModuleType | None = None) -> Trained:
@@ -443,5 +464,7 @@ def check_label(system: System, label: Sequence[int]) -> None:
     num = system.choices.get("label", 0)
     if not num:
         raise ValueError(f"{system.name} draws images of no chosen class: it was trained without labels")
+    if not np.issubdtype(np.asarray(label).dtype, np.integer):
+        raise ValueError(f"a label is a whole number from 0 to {num - 1}, not {label!r}")
     if wrong := [value for value in np.ravel(label).tolist() if not 0 <= value < num]:
         raise ValueError(f"there is no label {wrong[0]}; {system.name} has the labels 0 to {num - 1}")

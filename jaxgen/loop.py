@@ -246,12 +246,10 @@ def train(
             current, record = _restore_or_start(manager, mesh, state)
             step, rollbacks = int(current.step), max(rollbacks, record["metadata"].get("rollbacks", 0))
             if step > num_steps:
-                raise ValueError(
-                    f"{directory} is at step {step} already, beyond num_steps {num_steps}; ask for more steps"
-                )
+                raise ValueError(f"{directory} is at step {step} already, beyond num_steps {num_steps}")
             if step == num_steps:
                 if progress and primary:
-                    print(f"{directory} is finished already, at step {step}; ask for more steps", file=sys.stderr)
+                    print(f"{directory} is finished already, at step {step}", file=sys.stderr)
                 run.record_status("finished", step)
                 return Result(current, step, None, record["metrics"])
             try:
@@ -407,13 +405,18 @@ def _train_on(run: _Run, attempt: _Attempt, state: Any, step: int) -> Result:
 
     Raises:
       _WentWrong: for a step that did.
-      ValueError: for a `best_metric` that is not evaluated, after its checkpoint.
+      ValueError: for a `best_metric` that is not evaluated, after its checkpoint; for steps that do not count.
     """
     plan, metadata = run.plan, {"rollbacks": attempt.rollbacks}
     run.record_status("running", step)
     saved_step, tally, evaluation = step, None, {}
     while step < plan.num_steps and not run.stop.number:
         state, tally, step = _advance(run, attempt, state, tally, step)
+        if int(state.step) != step:
+            raise ValueError(
+                f"after {step} train steps the state's step is {int(state.step)}: train_step must return a state whose "
+                "step is one larger than that of the state it was given, as in state.replace(step=state.step + 1)"
+            )
         if plan.sample is not None and plan.is_due(step, plan.sample_every):
             _write_samples(run, attempt.log, step, plan.sample(state))
         evaluation = _evaluation(plan, attempt, state, step)
@@ -812,7 +815,10 @@ class _Display:
 
 
 def _in_short(metrics: Mapping[str, float]) -> str:
-    chosen = {name: value for name, value in metrics.items() if name.endswith(("loss", "elbo", "accuracy"))}
+    known = ("loss", "elbo", "accuracy", "augment/probability")
+    chosen = {name: value for name, value in metrics.items() if name.endswith(known)}
+    if not chosen:
+        chosen = {name: value for name, value in metrics.items() if name != "images_per_second"}
     if "images_per_second" in metrics:
         chosen = {"images/s": metrics["images_per_second"]} | chosen
     return ", ".join(f"{name} {value:.4g}" for name, value in list(chosen.items())[:5])

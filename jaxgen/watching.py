@@ -112,14 +112,14 @@ def views_of(system: System, key: jax.Array) -> Callable | None:
         if not num_labels:
             if system.decode is not None and system.latents is not None:
                 return system.decode(variables, system.latents(key, DRAWN))
-            return system.draw(variables, key, DRAWN)
+            return batch_drawer(system, DRAWN)(variables, key)["image"]
         label = sharding.divided(jnp.repeat(jnp.arange(rows), _COLUMNS))
         if system.decode is not None and system.latents is not None:
             one_row = system.latents(key, _COLUMNS)
             latents = jax.tree.map(lambda z: sharding.divided(jnp.concatenate([z] * rows)), one_row)
             images = system.decode(variables, latents, label=label)
         else:
-            images = system.draw(variables, key, rows * _COLUMNS, label=label)
+            images = batch_drawer(system, rows * _COLUMNS, label=label)(variables, key)["image"]
         return images.reshape(rows, _COLUMNS, *images.shape[1:])
 
     def views(variables, batch):
@@ -218,6 +218,11 @@ def batch_drawer(system: System, num: int, **choices: Any) -> Callable:
         if num_labels and "label" not in told:
             told["label"] = drawn_labels(jax.random.fold_in(key, 1), num, num_labels)
         found = {"image": draw(variables, key, num, **told)}
+        if found["image"].ndim != 4 or len(found["image"]) != num:
+            raise ValueError(
+                f"draw(variables, key, n={num}) of {system.name} must return images [{num}, H, W, C], and returned an "
+                f"array of shape {found['image'].shape}"
+            )
         return found | {name: value for name, value in told.items() if name == "label"}
 
     return batch

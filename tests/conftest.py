@@ -1,6 +1,9 @@
 """Every test sees eight virtual CPU devices, set up before jax is imported; the fixtures that several files share."""
 
+import atexit
 import os
+import shutil
+import tempfile
 import warnings
 
 import pytest
@@ -10,6 +13,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # JAX versions deadlock on a machine with few cores.
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the processes of one run share what they compile
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxgen-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax  # noqa: E402
 
@@ -32,11 +39,10 @@ def double_precision():
 
 @pytest.fixture(scope="module")
 def scripts_in_process(tmp_path_factory):
-    """For a file that calls scripts (`in_process.call`): its own caches, no reports, warnings as they were before."""
+    """For a file that calls scripts (`in_process.call`): its own cache, no reports, warnings as they were before."""
     from jaxgen import report
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(report, "write", lambda directory: None)  # a second of Matplotlib each
         patch.setattr(warnings, "formatwarning", warnings.formatwarning)  # command_line.run changes it

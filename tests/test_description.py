@@ -55,6 +55,14 @@ def test_the_images_can_be_others_than_the_presets(capsys):
     assert record["batch"]["image"] == [64, 64, 64, 3] and record["choices"] == {"label": 5}
 
 
+def test_measured_numbers_are_told_of_what_was_measured_alone(capsys):
+    told = []
+    for arguments in ((), ("--num-classes", 5), ("--image-shape", 32, 32, 3), ("--r1", 1)):
+        assert call("describe", "mnist-cgan", *arguments, "--json") == 0
+        told.append(bool(json.loads(capsys.readouterr().out)["measured"]))
+    assert told == [True, False, False, False]
+
+
 def test_the_state_that_is_described_is_the_one_that_is_trained():
     config = dcgan.TINY
     spec = Spec.of_images((28, 28, 1), 10)
@@ -71,7 +79,7 @@ def test_the_state_that_is_described_is_the_one_that_is_trained():
         (["mnist-dcgn"], "no preset 'mnist-dcgn'; did you mean 'mnist-dcgan'"),
         (["mnist-dcgan", "--data.name", "folder", "--data.path", "x"], "give --image-shape H W C"),
         (["mnist-dcgan", "--image-shape", "64", "64"], "--image-shape takes three whole numbers"),
-        (["mnist-dcgan", "--num-classes", "many"], "--num-classes takes a whole number, not many"),
+        (["mnist-dcgan", "--num-classes", "many"], "--num-classes takes a whole number of at least 0, not many"),
         (["mnist-sngan", "--image-shape", "30", "30", "1"], "28, 32, 48, 64 or 128 pixels, not 30"),
         (["mnist-cgan", "--num-classes", "0"], "these data have none"),
     ],

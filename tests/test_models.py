@@ -335,5 +335,5 @@ def test_every_convolution_is_ours():
     """Flax's are slow backwards, twice backwards and in loops on CPU (`models.convolution`)."""
     for file in sorted(Path(models.__file__).parent.glob("*.py")):
         code = file.read_text().split('"""', 2)[-1]
-        for theirs in ("nn.Conv(", "nn.ConvTranspose(", "nn.ConvLocal(", "linen.Conv"):
+        for theirs in ("nn.Conv(", "nn.ConvTranspose(", "nn.ConvLocal(", "linen.Conv("):
             assert theirs not in code, f"{file.name} uses {theirs}"

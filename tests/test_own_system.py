@@ -1,5 +1,6 @@
 """A user's own system is as good as ours: in a notebook, and as one file on the command line."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -163,6 +164,7 @@ def test_another_preset_of_the_file_is_named_after_a_colon(tmp_path):
         (None, "there is no file"),
         ("x = 1", "lacks a function build.* and PRESETS"),
         ("def build(config, spec): pass\nPRESETS = {}", "has no preset"),
+        ("def build((config", r"broken.py, line 1: .*def build\(\(config"),
         ("def build(config, spec): pass\nPRESETS = {'a': 3}", "the preset 'a' is no"),
         (
             "from jaxgen.systems.dcgan import Config\nfrom jaxgen.systems.preset import Preset\n"
@@ -177,6 +179,34 @@ def test_a_file_that_is_no_system_says_what_it_lacks(tmp_path, text, message):
         file.write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         systems.from_file(file)
+
+
+def test_what_a_file_raises_names_the_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import no_such_module")
+    with pytest.raises(ImportError) as raised:
+        systems.from_file(file)
+    assert raised.value.__notes__ == [f"in {file}"]
+    file.write_text(FILE.read_text().replace("    return System(", "    return dict("))
+    module = systems.from_file(file)
+    with pytest.raises(TypeError, match=r"build of mine.py must return a jaxgen.System, and returned \{'init'"):
+        experiment.build_system(module.Config(), Spec.of_images((28, 28, 1)))
+    file.write_text(FILE.read_text().replace("        init=", "        game="))
+    module = systems.from_file(file)
+    with pytest.raises(TypeError, match="init") as raised:
+        experiment.build_system(module.Config(), Spec.of_images((28, 28, 1)))
+    assert raised.value.__notes__ == ["in build of mine.py"]
+
+
+def test_a_step_that_does_not_count_and_a_draw_of_another_number_are_refused(system, digits, tmp_path):
+    still = dataclasses.replace(
+        system, train_step=lambda state, batch, key: (state, {"loss": state.network.params["mean"][0, 0, 0]})
+    )
+    with pytest.raises(ValueError, match="after 2 train steps the state's step is 0: train_step must return"):
+        jaxgen.train(still, digits, tmp_path / "still", num_steps=2, num_devices=1, progress=False)
+    seven = dataclasses.replace(system, draw=lambda variables, key, n: system.draw(variables, key, 7))
+    with pytest.raises(ValueError, match=r"draw\(variables, key, n=64\) of independent pixels must return images"):
+        jaxgen.train(seven, digits, tmp_path / "seven", num_steps=2, num_devices=1, progress=False)
 
 
 def test_a_file_that_has_the_name_of_one_of_ours_hides_nothing(tmp_path):

@@ -53,7 +53,7 @@ def _take(arguments: list[str], option: str, count: int) -> tuple[int, ...] | No
     del arguments[at : at + 1 + count]
     least = 0 if option == "--num-classes" else 1
     if len(values) < count or not all(value.isdecimal() and int(value) >= least for value in values):
-        what = {1: "a whole number", 3: "three whole numbers: height, width, channels"}[count]
+        what = {1: "a whole number of at least 0", 3: "three whole numbers: height, width, channels"}[count]
         raise ValueError(f"{option} takes {what}, not {' '.join(values) or 'nothing'}")
     return tuple(map(int, values))
 

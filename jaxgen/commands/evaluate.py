@@ -198,6 +198,9 @@ def open_sides(what, reference, *, num, num_real, backbone, train, seed, step, r
     from jaxgen import evaluation
 
     shared = {**options, "system": system, "progress": progress}
+    for side in (what, reference, train):
+        if side is not None:
+            evaluation.check_there(side)
     fake = evaluation.open_images(what, num=num, seed=seed, step=step, **shared)
     if step is not None and fake.run is None:
         raise ValueError(f"--step is of a run's checkpoint, but {what} is no run")

@@ -77,6 +77,8 @@ def sample(
         # A row for each class: image i is of class i mod C, and column i mod R of a row is its i // C-th.
         order = np.arange(num)
         columns = -(-num // len(asked)) if asked else None
+        if columns and columns % 16 == 0:
+            columns = 16  # several rows for each class
         drawn = experiment.generate(trained, num, jax.random.key(seed), label=asked or None)
         if asked:
             drawn = drawn[np.argsort(order % len(asked), kind="stable")]

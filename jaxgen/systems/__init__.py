@@ -66,7 +66,8 @@ def from_file(path: str | Path) -> ModuleType:
 
     Raises:
       FileNotFoundError: if there is none.
-      ValueError: if it lacks what files in `systems/` have, naming what.
+      ValueError: if it lacks what files in `systems/` have, naming what; if it is no Python.
+      Exception: what the file itself raises, with its name in a note.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -78,8 +79,13 @@ def from_file(path: str | Path) -> ModuleType:
     try:
         loader.loader.exec_module(module)
         _check(module, path)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, SyntaxError):
+            raise ValueError(
+                f"{error.filename}, line {error.lineno}: {error.msg}: {(error.text or '').strip()}"
+            ) from None
+        error.add_note(f"in {path}")
         raise
     return module
 
