@@ -163,9 +163,11 @@ def with_descent(module, **changes):
     return built(module, **plain, **changes)
 
 
-def assert_close(found, expected, atol=2e-5, rtol=2e-3):
+def assert_close(found, expected, atol=2e-5, rtol=2e-3, of_largest=0.0):
+    """To a tolerance; of_largest: of the largest entry of its array, where rounding is known to grow."""
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, atol=atol, rtol=rtol, err_msg=jax.tree_util.keystr(path))
+        allowed = max(atol, of_largest * float(np.abs(b).max(initial=0)))
+        np.testing.assert_allclose(a, b, atol=allowed, rtol=rtol, err_msg=jax.tree_util.keystr(path))
 
 
 def steps(step, state, batches, key):
@@ -203,7 +205,8 @@ def test_two_seeds_under_vmap_are_two_runs(module):
     step = jax.jit(system.train_step)
     for i in range(2):
         alone, _ = steps(step, system.init(keys[i]), batches, key)
-        assert_close(jax.tree.map(lambda x, i=i: x[i], together), alone)
+        # Seven batch normalisations of eight images in a row, as the article has, turn 1e-7 into 1e-2 of a gradient.
+        assert_close(jax.tree.map(lambda x, i=i: x[i], together), alone, of_largest=2e-2)
 
 
 @pytest.mark.slow
