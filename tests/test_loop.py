@@ -483,7 +483,7 @@ def test_a_finished_run_started_again_changes_nothing_and_can_be_prolonged(tmp_p
     train(tmp_path / "run")
     train(tmp_path / "whole")
     assert digests(tmp_path / "run") == digests(tmp_path / "whole")
-    with pytest.raises(ValueError, match="is at step 20 already, beyond num_steps 10; ask for more"):
+    with pytest.raises(ValueError, match="is at step 20 already, beyond num_steps 10"):
         train(tmp_path / "run", num_steps=10)
 
 
