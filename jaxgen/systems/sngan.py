@@ -89,6 +89,8 @@ PRESETS = {
         "digits that were asked for, by a narrow SNGAN with projection",
         Config(**_SMALL, projection=True),
         paper=_PROJECTION,
+        measured="FID 4.96 in the package's CNN (10,000 drawn, 10,000 test digits; training images 0.18), 98.5 % as "
+        "asked (real: 99.5), precision 0.80, recall 0.25; one seed, 2026-11-28",
     ),
     "emoji-sngan": Preset(
         "32x32 colour emoji by a narrow SNGAN with DiffAugment", Config(**_EMOJI, **_SMALL), paper=_PAPERS
