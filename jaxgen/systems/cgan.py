@@ -84,7 +84,7 @@ PRESETS = {
         ),
         paper="Mirza and Osindero 2014; projection of Miyato and Koyama 2018; penalty of Mescheder et al. 2018; "
         "augmentation of Zhao et al. 2020",
-        measured="FID 17.6 in the package's emoji CNN (10,000 drawn, 440 test emoji; training images 9.2), recall 0.45, "
-        "55 % as asked (real: 68); one seed, 2026-11-28",
+        measured="FID 17.6 in the package's CNN of emoji (10,000 drawn, 440 test emoji; training images 9.2), recall "
+        "0.45, 55 % as asked (real: 68); one seed, 2026-11-28",
     ),
 }
