@@ -179,7 +179,7 @@ def _svg(index: int, curves: Sequence[tuple], first_step: int, last_step: int, i
                 axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: _tick(value)))
         else:
             finite = np.concatenate([values[np.isfinite(values)] for _, values, *_ in curves])
-            size = float(np.abs(finite).max())
+            size = float(np.abs(finite).max()) or 1.0
             if float(finite.max()) - float(finite.min()) <= 1e-6 * size:  # constant but for rounding: no zoom into it
                 axes.set_ylim(finite[0] - 0.1 * size, finite[0] + 0.1 * size)
             axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
