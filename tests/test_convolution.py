@@ -127,6 +127,9 @@ def test_a_batch_that_outgrows_the_cache_goes_through_the_kernel_gradient_in_chu
     x, w, y = draw(geometry, 24, 16, batch=6)
     assert "while" in jax.jit(lambda x, y: kernel_gradient(x, y, geometry)).lower(x, y).as_text()
     close(kernel_gradient(x, y, geometry), plain_kernel_gradient(x, y, geometry))
+    monkeypatch.setattr(direct, "CHUNK", 4 * 8 * 6 * 24)
+    x, w, y = draw(geometry, 24, 16, batch=7)  # in chunks of one it would be slower than at once
+    assert "while" not in jax.jit(lambda x, y: kernel_gradient(x, y, geometry)).lower(x, y).as_text()
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[3], CASES[10], CASES[14]])

@@ -205,8 +205,9 @@ def test_two_seeds_under_vmap_are_two_runs(module):
     step = jax.jit(system.train_step)
     for i in range(2):
         alone, _ = steps(step, system.init(keys[i]), batches, key)
-        # Seven batch normalisations of eight images in a row, as the article has, turn 1e-7 into 1e-2 of a gradient.
-        assert_close(jax.tree.map(lambda x, i=i: x[i], together), alone, of_largest=2e-2)
+        # Six batch normalisations of eight images in a row, as the article has, turn 1e-7 into 1e-2 of a gradient.
+        of_largest = 2e-2 if module is systems.article else 0.0
+        assert_close(jax.tree.map(lambda x, i=i: x[i], together), alone, of_largest=of_largest)
 
 
 @pytest.mark.slow

@@ -50,18 +50,15 @@ def dilated(y, w, geometry):
 
 
 def _by_pixel_of_a_block(y, w, geometry):
-    """x[s q + j] = sum_t y[q + first - t] w[s t + r] along each axis, with r = (j + before) mod s."""
+    """x[s q + j] = sum_t y[q + first - t] w[s t + r] along each axis, with (first, r) = divmod(j + before, s)."""
     (sh, sw), (h, width) = geometry.strides, geometry.image_size
 
     def pixels(axis):
-        for j in range(geometry.strides[axis]):
-            yield _pixel(axis, j)
-
-    def _pixel(axis, j):
-        n, s, m = geometry.image_size[axis], geometry.strides[axis], y.shape[1 + axis]
-        taps = geometry.kernel_size[axis] // s
-        first, r = divmod(j + geometry.padding[axis][0], s)
-        return r, (taps - 1 - first, first + n // s - m)
+        """For each j: r, and the padding of y."""
+        s, rows = geometry.strides[axis], geometry.image_size[axis] // geometry.strides[axis]
+        for j in range(s):
+            first, r = divmod(j + geometry.padding[axis][0], s)
+            yield r, (geometry.kernel_size[axis] // s - 1 - first, first + rows - y.shape[1 + axis])
 
     def pixel(row, column):
         (r, above), (c, left) = row, column
@@ -75,11 +72,9 @@ def _by_pixel_of_a_block(y, w, geometry):
 
 def kernel_gradient(x, y, geometry):
     """As `convolution.kernel_gradient`."""
-    per_image = max(x[0].size, y[0].size)
-    size = max(1, min(len(x), CHUNK // per_image))
-    while len(x) % size:
-        size -= 1
-    if size == len(x):
+    most = max(1, CHUNK // max(x[0].size, y[0].size))
+    size = next(size for size in range(min(most, len(x)), 0, -1) if len(x) % size == 0)
+    if size == len(x) or size < most / 2:  # a batch of 61 would go image by image, which is slower than all at once
         return _kernel_gradient(x, y, geometry)
     # Each chunk takes every few images, so that a batch that is divided over devices stays where it is.
     x, y = (a.reshape(size, -1, *a.shape[1:]) for a in (x, y))
