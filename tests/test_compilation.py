@@ -23,13 +23,6 @@ def test_only_the_cpu_gets_options():
         assert compilation.options("cpu") == compilation.YNNPACK
 
 
-def test_a_convolution_is_given_to_ynnpack_where_the_option_is_known():
-    x, w = jnp.ones((8, 16, 16, 32)), jnp.ones((3, 3, 32, 32))
-    run = lambda x, w: convolve(x, w, Geometry((16, 16), (3, 3), (1, 1), ((1, 1), (1, 1))))  # noqa: E731
-    told = ["ynn" in jit(run).lower(x, w).compile().as_text().lower() for jit in (compilation.jit, jax.jit)]
-    assert told == [compilation.options("cpu") is not None, False]
-
-
 @pytest.mark.parametrize("unknown", [{"xla_cpu_of_another_version": "1"}, {next(iter(compilation.YNNPACK)): "SOME"}])
 def test_an_option_or_a_value_that_this_version_does_not_know_is_left_out(unknown, monkeypatch, fresh):
     monkeypatch.setattr(compilation, "YNNPACK", unknown)
