@@ -33,6 +33,9 @@ CASES = [  # geometry, channels, outputs, and the form in which a CPU runs them
     (GEOMETRIES[9], 24, 3, im2col),  # patches of the outputs
     (Geometry((6, 7), (2, 3), (1, 1), ((0, 3), (2, 0))), 24, 2, im2col),
     (Geometry((12, 9), (6, 3), (3, 3), ((2, 2), (0, 0))), 30, 8, direct),  # small convolutions, one for each pixel
+    (GEOMETRIES[9]._replace(groups=3), 72, 24, direct),
+    (GEOMETRIES[0]._replace(groups=2), 128, 130, winograd),
+    (GEOMETRIES[9]._replace(groups=6), 6, 12, im2col),  # depthwise
 ]
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -42,24 +45,29 @@ def draw(geometry, channels=24, features=4, batch=2):
     x, w, y = (jax.random.fold_in(jax.random.key(0), i) for i in range(3))
     return (
         jax.random.normal(x, (batch, *geometry.image_size, channels)),
-        jax.random.normal(w, (*geometry.kernel_size, channels, features)),
+        jax.random.normal(w, (*geometry.kernel_size, channels // geometry.groups, features)),
         jax.random.normal(y, (batch, *geometry.output_size, features)),
     )
 
 
 def plain(x, w, geometry):
     return lax.conv_general_dilated(
-        x, w, geometry.strides, geometry.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        w,
+        geometry.strides,
+        geometry.padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=geometry.groups,
     )
 
 
 def plain_transposed(y, w, geometry):
-    x = jax.ShapeDtypeStruct((y.shape[0], *geometry.image_size, w.shape[2]), y.dtype)
+    x = jax.ShapeDtypeStruct((y.shape[0], *geometry.image_size, w.shape[2] * geometry.groups), y.dtype)
     return jax.linear_transpose(lambda x: plain(x, w, geometry), x)(y)[0]
 
 
 def plain_kernel_gradient(x, y, geometry):
-    w = jax.ShapeDtypeStruct((*geometry.kernel_size, x.shape[-1], y.shape[-1]), x.dtype)
+    w = jax.ShapeDtypeStruct((*geometry.kernel_size, x.shape[-1] // geometry.groups, y.shape[-1]), x.dtype)
     return jax.linear_transpose(lambda w: plain(x, w, geometry), w)(y)[0]
 
 
@@ -78,7 +86,8 @@ def close(a, b):
 
 
 def form_of(geometry, channels, features, dtype=jnp.float64):
-    return next((form for form in (im2col, winograd) if form.fits(geometry, channels, features, dtype)), direct)
+    widths = channels // geometry.groups, features // geometry.groups
+    return next((form for form in (im2col, winograd) if form.fits(geometry, *widths, dtype)), direct)
 
 
 NAMES = ["convolve", "transposed", "kernel_gradient"]
@@ -114,8 +123,9 @@ def test_values_equal_those_of_plain_lax_for_200_geometries():
             size, kernel, widths = size + 9, 2 * np.array(strides), np.array([64, 65])
         padding = tuple((int(random.integers(k)), int(random.integers(k))) for k in kernel)
         short = [max(0, k - n - sum(p)) for n, k, p in zip(size, kernel, padding, strict=True)]
-        geometry = Geometry(tuple((size + short).tolist()), tuple(kernel.tolist()), strides, padding)
-        case = (geometry, *widths.tolist())
+        groups = int(random.choice([1, 1, 2, 3]))
+        geometry = Geometry(tuple((size + short).tolist()), tuple(kernel.tolist()), strides, padding, groups)
+        case = (geometry, *(groups * widths).tolist())
         is_as_plain_lax(*case)
         forms.append(form_of(*case))
     assert min(forms.count(form) for form in (im2col, winograd, direct)) >= 5
@@ -132,7 +142,7 @@ def test_a_batch_that_outgrows_the_cache_goes_through_the_kernel_gradient_in_chu
     assert "while" not in jax.jit(lambda x, y: kernel_gradient(x, y, geometry)).lower(x, y).as_text()
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[3], CASES[10], CASES[14]])
+@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[3], CASES[10], CASES[14], CASES[17]])
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_and_second_gradients_equal_those_of_plain_lax(name, case):
     geometry, channels, features, _ = case
@@ -147,7 +157,7 @@ def test_gradients_and_second_gradients_equal_those_of_plain_lax(name, case):
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_accelerators_get_plain_convolutions_wherever_it_is_traced(platform):
-    for geometry, channels, features, _ in (CASES[0], CASES[10], CASES[14], CASES[16]):
+    for geometry, channels, features, _ in (CASES[0], CASES[10], CASES[14], CASES[16], CASES[17]):
         for name in NAMES:
             ours, _, a, b = operands(name, *draw(geometry, channels, features))
             program = jax.jit(lambda a, b, f=ours, g=geometry: f(a, b, g)).trace(a, b)
@@ -155,7 +165,7 @@ def test_accelerators_get_plain_convolutions_wherever_it_is_traced(platform):
             assert text.count("stablehlo.convolution") == 1 and "dot_general" not in text and "while" not in text
 
 
-@pytest.mark.parametrize("name", ["convolve", "transposed", "kernel_gradient"])
+@pytest.mark.parametrize("name", NAMES)
 def test_winograds_form_loses_no_more_digits_in_float32_than_plain_lax(name):
     geometry = GEOMETRIES[0]
     assert winograd.fits(geometry, 64, 64, jnp.float32)
@@ -170,9 +180,9 @@ def test_winograds_form_loses_no_more_digits_in_float32_than_plain_lax(name):
     assert error(ours) < 4 * error(theirs) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["convolve", "transposed", "kernel_gradient"])
-def test_inside_scan_and_vmap_nothing_changes(name):
-    geometry = GEOMETRIES[1]
+@pytest.mark.parametrize("geometry", [GEOMETRIES[1], GEOMETRIES[9]._replace(groups=2)])
+@pytest.mark.parametrize("name", NAMES)
+def test_inside_scan_and_vmap_nothing_changes(name, geometry):
     ours, theirs, a, b = operands(name, *draw(geometry))
 
     def descend(f):
@@ -211,6 +221,17 @@ def test_conv_layer_equals_flax_with_the_same_parameters():
     variables = ours.init(jax.random.key(1), x)
     chex.assert_trees_all_equal_shapes(variables, theirs.init(jax.random.key(1), x))
     close(ours.apply(variables, x), theirs.apply(variables, x))
+
+
+def test_grouped_conv_layer_equals_flax_with_the_same_parameters():
+    x = jax.random.normal(jax.random.key(0), (2, 9, 9, 6))
+    ours = Conv(4, 3, padding=1, groups=2)
+    theirs = nn.Conv(4, (3, 3), padding=((1, 1), (1, 1)), feature_group_count=2)
+    variables = ours.init(jax.random.key(1), x)
+    chex.assert_trees_all_equal_shapes(variables, theirs.init(jax.random.key(1), x))
+    close(ours.apply(variables, x), theirs.apply(variables, x))
+    with pytest.raises(ValueError, match="4 groups must divide 6 channels and 4 features"):
+        Conv(4, 3, groups=4).init(jax.random.key(1), x)
 
 
 def test_transposed_layer_with_kernel_four_and_strides_two_doubles_the_size():

@@ -38,6 +38,7 @@ class Geometry(NamedTuple):
     kernel_size: tuple[int, int]
     strides: tuple[int, int]
     padding: tuple[tuple[int, int], tuple[int, int]]  # (before, after) along height and width
+    groups: int = 1  # channels and outputs are divided into as many, of which none sees another
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -54,21 +55,33 @@ class Geometry(NamedTuple):
 def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     """Cross-correlation y[n,i,j,o] = sum_{a,b,c} x[n, i s + a - p, j s + b - p, c] w[a,b,c,o].
 
+    In G groups, outputs g O / G to (g + 1) O / G - 1 see channels g C / G to (g + 1) C / G - 1 alone.
+
     Args:
       x: images [N, H, W, C].
-      w: kernel [kh, kw, C, O].
-      geometry: sizes, strides and padding.
+      w: kernel [kh, kw, C / G, O].
+      geometry: sizes, strides, padding and groups.
 
     Returns:
       [N, *geometry.output_size, O].
     """
     return lax.platform_dependent(
-        x, w, cpu=_on_cpu("convolve", geometry, *w.shape[2:], x.dtype), default=functools.partial(_convolve, geometry)
+        x,
+        w,
+        cpu=_on_cpu("convolve", geometry, *_widths(w, geometry), x.dtype),
+        default=functools.partial(_convolve, geometry),
     )
 
 
 def _convolve(geometry, x, w):
-    return lax.conv_general_dilated(x, w, geometry.strides, geometry.padding, dimension_numbers=direct.DIMENSIONS)
+    return lax.conv_general_dilated(
+        x,
+        w,
+        geometry.strides,
+        geometry.padding,
+        dimension_numbers=direct.DIMENSIONS,
+        feature_group_count=geometry.groups,
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -77,7 +90,7 @@ def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
 
     Args:
       y: [N, *geometry.output_size, O].
-      w: kernel [kh, kw, C, O], the same as for `convolve`.
+      w: kernel [kh, kw, C / G, O], the same as for `convolve`.
       geometry: of the convolution whose adjoint this is.
 
     Returns:
@@ -86,7 +99,7 @@ def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     return lax.platform_dependent(
         y,
         w,
-        cpu=_on_cpu("transposed", geometry, *w.shape[2:], y.dtype),
+        cpu=_on_cpu("transposed", geometry, *_widths(w, geometry), y.dtype),
         default=functools.partial(direct.dilated, geometry=geometry),
     )
 
@@ -101,28 +114,37 @@ def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array
       geometry: of the convolution.
 
     Returns:
-      [kh, kw, C, O].
+      [kh, kw, C / G, O].
     """
     return lax.platform_dependent(
         x,
         y,
-        cpu=_on_cpu("kernel_gradient", geometry, x.shape[-1], y.shape[-1], x.dtype),
+        cpu=_on_cpu(
+            "kernel_gradient", geometry, x.shape[-1] // geometry.groups, y.shape[-1] // geometry.groups, x.dtype
+        ),
         default=functools.partial(_kernel_gradient, geometry),
     )
 
 
 def _kernel_gradient(geometry, x, y):
-    kernel = jax.ShapeDtypeStruct((*geometry.kernel_size, x.shape[-1], y.shape[-1]), x.dtype)
+    kernel = jax.ShapeDtypeStruct((*geometry.kernel_size, x.shape[-1] // geometry.groups, y.shape[-1]), x.dtype)
     return jax.linear_transpose(functools.partial(_convolve, geometry, x), kernel)(y)[0]
 
 
-def _on_cpu(operation, geometry, num_channels, num_outputs, dtype):
-    """The fastest known form of an operation. Members of a `vmap` go through it one after another.
+def _widths(w, geometry):
+    """Channels and outputs of a group."""
+    return w.shape[2], w.shape[3] // geometry.groups
 
-    Left to `vmap`, convolutions of several kernels would become a grouped one, for which XLA's CPU code is slow.
+
+def _on_cpu(operation, geometry, num_channels, num_outputs, dtype):
+    """The fastest known form of an operation. Groups, and members of a `vmap`, go through it one after another.
+
+    XLA's own code for grouped convolutions, which convolutions of several kernels become under `vmap`, is slow on CPU.
     """
     forms = (form for form in (im2col, winograd) if form.fits(geometry, num_channels, num_outputs, dtype))
-    run = functools.partial(getattr(next(forms, direct), operation), geometry=geometry)
+    run = functools.partial(getattr(next(forms, direct), operation), geometry=geometry._replace(groups=1))
+    if geometry.groups > 1:
+        run = _group_after_group(run, geometry.groups)
     one = custom_batching.custom_vmap(run)
 
     @one.def_vmap
@@ -139,6 +161,18 @@ def _on_cpu(operation, geometry, num_channels, num_outputs, dtype):
         return lax.map(member, [x for x, b in zip(arrays, batched, strict=True) if b]), True
 
     return one
+
+
+def _group_after_group(run, groups):
+    def one(i, arrays):
+        sizes = [a.shape[-1] // groups for a in arrays]
+        return run(*(lax.dynamic_slice_in_dim(a, i * n, n, -1) for a, n in zip(arrays, sizes, strict=True)))
+
+    def all_groups(*arrays):
+        found = lax.map(lambda i: one(i, arrays), jnp.arange(groups))
+        return jnp.moveaxis(found, 0, -2).reshape(*found.shape[1:-1], -1)
+
+    return all_groups
 
 
 def _save_both(f):
@@ -167,12 +201,16 @@ class Conv(nn.Module):
     """Convolution [N, H, W, C] -> [N, H', W', features] with H' = (H + 2 padding - kernel) // strides + 1.
 
     The parameters have the names and shapes of `flax.linen.Conv`. `padding` counts pixels on each side, as in PyTorch.
+
+    Raises:
+      ValueError: at trace time, for groups that do not divide the channels and the features.
     """
 
     features: int
     kernel_size: int | Sequence[int]
     strides: int | Sequence[int] = 1
     padding: int | Sequence[int] = 0
+    groups: int = 1  # of channels, each of which makes as many of the features, and sees no other
     use_bias: bool = True
     kernel_init: Any = nn.initializers.lecun_normal()
     dtype: Any = None  # of the computation; parameters are float32
@@ -180,7 +218,9 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x):
         kernel_size = _pair(self.kernel_size)
-        kernel = self.param("kernel", self.kernel_init, (*kernel_size, x.shape[-1], self.features))
+        if x.shape[-1] % self.groups or self.features % self.groups:
+            raise ValueError(f"{self.groups} groups must divide {x.shape[-1]} channels and {self.features} features")
+        kernel = self.param("kernel", self.kernel_init, (*kernel_size, x.shape[-1] // self.groups, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = self.operation(x, kernel)
@@ -189,7 +229,8 @@ class Conv(nn.Module):
     def operation(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """What the layer is without its bias, which a layer that joins it with something else replaces."""
         padding = tuple((p, p) for p in _pair(self.padding))
-        return convolve(x, kernel, Geometry(x.shape[1:3], _pair(self.kernel_size), _pair(self.strides), padding))
+        size, strides = _pair(self.kernel_size), _pair(self.strides)
+        return convolve(x, kernel, Geometry(x.shape[1:3], size, strides, padding, self.groups))
 
 
 class ConvTranspose(nn.Module):

@@ -41,12 +41,19 @@ def dilated(y, w, geometry):
     y, padding = _at_least_the_kernel(y, geometry.kernel_size, padding, dilation=geometry.strides)
     return lax.conv_general_dilated(
         y,
-        jnp.flip(w, (0, 1)).swapaxes(2, 3),
+        adjoint_kernel(w, geometry.groups),
         (1, 1),
         padding,
         lhs_dilation=geometry.strides,
         dimension_numbers=DIMENSIONS,
+        feature_group_count=geometry.groups,
     )
+
+
+def adjoint_kernel(w, groups=1):
+    """Turned by 180 degrees, with the channels and the outputs of each group exchanged: [kh, kw, O / G, C]."""
+    kh, kw, c, _ = w.shape
+    return jnp.flip(w, (0, 1)).reshape(kh, kw, c, groups, -1).swapaxes(2, 4).reshape(kh, kw, -1, groups * c)
 
 
 def _by_pixel_of_a_block(y, w, geometry):
@@ -62,7 +69,7 @@ def _by_pixel_of_a_block(y, w, geometry):
 
     def pixel(row, column):
         (r, above), (c, left) = row, column
-        taps = jnp.flip(w[r::sh, c::sw], (0, 1)).swapaxes(2, 3)
+        taps = adjoint_kernel(w[r::sh, c::sw])
         padded, padding = _at_least_the_kernel(y, taps.shape[:2], (above, left))
         return lax.conv_general_dilated(padded, taps, (1, 1), padding, dimension_numbers=DIMENSIONS)
 
