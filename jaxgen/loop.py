@@ -223,11 +223,12 @@ def train(
     mesh = sharding.make_mesh(num_devices)
     sharding.check_divisible(batch_size, mesh.size)
     directory, primary = Path(directory), jax.process_index() == 0
+    train_step = jax.jit(train_step, inline=True)  # which remembers its trace: the first batch's check makes it
     plan = _Plan(num_steps, log_every, sample_every, evaluate_every, checkpoint_every, sample, evaluate, best_metric)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_telling_of_lost_hosts())
         with _on_all_hosts(mesh):
-            metric_names = _check_first_batch(train_step, dataset, batch_size, seed, state, key)
+            metric_names = _check_first_batch(train_step, dataset, batch_size, seed, state, key, mesh)
         with _on_all_hosts(mesh):  # only now: a mistake on any host leaves no directory behind
             hold = run_directory.hold(directory, config, may_change=may_change, upgrade=upgrade, is_primary=primary)
             stack.enter_context(hold)
@@ -507,7 +508,7 @@ def _check_numbers(**numbers: int) -> None:
 
 
 def _check_first_batch(
-    train_step: Callable, dataset: data.Dataset, batch_size: int, seed: int, state: Any, key: jax.Array
+    train_step: Callable, dataset: data.Dataset, batch_size: int, seed: int, state: Any, key: jax.Array, mesh
 ) -> list[str]:
     """Looks at this host's part of the first batch: wrong ranges and NaN train without an error, and badly.
 
@@ -521,7 +522,8 @@ def _check_first_batch(
         return train_step(state, dataset.prepare(raw, key), key)[1]
 
     whole = {name: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype) for name, x in raw.items()}
-    shapes = jax.eval_shape(metrics_of, state, whole, key)
+    arguments = sharding.replicated_shapes(mesh, (state, whole, key))
+    shapes = sharding.jit_global(metrics_of, mesh, batch_axes=(None, None, None)).eval_shape(*arguments)
     for name, shape in shapes.items():
         if shape.shape:
             raise ValueError(f"the metric {name!r} has shape {shape.shape}; a train step returns scalars")
