@@ -91,6 +91,8 @@ def test_a_picture_has_a_row_for_each_class_that_is_asked_for_by_name_or_number(
     assert np.load(tmp_path / "all.npz")["image"].shape == (3 * 8, 32, 32, 3)
     assert call("sample", run, "--label", "plum", 0, "--num-images", 6, "--output", tmp_path / "two.npz") == 0
     drawn = np.load(tmp_path / "two.npz")["image"]
+    assert call("sample", run, "--label", "plum,0", "--num-images", 6, "--output", tmp_path / "same.npz") == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "same.npz")["image"], drawn)
     expected = experiment.generate(trained, 6, jax.random.key(0), label=[2, 0])
     from jaxgen import images
 

@@ -117,6 +117,7 @@ def labels_of(trained, asked: tuple[str, ...]) -> list[int]:
     if not num:
         experiment.check_label(trained.system, [0])
     names = {name.lower(): index for index, name in enumerate(trained.class_names)}
+    asked = [part for name in asked for part in ([name] if name.lower() in names else name.split(","))]  # --label 3,7
     found = [
         names[name.lower()]
         if name.lower() in names
