@@ -191,17 +191,15 @@ def test_two_hosts_read_their_own_halves_of_a_streamed_folder(tmp_path, monkeypa
         Image.fromarray(pixels).save(folder / f"{i}.png")
     code = (
         "import sys; from jaxgen.data import folder, reading; reading.MAX_BYTES_IN_MEMORY = 0;"
-        "folder.image_folder.__kwdefaults__['max_bytes_in_memory'] = 0; sys.path.insert(0, sys.argv.pop(1));"
-        "import train; sys.exit(train.main())"
+        "folder.image_folder.__kwdefaults__['max_bytes_in_memory'] = 0;"
+        "from jaxgen.commands import train; sys.exit(train.main())"
     )
     arguments = ["mnist-cnn", "--data.name", "folder", "--data.path", tmp_path / "images", "--data.image-size", 28]
     arguments += ["--data.channels", 1, "--data.validation-share", 0, "--widths", 4, 4, "--batch-size", 8]
     arguments += ["--num-steps", 20, "--log-every", 5, "--num-devices", 4, "--ema-half-life", 0]
     arguments += ["--optimizer.name", "sgd", "--optimizer.schedule", "constant", "--directory", tmp_path / "run"]
     popen = subprocess.Popen
-    monkeypatch.setattr(
-        subprocess, "Popen", lambda a, **k: popen([a[0], "-c", code, str(TRAIN.parent), *map(str, a[2:])], **k)
-    )
+    monkeypatch.setattr(subprocess, "Popen", lambda a, **k: popen([a[0], "-c", code, *map(str, a[2:])], **k))
     codes, outputs = finish(start(arguments))
     assert codes == [0, 0], outputs
     monkeypatch.undo()
