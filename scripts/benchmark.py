@@ -7,24 +7,38 @@
 
 Rivals, each in a process of its own that sleeps while another is timed (the two of jaxgen share one):
 
-    jaxgen                compilation.jit(gan.make_train_step(...)), donated state, one dispatch a step
+    jaxgen                the step under compilation.jit, donated state, one dispatch a step
     jaxgen-loop           the same step, several to a dispatch in lax.fori_loop
     torch                 eager, contiguous (NCHW)
     torch-channels-last   eager, NHWC in memory
-    torch-joined          the same, SNGAN's convolutions joined with enlarging and halving: jaxgen's form, in PyTorch
+    torch-joined          the same, convolutions joined with enlarging and halving (`sngan`, `resnet-r1`,
+                          `biggan-stage`): jaxgen's form, in PyTorch
     torch-compile         torch.compile, NHWC in memory
 
-Cases: a discriminator and a generator step, on the same fake images, with Adam and a moving average of the generator.
+Games: a discriminator and a generator step, on the same fake images, with Adam and a moving average of the generator.
 `dcgan` has batch normalisation and the non-saturating loss; `dcgan-r1` no batch normalisation in the discriminator, and
 R1; `dcgan-gp` the same with the Wasserstein loss and a gradient penalty. `sngan` is the residual network with spectral
-normalisation and the hinge loss, half as wide as published and with half the batch; `sngan-published` as published.
+normalisation and the hinge loss, half as wide as published and with half the batch; `sngan-published` as published;
+`resnet-r1` is `sngan` with R1.
+
+Stages: pieces that networks are made of, each trained alone, a step of Adam on the mean squared error to a fixed
+target. Where x is not images but a map, the gradient in x and in what modulates it is computed, too.
+
+    denoiser       a residual denoiser as EDSR: 16 blocks of two 3x3 convolutions with 64 features; 16 x 48x48x3
+    unet           U-Net with 64, 128 and 256 features, max pooling and 2x2 transposed convolutions; 8 x 64x64x3
+    biggan-stage   BigGAN's block with conditional batch norm that doubles the size, 384 -> 192; 16 x 16x16x384
+    modulated      two of StyleGAN2's modulated 3x3 convolutions, by scaled inputs and outputs; 8 x 32x32x256
+    r3gan-block    two of R3GAN's blocks: 1x1 to 384, 3x3 in groups of 16 channels, 1x1 back; 32 x 16x16x192
+    vdvae-block    two of VDVAE's blocks: 1x1 to 96, two 3x3, 1x1 back, with GELU; 16 x 32x32x384
+
 `startup` is the time from starting a process to its first finished step. `loop` is what training a preset costs over
 its bare step: the step jitted and fed the same batch again and again, and the whole loop with data, log, samples and
 checkpoints.
 
 That the work is the same is checked, not assumed: PyTorch is given jaxgen's weights, and its images, its logits and its
 weights after one whole step (of plain gradient descent) must equal jaxgen's, both in float32; so must the vectors of
-spectral normalisation after one forward pass. PyTorch is spared the gradient norms that jaxgen reports.
+spectral normalisation after one forward pass, and of a stage its output, its weights after such a step and the
+gradients in what it is given. PyTorch is spared the gradient norms that jaxgen reports.
 
 In every round each rival starts from the same weights, runs one step untimed and then N steps, waiting for the last.
 Ratios are taken within a round. The limit is the rate of a large matrix product in the same rounds and the same
@@ -32,6 +46,11 @@ arithmetic, in whichever framework is faster at it. FLOPs are counted by hand: w
 multiplications with padding left out; a form that needs fewer, such as Winograd's, may come out above the limit. The
 matrix-vector products of spectral normalisation, too few to matter, are not counted. XLA's own count of the compiled
 step is printed beside them. The first step includes compilation, without any cache on disk.
+
+Memory is what a rival takes at most in steps that are compiled already, weights and what compilation leaves behind
+included, the benchmark's own copy of the initial weights not. On CPU that is resident memory, less that of before
+anything was built (Linux only); on a GPU the framework's own peak, JAX's since its process began. jaxgen-loop shares a
+process, and has none. What XLA plans for jaxgen's step, arguments and temporaries, is in the JSON file.
 """
 
 import argparse
@@ -48,166 +67,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from benchmark_cases import CASES, Case, Stage, resized, step_flops, tiny
+from benchmark_report import case_lines, loop_lines, machine_lines, startup_lines
 
 HERE = pathlib.Path(__file__).parent
 RIVALS = ("jaxgen", "jaxgen-loop", "torch", "torch-channels-last", "torch-joined", "torch-compile")
 TOLERANCE = 1e-4  # of the check, relative, for what comes before the first update: images, logits, first loss, penalty
 STEP_TOLERANCE = 5e-3  # for what comes after it. One activation on the other side of a ReLU's kink makes 1e-3
-AFTER_UPDATE = ("generator_loss", "generator_step", "discriminator_step")
+AFTER_UPDATE = ("generator_loss", "generator_step", "discriminator_step", "network_step")
+GRADIENTS = ("x_gradient", "condition_gradient")  # kinks are in their way, too: they may differ by STEP_TOLERANCE
 SMALL_STEPS = ("power_iteration",)  # of which float32 leaves fewer digits: they, too, may differ by STEP_TOLERANCE
+LONG_SUMS = ("x_gradient_square", "condition_gradient_square")  # PyTorch's norm of millions of numbers is off by 1e-4
+MEMORY_STEPS = 2  # timed or not, a step takes the same
 PAUSE = 0.3  # seconds between rivals, in which the thread pools of the last one fall asleep
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """The work to be timed. Both workers build it from these numbers."""
-
-    name: str
-    loss: str  # "non_saturating", "wasserstein" or "hinge"
-    network: str = "dcgan"  # or "sngan"
-    batch_norm: bool = False  # in DCGAN's discriminator
-    penalty: str | None = None  # "r1" or "gradient_penalty"
-    penalty_weight: float = 0.0
-    dtype: str = "float32"  # of the computation; weights are float32
-    batch_size: int = 64
-    features: int = 64  # DCGAN: of the layer next to the image; SNGAN: of the discriminator, half the generator's
-    image_size: int = 32
-    channels: int = 3
-    latent_dim: int = 100
-    learning_rate: float = 2e-4
-    b1: float = 0.5
-    b2: float = 0.999
-    ema_decay: float = 0.999
-
-
-CASES = {
-    case.name: case
-    for case in (
-        Case("dcgan", "non_saturating", batch_norm=True),
-        Case("dcgan-r1", "non_saturating", penalty="r1", penalty_weight=1.0),
-        Case("dcgan-gp", "wasserstein", penalty="gradient_penalty", penalty_weight=10.0, b1=0.0),
-        Case("sngan", "hinge", network="sngan", batch_size=32, latent_dim=128, b1=0.0, b2=0.9),
-        Case("sngan-published", "hinge", network="sngan", features=128, latent_dim=128, b1=0.0, b2=0.9),
-    )
-}
-
-
-# The networks' shapes, which PyTorch's side cannot import from jaxgen
-
-
-def map_sizes(image_size: int) -> list[int]:
-    """DCGAN's map sizes from the image down, as `jaxgen.models.dcgan.sizes` has them."""
-    sizes = [image_size]
-    while sizes[-1] > 5:
-        sizes.append(sizes[-1] // 2)
-    return sizes
-
-
-class SNGANLayout(NamedTuple):
-    """A network of `jaxgen.models.sngan.LAYOUTS`, one in which all maps of a player have the same width."""
-
-    generator_width: int
-    smallest: int  # size of the generator's first map
-    num_doublings: int  # the generator's blocks
-    discriminator_width: int
-    num_blocks: int  # the discriminator's
-    num_halvings: int  # the first of these, which halve the size
-
-
-def sngan_layout(case: Case) -> SNGANLayout:
-    """The case's networks.
-
-    Raises:
-      ValueError: for another image size than 28 or 32: there the widths differ from map to map.
-    """
-    if case.image_size not in (28, 32):
-        raise ValueError(f"SNGAN is here for 28 or 32 pixels, not {case.image_size}")
-    smallest, num_doublings = {28: (7, 2), 32: (4, 3)}[case.image_size]
-    return SNGANLayout(2 * case.features, smallest, num_doublings, case.features, 4, 2)
-
-
-# The work, counted by hand
-
-
-class Forward(NamedTuple):
-    """FLOPs of one forward pass of a network."""
-
-    layers: dict[str, int]  # dense layers and convolutions, by their names in jaxgen
-    on_input: tuple[str, ...]  # those that the network's input goes into
-
-    def total(self) -> int:
-        """Of all layers."""
-        return sum(self.layers.values())
-
-    def of_input(self) -> int:
-        """Of those that the input goes into: what its gradient costs."""
-        return sum(self.layers[name] for name in self.on_input)
-
-
-def layer_flops(case: Case) -> tuple[Forward, Forward]:
-    """FLOPs of the generator and of the discriminator: two for each multiply-add but those with padding."""
-    return {"dcgan": _dcgan_flops, "sngan": _sngan_flops}[case.network](case)
-
-
-def _dcgan_flops(case):
-    sizes = map_sizes(case.image_size)
-    widths = [case.channels] + [case.features << i for i in range(len(sizes) - 1)]
-    convolutions = [  # from the image inwards; a transposed convolution costs as much as the one it is the adjoint of
-        2 * case.batch_size * (4 * small - 2 + large % 2) ** 2 * inner * outer  # four taps, but for those outside
-        for large, small, inner, outer in zip(sizes, sizes[1:], widths, widths[1:], strict=False)
-    ]
-    flat = sizes[-1] ** 2 * widths[-1]
-    generator = {"Dense_0": 2 * case.batch_size * case.latent_dim * flat}
-    generator |= {f"ConvTranspose_{i}": flops for i, flops in enumerate(reversed(convolutions))}
-    discriminator = {f"Conv_{i}": flops for i, flops in enumerate(convolutions)}
-    discriminator["Dense_0"] = 2 * case.batch_size * flat
-    return Forward(generator, ("Dense_0",)), Forward(discriminator, ("Conv_0",))
-
-
-def _sngan_flops(case):
-    def conv1(size, inner, outer):
-        return 2 * case.batch_size * size**2 * inner * outer
-
-    def conv3(size, inner, outer):
-        return 2 * case.batch_size * (3 * size - 2) ** 2 * inner * outer  # three taps, but for those outside
-
-    layout = sngan_layout(case)
-    width, size = layout.generator_width, layout.smallest
-    generator = {"Dense_0": conv1(size, case.latent_dim, width)}
-    for i in range(layout.num_doublings):
-        generator[f"GeneratorBlock_{i}/shortcut"] = conv1(size, width, width)
-        size *= 2
-        generator |= {f"GeneratorBlock_{i}/Conv_{j}": conv3(size, width, width) for j in (0, 1)}
-    generator["Conv_0"] = conv3(size, width, case.channels)
-
-    discriminator, inner, width = {}, case.channels, layout.discriminator_width
-    for i in range(layout.num_blocks):
-        block, halve = f"DiscriminatorBlock_{i}", i < layout.num_halvings
-        discriminator[f"{block}/SpectralConv_0"] = conv3(size, inner, width)
-        discriminator[f"{block}/SpectralConv_1"] = conv3(size, width, width)
-        if halve:
-            size //= 2
-            discriminator[f"{block}/shortcut"] = conv1(size, inner, width)
-        inner = width
-    discriminator["SpectralDense_0"] = 2 * case.batch_size * width
-    first = ("DiscriminatorBlock_0/SpectralConv_0", "DiscriminatorBlock_0/shortcut")
-    return Forward(generator, ("Dense_0",)), Forward(discriminator, first)
-
-
-def step_flops(case: Case) -> int:
-    """FLOPs that the mathematics of one train step needs in dense layers and convolutions.
-
-    Each gradient, of a layer's weights or of its input, costs as much as the layer forwards; gradients that nobody uses
-    are not counted: of the latents, of the images in the discriminator's step, of the discriminator's weights in the
-    generator's step. A penalty needs the images' gradient, and of that again gradients in the weights and along the
-    way; R1 shares the forward pass of the real images.
-    """
-    g, d = layer_flops(case)
-    discriminator_step = 2 * (3 * d.total() - d.of_input())
-    generator_step = 2 * d.total() + 3 * g.total() - g.of_input()
-    penalty = {None: 0, "r1": 3 * d.total(), "gradient_penalty": 4 * d.total()}[case.penalty]
-    return discriminator_step + generator_step + penalty
 
 
 # Workers: processes that answer one line of JSON with another
@@ -290,9 +164,10 @@ def command_of(rival: str, torch_python: str) -> list[str]:
     return [torch_python, str(HERE / "benchmark_torch.py")]
 
 
-def rivals_for(case: Case, rivals: Sequence[str]) -> list[str]:
+def rivals_for(case: Case | Stage, rivals: Sequence[str]) -> list[str]:
     """Those that the case has."""
-    return [rival for rival in rivals if rival != "torch-joined" or case.network == "sngan"]
+    joins = case.network == "sngan" if isinstance(case, Case) else case.name == "biggan-stage"
+    return [rival for rival in rivals if rival != "torch-joined" or joins]
 
 
 # Measurements
@@ -303,7 +178,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def measure_case(case: Case, rivals: Sequence[str], settings: argparse.Namespace, say: Callable) -> dict[str, Any]:
+def measure_case(
+    case: Case | Stage, rivals: Sequence[str], settings: argparse.Namespace, say: Callable
+) -> dict[str, Any]:
     """Checks that all rivals compute the same and times them in turns.
 
     Args:
@@ -344,7 +221,7 @@ def measure_case(case: Case, rivals: Sequence[str], settings: argparse.Namespace
 
 
 def prepare(
-    rival: str, ask: Callable, case: Case, settings: argparse.Namespace, reference: str, result: dict[str, Any]
+    rival: str, ask: Callable, case: Case | Stage, settings: argparse.Namespace, reference: str, result: dict[str, Any]
 ) -> dict[str, Any]:
     """Builds a rival's networks, compiles its step and, for PyTorch, compares it with jaxgen's.
 
@@ -368,7 +245,10 @@ def prepare(
         if parameters != result.setdefault("parameters", parameters):
             raise WorkerError(f"{parameters} parameters, where jaxgen has {result['parameters']}")
     info["first_step_seconds"] = ask("run", rival=rival, steps=0)["seconds_untimed"]
+    if rival != "jaxgen-loop":  # in whose process is what jaxgen has left
+        info["memory"] = ask("memory", rival=rival, steps=MEMORY_STEPS)
     if rival == "jaxgen":
+        info["memory_planned"] = ask("planned_memory")
         result["flops"] = {"hand": step_flops(case), "xla": ask("count_flops")}
     elif rival.startswith("torch"):
         info["check"] = check(ask("compare", path=reference), result["losses_of_one_step"])
@@ -396,7 +276,7 @@ def time_in_turns(
         result["limit"]["rounds"].append(rates)
 
 
-def build_arguments(case: Case, rival: str, settings: argparse.Namespace) -> dict[str, Any]:
+def build_arguments(case: Case | Stage, rival: str, settings: argparse.Namespace) -> dict[str, Any]:
     """What a worker needs to know to build a case."""
     return {
         "case": dataclasses.asdict(case),
@@ -425,14 +305,14 @@ def check(found: dict[str, float], expected: dict[str, float]) -> dict[str, Any]
     differences = dict(found)
     for name, loss in expected.items():
         differences[name] = abs(found[name] - loss) / (abs(loss) or 1.0)
+    less_exact = AFTER_UPDATE + GRADIENTS + SMALL_STEPS + LONG_SUMS
     same = all(
-        difference <= (STEP_TOLERANCE if name in AFTER_UPDATE + SMALL_STEPS else TOLERANCE)
-        for name, difference in differences.items()
+        difference <= (STEP_TOLERANCE if name in less_exact else TOLERANCE) for name, difference in differences.items()
     )
     return {"same": same, "differences": differences}
 
 
-def summarize(case: Case, result: dict[str, Any]) -> dict[str, Any]:
+def summarize(case: Case | Stage, result: dict[str, Any]) -> dict[str, Any]:
     """Adds rates, shares of the limit and ratios to the rounds."""
     limits = [max(rates.values()) for rates in result["limit"]["rounds"]]
     result["limit"] |= {"flops_per_second": spread(limits), "better": _winner(result["limit"]["rounds"])}
@@ -449,6 +329,12 @@ def summarize(case: Case, result: dict[str, Any]) -> dict[str, Any]:
         if ours.startswith("jaxgen")
         for rival in rates
         if rival != ours
+    }
+    memory = {rival: info["memory"] for rival, info in result["rivals"].items() if info.get("memory")}
+    result["memory_ratios"] = {
+        f"jaxgen / {rival}": memory["jaxgen"] / taken
+        for rival, taken in memory.items()
+        if rival != "jaxgen" and "jaxgen" in memory
     }
     return result
 
@@ -554,83 +440,6 @@ def _processor():
     return platform.processor()
 
 
-def machine_lines(machine: dict[str, Any]) -> Iterator[str]:
-    """What it was measured on, in words."""
-    yield f"{machine['date']}  {machine['processor']}, {machine['threads']} of {machine['cores']} threads"
-    for name in ("jax", "torch"):
-        if name in machine:
-            yield f"{name}: " + ", ".join(f"{key} {value}" for key, value in machine[name].items())
-    if machine["load_before"] > 0.5:
-        line = f"The machine was busy before this began (load {machine['load_before']:.1f}): expect noise."
-        # PyTorch's threads wait for each other busily: on two cores at load 5 its steps took six times the CPU time.
-        if machine["threads"] > 1:
-            line += " PyTorch's threads suffer more from that than JAX's: ratios are fair with --threads 1 alone."
-        yield line
-
-
-def case_lines(result: dict[str, Any]) -> Iterator[str]:
-    """One case as a table."""
-    case, flops, limit = result["case"], result["flops"], result["limit"]
-    yield (
-        f"{case['name']}, {case['dtype']}: batch {case['batch_size']}, {case['image_size']}x{case['image_size']}x"
-        f"{case['channels']}, {case['features']} base filters; "
-        f"{' + '.join(f'{n:,}' for n in result['parameters'])} parameters (generator + discriminator)"
-    )
-    yield (
-        f"a step is {flops['hand'] / 1e9:.3g} GFLOP by hand, {flops['xla'] / 1e9:.3g} by XLA's count; limit "
-        f"{limit['flops_per_second']['median'] / 1e9:,.0f} GFLOP/s, a {limit['size']}-square matrix product in "
-        f"{limit['better']}; {len(limit['rounds'])} rounds of {result['steps_per_round']} steps; median (min-max)"
-    )
-    rows = [("", "steps/s", "images/s", "of limit", "first step", "jaxgen / this", "jaxgen-loop / this")]
-    for rival, info in result["rivals"].items():
-        ratios = [result["ratios"].get(f"{ours} / {rival}") for ours in ("jaxgen", "jaxgen-loop")]
-        rows.append(
-            (
-                rival,
-                _range(info["steps_per_second"], ".2f"),
-                _range(info["images_per_second"], ",.0f"),
-                f"{info['share_of_limit']['median']:.0%}",
-                f"{info['first_step_seconds']:.1f} s",
-                *("" if ratio is None else _range(ratio, ".2f") for ratio in ratios),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-    for rival, info in result["rivals"].items():
-        if "check" in info:
-            differences = info["check"]["differences"]
-            line = (
-                f"  {rival} computes {'the same' if info['check']['same'] else 'SOMETHING ELSE'}: images differ by "
-                f"{differences['images']:.1e}, logits by {differences['logits']:.1e}, one step of the weights by "
-                f"{max(differences['generator_step'], differences['discriminator_step']):.1e} of its length"
-            )
-            if "power_iteration" in differences:
-                line += f", one of the power iteration by {differences['power_iteration']:.1e}"
-            yield line
-    for rival, error in result["failed"].items():
-        yield f"  {rival} failed: {error}"
-
-
-def _range(numbers, form):
-    return f"{numbers['median']:{form}} ({numbers['min']:{form}}-{numbers['max']:{form}})"
-
-
-def startup_lines(result: dict[str, Any]) -> Iterator[str]:
-    """The start-up times as a table."""
-    yield "startup: seconds from starting a process to its first finished step; median (min-max)"
-    for rival, by_temperature in result.items():
-        times = [f"{temperature} {_range(numbers, '.1f')}" for temperature, numbers in by_temperature.items()]
-        yield f"  {rival:<20}" + "   ".join(times)
-
-
-def loop_lines(result: dict[str, Any]) -> Iterator[str]:
-    """The cost of the loop in two lines."""
-    bare, loop = (_range(result["steps_per_second"][name], ".1f") for name in ("bare", "loop"))
-    yield f"loop: {result['preset']}, {result['steps']} steps a round; steps/s, median (min-max)"
-    yield f"  bare step {bare}   whole loop {loop}   overhead {_range(result['overhead'], '+.1%')}"
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -643,9 +452,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--torch-compile-mode", default="default", metavar="MODE", help="such as reduce-overhead, CUDA graphs (default)"
     )
-    add("--batch-size", type=int, metavar="N", help="images in a batch (64; sngan 32)")
+    add("--batch-size", type=int, metavar="N", help="images in a batch (64; sngan and resnet-r1 32; stages 8 to 32)")
     add("--features", type=int, metavar="N", help="filters next to the image (64; sngan-published 128)")
-    add("--image-size", type=int, metavar="N", help="28 to 64, for SNGAN 28 or 32 (32)")
+    add("--image-size", type=int, metavar="N", help="28 to 64, for SNGAN 28 or 32 (32; denoiser 48, unet 64)")
     add("--rounds", type=int, default=7, metavar="N", help="of each case (7)")
     add("--steps", type=int, metavar="N", help="of each rival in a round (by default as many as fill --seconds)")
     add("--seconds", type=float, default=2.0, metavar="S", help="length of jaxgen's part of a round (2)")
@@ -670,6 +479,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def case_for(name: str, settings: argparse.Namespace) -> Case | Stage:
+    """The case as the command line wants it."""
+    if settings.quick:
+        return resized(tiny(CASES[name]), image_size=settings.image_size)
+    return resized(CASES[name], **{n: getattr(settings, n) for n in ("batch_size", "features", "image_size")})
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Measures, prints tables and returns (and, if asked, writes) the results."""
     settings = parse(arguments)
@@ -683,8 +499,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     on_gpu = machine["jax"]["backend"] == "gpu"
     settings.matmul_size = settings.matmul_size or (8192 if on_gpu else 2048)
     print("\n".join(machine_lines(machine)), flush=True)
-    changes = {name: getattr(settings, name) for name in ("batch_size", "features", "image_size")}
-    changes = {name: value for name, value in changes.items() if value is not None}
     results = {"machine": machine, "settings": vars(settings) | {"json": str(settings.json)}, "cases": []}
 
     def report(lines):
@@ -694,8 +508,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
     for name in settings.cases:
         if name == "startup":
-            case = dataclasses.replace(CASES["dcgan"], **changes)
-            results["startup"] = measure_startup(case, rivals, settings, say)
+            results["startup"] = measure_startup(case_for("dcgan", settings), rivals, settings, say)
             report(startup_lines(results["startup"]))
             continue
         if name == "loop":
@@ -703,7 +516,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             report(loop_lines(results["loop"]))
             continue
         for dtype in settings.dtypes or (("float32", "bfloat16") if on_gpu else ("float32",)):
-            case = dataclasses.replace(CASES[name], dtype=dtype, **changes)
+            case = dataclasses.replace(case_for(name, settings), dtype=dtype)
             try:
                 step_flops(case)
             except ValueError as error:

@@ -1,57 +1,35 @@
-"""The jaxgen side of `benchmark.py`, which starts it and asks it over stdin."""
+"""The jaxgen side of `benchmark.py`, which starts it and asks it over stdin.
+
+What it runs is made by `benchmark_jaxgen_gan` and `benchmark_jaxgen_stages`. Each of them has
+
+    make(case) -> (train_step, state, batch)    what is timed, with train_step(state, batch, key) -> (state, metrics)
+    networks_of(state) -> {name: Network}
+    numbers_of(metrics) -> {name: float}        those that PyTorch's side has, too
+    reference(case, state, batch) -> (arrays, {when: {name: Network}}, metrics)
+                                                what PyTorch is given, and what jaxgen makes of it, in float32
+"""
 
 import dataclasses
 import functools
 import tempfile
 import time
 
+import benchmark_jaxgen_gan
+import benchmark_jaxgen_stages
+import benchmark_memory
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from benchmark import Case, serve
+from benchmark import serve
+from benchmark_cases import Case, Stage, case_from
 from flax import traverse_util
 from jax import lax
 
-from jaxgen import compilation, gan, network
-from jaxgen.losses import adversarial, penalties
-from jaxgen.models import dcgan, sngan
+from jaxgen import compilation, network
 
+KINDS = {Case: benchmark_jaxgen_gan, Stage: benchmark_jaxgen_stages}
 STEPS_PER_DISPATCH = 10
-CHECK_LEARNING_RATE = 0.05  # of plain gradient descent, in the step that is compared
-CHECK_SCALE = 3.0  # of the kernels there: with those of the start the logits are near 0 and R1 moves next to nothing
-CHECK_ANGLE = 3e-3  # there between the vectors of spectral normalisation and the singular vectors, in radians
-
-
-def make_players(case: Case, dtype):
-    """Generator and discriminator."""
-    shape = {"image_size": case.image_size, "channels": case.channels}
-    if case.network == "sngan":
-        return (
-            sngan.Generator(**shape, features=2 * case.features, dtype=dtype),
-            sngan.Discriminator(features=case.features, dtype=dtype),
-        )
-    return (
-        dcgan.Generator(**shape, features=case.features, dtype=dtype),
-        dcgan.Discriminator(features=case.features, batch_norm=case.batch_norm, dtype=dtype),
-    )
-
-
-def make_terms(case: Case):
-    """The loss and the penalties."""
-    factories = {"r1": penalties.r1, "gradient_penalty": penalties.gradient_penalty}
-    return getattr(adversarial, case.loss), [factories[case.penalty](case.penalty_weight)] if case.penalty else []
-
-
-def optimizers(make):
-    """The same optimiser for both players."""
-    return {"generator_optimizer": make(), "discriminator_optimizer": make()}
-
-
-def images(case: Case):
-    """A batch of real images: noise, for the numbers do not matter to the clock."""
-    shape = (case.batch_size, case.image_size, case.image_size, case.channels)
-    return jax.random.uniform(jax.random.key(1), shape, minval=-1.0, maxval=1.0)
 
 
 def set_precision(tf32: bool) -> None:
@@ -82,23 +60,11 @@ def describe(tf32):
 def build(case, rival, tf32, threads, compile_mode):
     """Makes the state and the two compiled functions; the rest of the worker's requests are about these."""
     del rival, threads, compile_mode  # one state serves both rivals, the environment sets the threads
+    memory_before = memory_now()
     set_precision(tf32)
-    case = Case(**case)
-    dtype = None if case.dtype == "float32" else jnp.bfloat16
-    generator, discriminator = make_players(case, dtype)
-    loss, terms = make_terms(case)
-    players = optimizers(lambda: optax.adam(case.learning_rate, b1=case.b1, b2=case.b2))
-    state = gan.init(jax.random.key(0), generator, discriminator, latent_dim=case.latent_dim, **players)
-    train_step = gan.make_train_step(
-        generator,
-        discriminator,
-        latent_dim=case.latent_dim,
-        loss=loss,
-        penalties=terms,
-        ema_decay=case.ema_decay,
-        **players,
-    )
-    step = compilation.jit(train_step, donate_argnums=0)
+    case = case_from(case)
+    kind = KINDS[type(case)]
+    train_step, state, batch = kind.make(case)
 
     @functools.partial(compilation.jit, donate_argnums=0)
     def several_steps(state, batches, key, number):
@@ -112,10 +78,16 @@ def build(case, rival, tf32, threads, compile_mode):
         metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return lax.fori_loop(0, number, body, (state, metrics))
 
-    batch = {"image": images(case)}
-    batches = jax.tree.map(lambda x: jnp.stack([x, x]), batch)
-    worker.update(case=case, state=state, step=step, several_steps=several_steps, batch=batch, batches=batches)
-    return {"parameters": [network.count_parameters(p.params) for p in (state.generator, state.discriminator)]}
+    worker.update(
+        case=case,
+        kind=kind,
+        state=state,
+        step=compilation.jit(train_step, donate_argnums=0),
+        several_steps=several_steps,
+        batch=batch,
+        memory_before=memory_before,
+    )
+    return {"parameters": [network.count_parameters(n.params) for n in kind.networks_of(state).values()]}
 
 
 worker = {}  # what `build` has made
@@ -123,8 +95,11 @@ worker = {}  # what `build` has made
 
 def run(rival, steps):
     """Times steps from the initial weights on, after one that is not timed."""
-    state, key = jax.tree.map(jnp.copy, worker["state"]), jax.random.key(2)
-    batch, batches = worker["batch"], worker["batches"]
+    state, key, batch = jax.tree.map(jnp.copy, worker["state"]), jax.random.key(2), worker["batch"]
+    if rival == "jaxgen-loop":
+        if "batches" not in worker:
+            worker["batches"] = jax.tree.map(lambda x: jnp.stack([x, x]), batch)
+        batches = worker["batches"]
     began = time.perf_counter()
     if rival == "jaxgen":
         state, metrics = worker["step"](state, batch, key)
@@ -146,15 +121,44 @@ def run(rival, steps):
         "seconds": seconds,
         "seconds_untimed": untimed,
         "cores_busy": (time.process_time() - began_processor) / seconds,
-        "generator_loss": float(metrics["generator/loss"]),
-        "discriminator_loss": float(metrics["discriminator/loss"]),
+        **worker["kind"].numbers_of(metrics),
     }
+
+
+def memory_now():
+    """Bytes: the device's, where it counts them, or the process's."""
+    stats = jax.devices()[0].memory_stats()
+    return stats["bytes_in_use"] if stats else benchmark_memory.resident()
+
+
+def memory(rival, steps):
+    """Bytes at the peak of some steps, beyond those of before `build` and of the initial state that is kept."""
+    peak = benchmark_memory.peak_during(functools.partial(run, rival, steps))
+    if stats := jax.devices()[0].memory_stats():
+        peak = stats["peak_bytes_in_use"]
+    if peak is None:
+        return None
+    return peak - worker["memory_before"] - sum(x.nbytes for x in jax.tree.leaves(worker["state"]))
+
+
+def compiled_step():
+    """The step as XLA knows it."""
+    if "compiled" not in worker:
+        lowered = worker["step"].lower(worker["state"], worker["batch"], jax.random.key(2))
+        worker["compiled"] = lowered.compile()
+    return worker["compiled"]
+
+
+def planned_memory():
+    """Bytes that XLA plans for the step: what it is given, makes and needs in between."""
+    plan = compiled_step().memory_analysis()
+    made = plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return plan.argument_size_in_bytes + plan.temp_size_in_bytes + made
 
 
 def count_flops():
     """XLA's own count for the compiled step, elementwise operations included."""
-    compiled = worker["step"].lower(worker["state"], worker["batch"], jax.random.key(2)).compile()
-    return compiled.cost_analysis()["flops"]
+    return compiled_step().cost_analysis()["flops"]
 
 
 def matmul_rate(size):
@@ -214,86 +218,16 @@ def run_loop(steps, untimed):
     return times[untimed + steps] - times[untimed]
 
 
-def near_singular_vectors(player):
-    """The player with each vector of spectral normalisation at CHECK_ANGLE from its kernel's singular vector.
-
-    In one power iteration jaxgen has sigma = |W' v| for v along W u, PyTorch, half a step further on, |W u| for the
-    same new u. Both approach the singular value from below, and are off by the square of the angle: at this one they
-    agree to about 1e-6, and still a power iteration moves u by so much that what it does can be compared.
-    """
-    params, vectors = (traverse_util.flatten_dict(x) for x in (player.params, player.model_state))
-    generator = np.random.default_rng(0)
-    for path in vectors:
-        if path[0] == "spectral_norm":
-            kernel = np.asarray(params[*path[1:-1], "kernel"], np.float64)
-            singular = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]), full_matrices=False)[2][0]
-            off = generator.normal(size=singular.shape)
-            u = singular + CHECK_ANGLE * off / np.linalg.norm(off)
-            vectors[path] = jnp.asarray(u / np.linalg.norm(u), jnp.float32)
-    return player.replace(model_state=traverse_util.unflatten_dict(vectors))
-
-
 def write_reference(path):
-    """Writes the initial weights, one batch of everything that is drawn, and what jaxgen makes of it in float32.
-
-    The step that is compared is plain gradient descent: Adam's first step is little more than the gradient's sign.
-    """
-    case, state = worker["case"], worker["state"]
-    generator, discriminator = make_players(case, None)
-    loss, terms = make_terms(case)
-    z = jax.random.normal(jax.random.key(4), (case.batch_size, case.latent_dim))
-    penalty_key = jax.random.key(5)
-
-    def with_fixed_key(penalty):  # so that PyTorch can be given the numbers that the penalty draws
-        return functools.wraps(penalty)(lambda logits_of, real, fake, _: penalty(logits_of, real, fake, penalty_key))
-
-    descent = optimizers(lambda: optax.sgd(CHECK_LEARNING_RATE))
-    step = gan.make_train_step(
-        generator,
-        discriminator,
-        latent_dim=case.latent_dim,
-        loss=loss,
-        penalties=[with_fixed_key(penalty) for penalty in terms],
-        sample_latent=lambda key, shape: z,
-        **descent,
-    )
-
-    def larger_without_adam(player):
-        params = jax.tree.map(lambda x: CHECK_SCALE * x if x.ndim > 1 else x, player.params)
-        return near_singular_vectors(
-            player.replace(params=params, opt_state=descent["generator_optimizer"].init(params))
-        )
-
-    before = state.replace(
-        generator=larger_without_adam(state.generator), discriminator=larger_without_adam(state.discriminator)
-    )
-    batch = worker["batch"]
-    with jax.default_matmul_precision("highest"):
-        fake, _ = network.apply(generator, before.generator.params, before.generator.model_state, z)
-        logits, model_state = network.apply(
-            discriminator, before.discriminator.params, before.discriminator.model_state, batch["image"]
-        )
-        moved = before.replace(discriminator=before.discriminator.replace(model_state=model_state))
-        after, metrics = jax.jit(step)(before, batch, jax.random.key(2))
-    shape = (case.batch_size, 1, 1, 1)
-    arrays = {
-        "z": z,
-        "real": batch["image"],
-        "uniform": jax.random.uniform(penalty_key, shape),
-        "images": fake,
-        "logits": logits,
-        "learning_rate": CHECK_LEARNING_RATE,
-    }
-    for when, networks in (("initial", state), ("before", before), ("moved", moved), ("after", after)):
-        for name in ("generator", "discriminator"):
-            leaves = traverse_util.flatten_dict(getattr(networks, name).variables, sep="/")
+    """Writes what PyTorch is given, and what jaxgen makes of it; returns jaxgen's losses."""
+    kind = worker["kind"]
+    arrays, networks, metrics = kind.reference(worker["case"], worker["state"], worker["batch"])
+    for when, by_name in networks.items():
+        for name, its_network in by_name.items():
+            leaves = traverse_util.flatten_dict(its_network.variables, sep="/")
             arrays |= {f"{when}/{name}/{leaf}": x for leaf, x in leaves.items()}
     np.savez(path, **{name: np.asarray(x) for name, x in arrays.items()})
-    return {
-        "generator_loss": float(metrics["generator/loss"]),
-        "discriminator_loss": float(metrics["discriminator/loss"]),
-        "penalty": float(sum((x for name, x in metrics.items() if name.startswith("penalty/")), 0.0)),
-    }
+    return kind.numbers_of(metrics)
 
 
 if __name__ == "__main__":
@@ -302,6 +236,8 @@ if __name__ == "__main__":
             "describe": describe,
             "build": build,
             "run": run,
+            "memory": memory,
+            "planned_memory": planned_memory,
             "count_flops": count_flops,
             "matmul_rate": matmul_rate,
             "prepare_preset": prepare_preset,

@@ -1,4 +1,4 @@
-"""The networks of `benchmark_torch.py`: jaxgen's, layer for layer and with its names, and how they get its weights.
+"""The networks of `benchmark_torch_gan.py`: jaxgen's, layer for layer and with its names.
 
 SNGAN's shortcuts, like jaxgen's, are computed at the smaller of their two sizes. Its 3x3 convolutions after enlarging
 and before halving are layers of their own, as everybody writes them, or `joined`, as in `jaxgen/models/resampling.py`.
@@ -7,12 +7,10 @@ Where a dense layer reads or makes maps, `reads_maps_of` and `makes_maps_of` say
 
 from collections import OrderedDict
 
-import numpy as np
 import torch
-from benchmark import Case, map_sizes, sngan_layout
+from benchmark_cases import Case, map_sizes, sngan_layout
 from torch import nn
 from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, linear, pad, relu
-from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 # DCGAN, as in `jaxgen/models/dcgan.py`
@@ -71,7 +69,8 @@ class DCGANDiscriminator(nn.Sequential):
 # SNGAN, as in `jaxgen/models/sngan.py`
 
 
-def _enlarge(x):
+def enlarge(x):
+    """Each pixel four times."""
     return interpolate(x, scale_factor=2, mode="nearest")
 
 
@@ -79,7 +78,7 @@ def _halve(x):
     return avg_pool2d(x, 2)
 
 
-def _enlarge_then_convolve(x, weight, bias):
+def enlarge_then_convolve(x, weight, bias):
     """A 3x3 convolution of the enlarged image as one transposed convolution of 4x4 taps."""
     return conv_transpose2d(x, _shifted_sum(weight.flip(2, 3)).transpose(0, 1), bias, stride=2, padding=1)
 
@@ -109,10 +108,10 @@ class SNGANGeneratorBlock(nn.Module):
         shortcut = self.shortcut(x)
         x = relu(self.BatchNorm_0(x))
         if self.joined:
-            x = _enlarge_then_convolve(x, self.Conv_0.weight, self.Conv_0.bias)
+            x = enlarge_then_convolve(x, self.Conv_0.weight, self.Conv_0.bias)
         else:
-            x = self.Conv_0(_enlarge(x))
-        return self.Conv_1(relu(self.BatchNorm_1(x))) + _enlarge(shortcut)
+            x = self.Conv_0(enlarge(x))
+        return self.Conv_1(relu(self.BatchNorm_1(x))) + enlarge(shortcut)
 
 
 class SNGANGenerator(nn.Module):
@@ -212,63 +211,3 @@ class SNGANDiscriminator(nn.Module):
 
 NETWORKS = {"dcgan": (DCGANGenerator, DCGANDiscriminator), "sngan": (SNGANGenerator, SNGANDiscriminator)}
 """(generator, discriminator) by the name that a case has for them."""
-
-
-# jaxgen's weights
-
-
-def weights_from(arrays, prefix, network):
-    """jaxgen's weights as a state_dict of the PyTorch network.
-
-    Kernels [kh, kw, in, out] become [out, in, kh, kw]; of a transposed convolution both store the kernel of the
-    convolution whose adjoint it is. jaxgen flattens maps as [H, W, C], PyTorch as [C, H, W].
-    """
-    state = {}
-    for name, layer in network.named_modules():
-        if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
-            continue
-        path = name.replace(".", "/")
-        parameters = f"{prefix}/params/{path}"
-        if isinstance(layer, nn.BatchNorm2d):
-            bias = arrays[f"{parameters}/bias"]
-            state[f"{name}.weight"] = arrays[f"{parameters}/scale"]
-            state[f"{name}.running_mean"] = arrays[f"{prefix}/batch_stats/{path}/mean"]
-            state[f"{name}.running_var"] = arrays[f"{prefix}/batch_stats/{path}/var"]
-        else:
-            kernel, bias = arrays[f"{parameters}/kernel"], arrays.get(f"{parameters}/bias")
-            if isinstance(layer, nn.Linear):
-                if channels := getattr(network, "reads_maps_of", {}).get(name):
-                    kernel = _channels_first(kernel, 0, channels)
-                if channels := getattr(network, "makes_maps_of", {}).get(name):
-                    kernel = _channels_first(kernel, 1, channels)
-                    bias = None if bias is None else _channels_first(bias, 0, channels)
-                weight = kernel.T
-            else:
-                weight = kernel.transpose(3, 2, 0, 1)
-            if parametrize.is_parametrized(layer):
-                state[f"{name}.parametrizations.weight.original"] = weight
-                u, v = _singular_vectors(weight, arrays[f"{prefix}/spectral_norm/{path}/u"])
-                state[f"{name}.parametrizations.weight.0._u"] = u
-                state[f"{name}.parametrizations.weight.0._v"] = v
-            else:
-                state[f"{name}.weight"] = weight
-        if bias is not None:
-            state[f"{name}.bias"] = bias
-    return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in state.items()}
-
-
-def _channels_first(x, axis, channels):
-    """One axis of a dense layer's kernel [in, out] or bias [out], a flattened map, from [H, W, C] to [C, H, W]."""
-    shape = x.shape
-    return x.reshape(*shape[:axis], -1, channels, *shape[axis + 1 :]).swapaxes(axis, axis + 1).reshape(shape)
-
-
-def _singular_vectors(weight, u):
-    """The vectors from which PyTorch's power iteration goes on where jaxgen's does from u [O], with M = weight [O, n].
-
-    jaxgen keeps u and in a step takes v = M' u, then u = M v, each made a unit vector, and sigma = u' M v = |M v|.
-    PyTorch keeps both and takes u = M v, then v = M' u, and sigma = u' M v = |M' u|. Given the v of jaxgen's u, all
-    PyTorch's u are jaxgen's, whatever the start, but its sigma has gone on by half a step.
-    """
-    v = weight.reshape(len(weight), -1).T @ u
-    return u, v / np.linalg.norm(v)

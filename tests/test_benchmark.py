@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import json
 import math
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from flax import linen as nn
 from flax import traverse_util
 
 from jaxgen import arithmetic, gan, network
@@ -26,13 +28,28 @@ TORCH_PYTHON = os.environ.get("JAXGEN_TORCH_PYTHON") or (sys.executable if impor
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark"] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["benchmark"]
+def scripts():
+    """Imports a module of scripts/."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))
+        yield importlib.import_module
+    for name in [name for name in sys.modules if name.startswith("benchmark")]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def benchmark(scripts):
+    return scripts("benchmark")
+
+
+@pytest.fixture(scope="module")
+def cases(scripts):
+    return scripts("benchmark_cases")
+
+
+@pytest.fixture(scope="module")
+def stages(scripts):
+    return scripts("benchmark_jaxgen_stages")
 
 
 def run(folder, *arguments):
@@ -44,8 +61,8 @@ def run(folder, *arguments):
 
 
 @pytest.mark.parametrize("image_size", [28, 31, 32, 64])
-def test_forward_flops_are_two_for_each_product_that_padding_does_not_make_zero(benchmark, image_size):
-    case = dataclasses.replace(benchmark.CASES["dcgan"], batch_size=3, features=8, image_size=image_size)
+def test_forward_flops_are_two_for_each_product_that_padding_does_not_make_zero(cases, image_size):
+    case = dataclasses.replace(cases.CASES["dcgan"], batch_size=3, features=8, image_size=image_size)
     sizes = dcgan.sizes(image_size)
     products = []  # of each convolution and pair of channels: what a kernel of ones counts in images of ones
     for n in sizes[:-1]:
@@ -60,7 +77,7 @@ def test_forward_flops_are_two_for_each_product_that_padding_does_not_make_zero(
         [*((f"Conv_{i}", products[i] / 16) for i in convolutions), ("Dense_0", 1)],
     )
     for module, shape, places, flops in zip(
-        (generator, discriminator), shapes, layers, benchmark.layer_flops(case), strict=True
+        (generator, discriminator), shapes, layers, cases.layer_flops(case), strict=True
     ):
         variables = jax.eval_shape(functools.partial(module.init, train=True), jax.random.key(0), jnp.zeros(shape))
         params = variables["params"]
@@ -86,10 +103,8 @@ def plain_descent():
     "image_size, generator_sizes, discriminator_sizes",
     [(28, [7, 14, 28], [28, 14, 7]), (32, [4, 8, 16, 32], [32, 16, 8])],
 )
-def test_sngans_forward_flops_are_those_of_plain_convolutions(
-    benchmark, image_size, generator_sizes, discriminator_sizes
-):
-    case = dataclasses.replace(benchmark.CASES["sngan"], batch_size=3, features=8, image_size=image_size)
+def test_sngans_forward_flops_are_those_of_plain_convolutions(cases, image_size, generator_sizes, discriminator_sizes):
+    case = dataclasses.replace(cases.CASES["sngan"], batch_size=3, features=8, image_size=image_size)
     smallest = generator_sizes[0]
     generator = {"Dense_0": None, "Conv_0": image_size}  # sizes of the maps that a layer sees
     for i, (size, larger) in enumerate(zip(generator_sizes, generator_sizes[1:], strict=False)):
@@ -101,7 +116,7 @@ def test_sngans_forward_flops_are_those_of_plain_convolutions(
         discriminator |= {f"DiscriminatorBlock_{i}/SpectralConv_{j}": size for j in (0, 1)}
         if i < 2:
             discriminator[f"DiscriminatorBlock_{i}/shortcut"] = discriminator_sizes[i + 1]
-    state, found = sngan_state(case), benchmark.layer_flops(case)
+    state, found = sngan_state(case), cases.layer_flops(case)
     for player, sizes, flops in zip(
         (state.generator, state.discriminator), (generator, discriminator), found, strict=True
     ):
@@ -122,9 +137,9 @@ def products(size, kernel):
     return int(jnp.sum(convolution.convolve(jnp.ones((1, size, size, 1)), jnp.ones((*kernel[:2], 1, 1)), geometry)))
 
 
-def test_step_flops_are_those_of_a_traced_step_with_the_layers_as_jaxgen_runs_them(benchmark, monkeypatch):
-    case = benchmark.CASES["sngan"]
-    hand = benchmark.step_flops(case)
+def test_step_flops_are_those_of_a_traced_step_with_the_layers_as_jaxgen_runs_them(cases, monkeypatch):
+    case = cases.CASES["sngan"]
+    hand = cases.step_flops(case)
     generator, discriminator = sngan_players(case)
     step = gan.make_train_step(
         generator, discriminator, latent_dim=case.latent_dim, loss=adversarial.hinge, **plain_descent()
@@ -134,52 +149,136 @@ def test_step_flops_are_those_of_a_traced_step_with_the_layers_as_jaxgen_runs_th
     latents = jax.ShapeDtypeStruct((case.batch_size, case.latent_dim), jnp.float32)
     traced = []
     for module, player, x, flops in (
-        (generator, state.generator, latents, benchmark.layer_flops(case)[0]),
-        (discriminator, state.discriminator, images, benchmark.layer_flops(case)[1]),
+        (generator, state.generator, latents, cases.layer_flops(case)[0]),
+        (discriminator, state.discriminator, images, cases.layer_flops(case)[1]),
     ):
         forward = functools.partial(network.apply, module)
         total = arithmetic.operations(forward, player.params, player.model_state, x)
-        traced.append(benchmark.Forward({"first": flops.of_input(), "rest": total - flops.of_input()}, ("first",)))
-    monkeypatch.setattr(benchmark, "layer_flops", lambda case: traced)
+        traced.append(cases.Forward({"first": flops.of_input(), "rest": total - flops.of_input()}, ("first",)))
+    monkeypatch.setattr(cases, "layer_flops", lambda case: traced)
     of_step = arithmetic.operations(step, state, {"image": images}, key)
-    assert of_step == pytest.approx(benchmark.step_flops(case), rel=5e-4)  # an image gradient too many would be 2e-3
+    assert of_step == pytest.approx(cases.step_flops(case), rel=5e-4)  # an image gradient too many would be 2e-3
     assert of_step < 1.07 * hand  # with padding, and without what joining with enlarging and halving saves
 
 
-def test_step_flops_count_each_pass_once(benchmark):
-    case = benchmark.CASES["dcgan"]
-    (g, d), (g0, d0) = zip(*[(f.total(), f.of_input()) for f in benchmark.layer_flops(case)], strict=True)
+def test_step_flops_count_each_pass_once(cases):
+    case = cases.CASES["dcgan"]
+    (g, d), (g0, d0) = zip(*[(f.total(), f.of_input()) for f in cases.layer_flops(case)], strict=True)
     real_and_fake = 2 * (d + d + d - d0)  # forwards, weights, inputs but the images
     through_discriminator = 2 * d
     generator = g + g + g - g0  # forwards, weights, inputs but the latents
-    assert benchmark.step_flops(case) == real_and_fake + through_discriminator + generator
+    assert cases.step_flops(case) == real_and_fake + through_discriminator + generator
     r1, gp = (dataclasses.replace(case, penalty=name) for name in ("r1", "gradient_penalty"))
-    assert benchmark.step_flops(gp) - benchmark.step_flops(r1) == d  # one forward pass that it does not share
+    assert cases.step_flops(gp) - cases.step_flops(r1) == d  # one forward pass that it does not share
 
 
-def test_ratios_are_taken_within_a_round(benchmark):
+STAGES = ["denoiser", "unet", "biggan-stage", "modulated", "r3gan-block", "vdvae-block"]
+
+
+def traced(stages, stage):
+    """Shapes of the state that a stage starts from, of its batch, and of what each layer of it is given, by name."""
+    given = {}
+
+    def note(call, args, kwargs, context):
+        if context.method_name == "__call__":
+            given["/".join(context.module.path)] = args[0].shape
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        state, batch = jax.eval_shape(lambda: stages.make(stage)[1:])
+    return state, batch, given
+
+
+def plain_products(size, kernel):
+    """Of an output channel with each input channel, as `products`; a kernel of 2x2 has four for each pixel."""
+    return 4 * size**2 if kernel[:2] == (2, 2) else products(size, kernel)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_flops_are_two_for_each_product_that_padding_does_not_make_zero(cases, stages, name):
+    stage = cases.tiny(cases.CASES[name])
+    state, _, given = traced(stages, stage)
+    expected = {}
+    for path, kernel in traverse_util.flatten_dict(state.network.params, sep="/").items():
+        layer, _, leaf = path.rpartition("/")
+        if leaf == "kernel":
+            batch_size, *size, _ = given[layer]
+            enlarged = 2 if (name, layer) == ("biggan-stage", "Conv_0") else 1  # written as a convolution after it
+            places = plain_products(enlarged * size[0], kernel.shape) if size else 1
+            expected[layer] = 2 * batch_size * places * math.prod(kernel.shape[-2:])
+            if "ModulatedConv" in layer and size:
+                expected[f"{layer}/demodulation"] = 2 * batch_size * math.prod(kernel.shape[-2:])
+    assert cases.stage_flops(stage) == expected
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stages_step_is_its_forward_pass_three_times_but_for_the_gradient_in_images(cases, stages, name):
+    stage = cases.tiny(cases.CASES[name])
+    state, batch, _ = traced(stages, stage)
+    params, model_state = state.network.params, state.network.model_state
+    apply = functools.partial(network.apply, stages.make_network(stage))
+    forward = arithmetic.operations(lambda *given: apply(*given)[0], params, model_state, *batch["inputs"])
+    step = arithmetic.operations(stages.make_train_step(stage, optax.sgd(0.1)), state, batch, jax.random.key(0))
+    in_images = 0
+    if stage.on_images:  # with padding, as the trace has it
+        in_images = 2 * stage.batch_size * stage.image_size**2 * params["Conv_0"]["kernel"].size
+    assert step == 3 * forward - in_images
+    layers = cases.stage_flops(stage)
+    assert cases.step_flops(stage) == 3 * sum(layers.values()) - (layers["Conv_0"] if stage.on_images else 0)
+
+
+def test_a_stage_that_its_numbers_do_not_allow_is_refused(cases):
+    with pytest.raises(ValueError, match="multiple of 4"):
+        cases.step_flops(cases.resized(cases.CASES["unet"], image_size=30))
+
+
+def test_sizes_of_images_are_not_those_of_maps_within_a_network(cases):
+    changes = {"batch_size": 2, "features": 8, "image_size": None}
+    unet, block = (cases.resized(cases.CASES[name], **changes) for name in ("unet", "vdvae-block"))
+    assert (unet.batch_size, unet.features, unet.image_size) == (2, 8, 64)
+    assert block == dataclasses.replace(cases.CASES["vdvae-block"], batch_size=2)
+
+
+def test_the_peak_of_memory_is_that_of_the_work_and_not_of_what_came_before(scripts):
+    memory = scripts("benchmark_memory")
+    if memory.peak_during(lambda: None) is None:
+        pytest.skip("this system does not tell it")
+    large = bytearray(200 << 20)
+    del large
+    before = memory.resident()
+    small = memory.peak_during(lambda: bytearray(10 << 20)) - before
+    assert abs(small / 2**20 - 10) < 20
+    assert memory.peak_during(lambda: bytearray(100 << 20)) - before > 90 << 20
+
+
+def test_ratios_are_taken_within_a_round(benchmark, cases):
     def rounds(*seconds):
         return {"rounds": [{"steps": 10, "seconds": s} for s in seconds]}
 
     result = {
-        "rivals": {"jaxgen": rounds(1.0, 2.0, 4.0), "torch": rounds(2.0, 4.0, 8.0)},
+        "rivals": {
+            "jaxgen": rounds(1.0, 2.0, 4.0) | {"memory": 3 * 2**20},
+            "torch": rounds(2.0, 4.0, 8.0) | {"memory": 4 * 2**20},
+        },
         "limit": {"rounds": [{"jaxgen": 1e9, "torch": 2e9}] * 3},
         "flops": {"hand": 10**8},
     }
-    result = benchmark.summarize(benchmark.CASES["dcgan"], result)
+    result = benchmark.summarize(cases.CASES["dcgan"], result)
     assert result["ratios"] == {"jaxgen / torch": {"median": 2.0, "min": 2.0, "max": 2.0}}
     assert result["rivals"]["torch"]["images_per_second"] == {"median": 160.0, "min": 80.0, "max": 320.0}
+    assert result["memory_ratios"] == {"jaxgen / torch": 0.75}
     assert result["limit"]["better"] == "torch"
     assert result["rivals"]["jaxgen"]["share_of_limit"]["max"] == pytest.approx(10 * 1e8 / 2e9)
 
 
 @pytest.mark.parametrize(
-    "name, wrong", [("images", 2e-4), ("generator_step", 6e-3), ("power_iteration", 6e-3), ("penalty", 1.001)]
+    "name, wrong",
+    [("images", 2e-4), ("generator_step", 6e-3), ("power_iteration", 6e-3), ("penalty", 1.001), ("x_gradient", 6e-3)],
 )
 def test_another_computation_is_noticed(benchmark, name, wrong):
     expected = {"generator_loss": 0.7, "discriminator_loss": 1.4, "penalty": 1.0}
     found = expected | {"images": 1e-6, "logits": 1e-6, "generator_step": 1e-5, "discriminator_step": 1e-5}
-    found["power_iteration"] = 1e-4
+    found |= {"power_iteration": 1e-4, "x_gradient": 1e-4}
     assert benchmark.check(found, expected)["same"]
     assert not benchmark.check(found | {name: wrong}, expected)["same"]
 
@@ -202,10 +301,11 @@ def test_a_worker_reports_what_went_wrong_and_goes_on(benchmark, tmp_path):
 
 @pytest.mark.slow
 def test_a_quick_run_without_torch_times_jaxgen_both_ways(tmp_path):
-    result, done = run(tmp_path, "--cases", "dcgan", "sngan", "startup", "--torch-python", str(tmp_path / "no-python"))
+    names = ["dcgan", "sngan", "resnet-r1", *STAGES]
+    result, done = run(tmp_path, "--cases", *names, "startup", "--torch-python", str(tmp_path / "no-python"))
     assert "PyTorch is left out" in done.stderr
     assert "jaxgen-loop" in done.stdout and "startup" in done.stdout
-    assert [case["case"]["name"] for case in result["cases"]] == ["dcgan", "sngan"]
+    assert [case["case"]["name"] for case in result["cases"]] == names
     for case in result["cases"]:
         assert not case["failed"]
         assert set(case["rivals"]) == {"jaxgen", "jaxgen-loop"}
@@ -215,17 +315,27 @@ def test_a_quick_run_without_torch_times_jaxgen_both_ways(tmp_path):
             assert 0 < low <= middle <= high < math.inf
             assert 0 < rival["share_of_limit"]["median"] < 1
         single, loop = (case["rivals"][name]["rounds"][-1] for name in ("jaxgen", "jaxgen-loop"))
-        same_three_steps = pytest.approx(loop["discriminator_loss"], rel=1e-4)
-        assert single["discriminator_loss"] == same_three_steps
+        loss = "loss" if case["case"]["name"] in STAGES else "discriminator_loss"
+        assert single[loss] == pytest.approx(loop[loss], rel=1e-4)  # after the same three steps
+        assert case["rivals"]["jaxgen"]["memory_planned"] > 0
     assert 0.8 < result["cases"][0]["flops"]["hand"] / result["cases"][0]["flops"]["xla"] < 1.2
     assert set(result["startup"]["jaxgen"]) == {"cold", "warm"}
     assert {"date", "threads", "processor", "jax"} <= set(result["machine"])
 
 
 @pytest.mark.skipif(TORCH_PYTHON is None, reason="no PyTorch; JAXGEN_TORCH_PYTHON can name an interpreter that has it")
-@pytest.mark.parametrize("name", ["dcgan", "dcgan-r1", "dcgan-gp", "sngan"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dcgan",
+        "dcgan-r1",
+        "dcgan-gp",
+        "sngan",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet-r1", *STAGES)),
+    ],
+)
 def test_pytorch_and_jaxgen_compute_the_same(tmp_path, name):
-    rivals = ["torch", "torch-channels-last", *(["torch-joined"] if name == "sngan" else [])]
+    rivals = ["torch", "torch-channels-last", *(["torch-joined"] if name in ("sngan", "biggan-stage") else [])]
     result, _ = run(tmp_path, "--cases", name, "--torch-python", TORCH_PYTHON, "--rivals", *rivals)
     (case,) = result["cases"]
     assert not case["failed"]
@@ -234,8 +344,8 @@ def test_pytorch_and_jaxgen_compute_the_same(tmp_path, name):
         assert case["ratios"][f"jaxgen / {rival}"]["median"] > 0
 
 
-def test_the_published_sngan_has_its_number_of_parameters_in_jaxgen_and_in_pytorch(benchmark):
-    case = benchmark.CASES["sngan-published"]
+def test_the_published_sngan_has_its_number_of_parameters_in_jaxgen_and_in_pytorch(benchmark, cases):
+    case = cases.CASES["sngan-published"]
     state = sngan_state(case)
     published = [4_276_739, 1_053_825]
     assert [network.count_parameters(player.params) for player in (state.generator, state.discriminator)] == published
