@@ -61,22 +61,27 @@ def plain(x, w, geometry):
     )
 
 
+def tap_after_tap(x, w, geometry):
+    (kh, kw), (sh, sw), (n, m) = geometry.kernel_size, geometry.strides, geometry.output_size
+    x = jnp.pad(x, ((0, 0), *geometry.padding, (0, 0)))
+    x, w = (a.reshape(*a.shape[:-1], geometry.groups, -1) for a in (x, w))
+    y = sum(
+        jnp.einsum("nijgc,cgo->nijgo", x[:, a : a + (n - 1) * sh + 1 : sh, b : b + (m - 1) * sw + 1 : sw], w[a, b])
+        for a in range(kh)
+        for b in range(kw)
+    )
+    return y.reshape(*y.shape[:3], -1)
+
+
 def plain_transposed(y, w, geometry):
+    """Not of `plain`: over that of geometry 42 of the 200 XLA (JAX 0.10.2) ends the process."""
     x = jax.ShapeDtypeStruct((y.shape[0], *geometry.image_size, w.shape[2] * geometry.groups), y.dtype)
-    return jax.linear_transpose(lambda x: plain(x, w, geometry), x)(y)[0]
+    return jax.linear_transpose(lambda x: tap_after_tap(x, w, geometry), x)(y)[0]
 
 
 def plain_kernel_gradient(x, y, geometry):
-    """A sum over shifted images: XLA (JAX 0.10.2) ends the process over its own gradient of geometry 42 of the 200."""
-    (kh, kw), (sh, sw), (n, m) = geometry.kernel_size, geometry.strides, geometry.output_size
-    x = jnp.pad(x, ((0, 0), *geometry.padding, (0, 0)))
-    x, y = (a.reshape(*a.shape[:3], geometry.groups, -1) for a in (x, y))
-    taps = [
-        jnp.einsum("nijgc,nijgo->cgo", x[:, a : a + (n - 1) * sh + 1 : sh, b : b + (m - 1) * sw + 1 : sw], y)
-        for a in range(kh)
-        for b in range(kw)
-    ]
-    return jnp.stack(taps).reshape(kh, kw, x.shape[-1], -1)
+    w = jax.ShapeDtypeStruct((*geometry.kernel_size, x.shape[-1] // geometry.groups, y.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda w: plain(x, w, geometry), w)(y)[0]
 
 
 def operands(name, x, w, y):
