@@ -6,8 +6,17 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from jaxgen.models import direct, im2col, winograd
-from jaxgen.models.convolution import Conv, ConvTranspose, Geometry, convolve, kernel_gradient, max_pool, transposed
+from jaxgen.models import direct, im2col, onednn, winograd
+from jaxgen.models.convolution import (
+    Conv,
+    ConvTranspose,
+    Geometry,
+    convolve,
+    form_of,
+    kernel_gradient,
+    max_pool,
+    transposed,
+)
 
 GEOMETRIES = [
     Geometry((8, 8), (4, 4), (2, 2), ((1, 1), (1, 1))),
@@ -98,12 +107,11 @@ def close(a, b):
     chex.assert_trees_all_close(a, b, rtol=1e-12, atol=1e-13 * scale)
 
 
-def form_of(geometry, channels, features, dtype=jnp.float64):
-    widths = channels // geometry.groups, features // geometry.groups
-    return next((form for form in (im2col, winograd) if form.fits(geometry, *widths, dtype)), direct)
-
-
 NAMES = ["convolve", "transposed", "kernel_gradient"]
+
+
+def form_in_double_precision(geometry, channels, features):
+    return form_of("convolve", geometry, channels // geometry.groups, features // geometry.groups, jnp.float64)
 
 
 def is_as_plain_lax(geometry, *widths):
@@ -120,7 +128,7 @@ def is_as_plain_lax(geometry, *widths):
 
 @pytest.mark.parametrize(("geometry", "channels", "features", "form"), CASES)
 def test_values_equal_those_of_plain_lax(geometry, channels, features, form):
-    assert form in (None, form_of(geometry, channels, features))
+    assert form in (None, form_in_double_precision(geometry, channels, features))
     is_as_plain_lax(geometry, channels, features)
 
 
@@ -140,7 +148,7 @@ def test_values_equal_those_of_plain_lax_for_200_geometries():
         geometry = Geometry(tuple((size + short).tolist()), tuple(kernel.tolist()), strides, padding, groups)
         case = (geometry, *(groups * widths).tolist())
         is_as_plain_lax(*case)
-        forms.append(form_of(*case))
+        forms.append(form_in_double_precision(*case))
     assert min(forms.count(form) for form in (im2col, winograd, direct)) >= 5
 
 
@@ -191,6 +199,80 @@ def test_winograds_form_loses_no_more_digits_in_float32_than_plain_lax(name):
         return float(jnp.abs(f(*single, geometry) - exact).max() / jnp.abs(exact).max())
 
     assert error(ours) < 4 * error(theirs) < 1e-4
+
+
+needs_onednn = pytest.mark.skipif(not onednn.is_there(), reason="this jaxlib was not tested with the call")
+
+
+def errors_of_onednn(geometry, channels, features, batch=2):
+    """Of its forms in float32, relative to the largest entry of what plain lax has in float64."""
+    x, w, y = draw(geometry, channels, features, batch)
+    names = NAMES[: 2 if geometry.strides == (1, 1) else 1]
+    for name in names:
+        _, plain_form, a, b = operands(name, x, w, y)
+        exact = jax.jit(plain_form, static_argnums=2)(a, b, geometry)
+        run = jax.jit(getattr(onednn, name), static_argnums=2)
+        found = run(a.astype(jnp.float32), b.astype(jnp.float32), geometry)
+        assert found.shape == exact.shape and found.dtype == jnp.float32
+        yield float(jnp.abs(found - exact).max() / jnp.abs(exact).max())
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "geometry, channels, features",
+    [
+        (Geometry((16, 12), (3, 3), (1, 1), ((1, 1), (1, 1))), 64, 32),
+        (Geometry((9, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), 4), 64, 32),
+        (Geometry((9, 8), (3, 5), (2, 2), ((1, 0), (2, 1))), 8, 9),
+        (Geometry((7, 7), (4, 4), (1, 1), ((0, 3), (3, 0)), 2), 48, 34),
+    ],
+)
+def test_onednn_is_plain_lax_in_single_precision(geometry, channels, features):
+    widths = channels // geometry.groups, features // geometry.groups
+    assert form_of("convolve", geometry, *widths, jnp.float32) is onednn
+    assert max(errors_of_onednn(geometry, channels, features)) < 2e-6
+
+
+@needs_onednn
+@pytest.mark.slow
+def test_onednn_is_plain_lax_in_single_precision_for_200_geometries():
+    random, tried = np.random.default_rng(0), 0
+    while tried < 200:
+        kernel = random.integers(1, 6, 2)
+        strides = (int(random.choice([1, 1, 1, 2, 3])),) * 2
+        padding = tuple((int(random.integers(k)), int(random.integers(k))) for k in kernel)
+        groups, batch = int(random.choice([1, 1, 2, 3, 8])), int(random.choice([1, 2, 7]))
+        size = tuple(random.integers(1, 25, 2).tolist())
+        geometry = Geometry(size, tuple(kernel.tolist()), strides, padding, groups)
+        widths = random.choice([8, 9, 16, 24, 33, 64], 2)
+        if min(geometry.output_size) > 0 and onednn.fits(geometry, *widths, jnp.float32):
+            assert max(errors_of_onednn(geometry, *(groups * widths).tolist(), batch)) < 5e-6, (geometry, widths)
+            tried += 1
+
+
+@needs_onednn
+def test_onednn_is_called_where_it_was_tested_and_nowhere_else(monkeypatch):
+    geometry = Geometry((8, 8), (3, 3), (1, 1), ((1, 1), (1, 1)))
+    x, w, _ = (a.astype(jnp.float32) for a in draw(geometry, 16, 16))
+
+    def program(x=x, w=w, geometry=geometry):
+        return jax.jit(lambda x, w: convolve(x, w, geometry)).lower(x, w).as_text()
+
+    assert "onednn" in program()
+    assert "onednn" not in program(x.astype(jnp.bfloat16), w.astype(jnp.bfloat16))
+    assert "onednn" not in program(x.astype(jnp.float64), w.astype(jnp.float64))
+    assert "onednn" not in program(w=w[:, :, :, :4])
+    with jax.sharding.use_abstract_mesh(jax.make_mesh((2,), ("data",)).abstract_mesh):
+        assert "onednn" not in program()
+    for change in (
+        lambda: monkeypatch.setattr(onednn, "TESTED", ()),
+        lambda: monkeypatch.setenv("JAXGEN_ONEDNN", "0"),
+    ):
+        change()
+        onednn.is_there.cache_clear()
+        assert "onednn" not in program()
+        monkeypatch.undo()
+    onednn.is_there.cache_clear()
 
 
 @pytest.mark.parametrize("geometry", [GEOMETRIES[1], GEOMETRIES[9]._replace(groups=2)])

@@ -1,8 +1,9 @@
 """The GAN's train step computes what it always has: five games, on one device, on two, and under `vmap`.
 
 The numbers in `golden/games.json` were written before the step took conditions, terms and augmentations. So were the
-digests of all bits, until the convolutions of such small networks came to sum in another order: these are of the code
-that had both the old bits with the old convolutions and the new bits with the new ones.
+digests of all bits, until the convolutions of such small networks came to sum in another order, and once more when the
+suite's compiler and oneDNN did: these are of code that had both the old bits with the old way and the new bits with the
+new one.
 `python tests/test_gan_golden.py` writes it anew, which is right only where the numbers are meant to change.
 
 Bits depend on the processor and on XLA: where these are the ones that the file names, states must agree to the last
@@ -11,6 +12,7 @@ bit; elsewhere to a tolerance.
 
 import hashlib
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -22,7 +24,7 @@ import pytest
 
 from jaxgen import gan, optim, sharding
 from jaxgen.losses import adversarial, penalties
-from jaxgen.models import dcgan
+from jaxgen.models import dcgan, onednn
 
 GOLDEN = Path(__file__).parent / "golden" / "games.json"
 LATENT_DIM = 8
@@ -84,7 +86,8 @@ def environment() -> dict:
     """What bits depend on."""
     model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("model", "flags"))]
     flags = hashlib.sha256("\n".join(sorted(set(model))).encode()).hexdigest()[:16]
-    return {"jax": jax.__version__, "machine": platform.machine(), "processor": flags}
+    ours = {"compiler": os.environ.get("XLA_FLAGS", ""), "onednn": onednn.is_there()}
+    return {"jax": jax.__version__, "machine": platform.machine(), "processor": flags} | ours
 
 
 @pytest.mark.parametrize(

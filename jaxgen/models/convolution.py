@@ -10,10 +10,10 @@ closed under differentiation:
 XLA derives the same three programs by itself, but on CPU it runs some of them 25 to 100 times too slowly: the kernel
 gradient of a transposed convolution, the second derivative through a convolution (any gradient penalty), and inside
 `lax.scan` the kernel gradient of *every* convolution. Written this way each is one plain convolution, to every order
-of reverse-mode differentiation: XLA's, arranged so that it is fast (`direct.py`); with few channels or few outputs a
-single matrix product (`im2col.py`); and where the kernel is two strides wide and both sides have many channels, as in
-DCGAN, Winograd's form, which needs nine multiplications for sixteen (`winograd.py`). On accelerators all three are left
-to XLA.
+of reverse-mode differentiation: XLA's, arranged so that it is fast (`direct.py`), or that of oneDNN where it is there
+(`onednn.py`); with few channels or few outputs a single matrix product (`im2col.py`); and where the kernel is two
+strides wide and both sides have many channels, as in DCGAN, Winograd's form, which needs nine multiplications for
+sixteen (`winograd.py`). On accelerators all three are left to XLA.
 
 Forward-mode differentiation (`jax.jvp`) is not defined for a `custom_vjp`; `jax.linearize` needs it too. A
 vector-Jacobian product of a vector-Jacobian product gives the same number.
@@ -21,6 +21,7 @@ vector-Jacobian product of a vector-Jacobian product gives the same number.
 
 import functools
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import custom_batching, lax
 
-from jaxgen.models import direct, im2col, winograd
+from jaxgen.models import direct, im2col, onednn, winograd
 
 
 class Geometry(NamedTuple):
@@ -136,14 +137,34 @@ def _widths(w, geometry):
     return w.shape[2], w.shape[3] // geometry.groups
 
 
+def form_of(operation: str, geometry: Geometry, num_channels: int, num_outputs: int, dtype: Any) -> ModuleType:
+    """The fastest known form on CPU: a module with `convolve`, `transposed` and `kernel_gradient`.
+
+    Args:
+      operation: the name of one of these.
+      geometry: of the convolution.
+      num_channels, num_outputs: of each group.
+      dtype: of the computation.
+    """
+    if operation == "kernel_gradient":
+        forms = (im2col, winograd)
+    elif geometry.groups > 1:
+        forms = (onednn, im2col, winograd)
+    else:
+        forms = (im2col, winograd, onednn)
+    return next((form for form in forms if form.fits(geometry, num_channels, num_outputs, dtype)), direct)
+
+
 def _on_cpu(operation, geometry, num_channels, num_outputs, dtype):
     """The fastest known form of an operation. Groups, and members of a `vmap`, go through it one after another.
 
     XLA's own code for grouped convolutions, which convolutions of several kernels become under `vmap`, is slow on CPU.
     """
-    forms = (form for form in (im2col, winograd) if form.fits(geometry, num_channels, num_outputs, dtype))
-    run = functools.partial(getattr(next(forms, direct), operation), geometry=geometry._replace(groups=1))
-    if geometry.groups > 1:
+    form = form_of(operation, geometry, num_channels, num_outputs, dtype)
+    if form is onednn or geometry.groups == 1:
+        run = functools.partial(getattr(form, operation), geometry=geometry)
+    else:
+        run = functools.partial(getattr(form, operation), geometry=geometry._replace(groups=1))
         run = _group_after_group(run, geometry.groups)
     one = custom_batching.custom_vmap(run)
 

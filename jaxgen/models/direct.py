@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-CHUNK = 1 << 20  # numbers, of images or of outputs, that a chunk of the batch has: about as many as a cache holds
+CHUNK = 1 << 21  # numbers, of images or of outputs, that a chunk of the batch has: about as many as a cache holds
 
 
 def convolve(x, w, geometry):
@@ -48,6 +48,17 @@ def dilated(y, w, geometry):
         dimension_numbers=DIMENSIONS,
         feature_group_count=geometry.groups,
     )
+
+
+def adjoint(geometry):
+    """Of strides 1: the geometry whose convolution, by `adjoint_kernel`, is the transposed convolution of this one."""
+    padding = tuple(
+        (k - 1 - before, n - m + before)
+        for n, m, k, (before, _) in zip(
+            geometry.image_size, geometry.output_size, geometry.kernel_size, geometry.padding, strict=True
+        )
+    )
+    return geometry._replace(image_size=geometry.output_size, padding=padding)
 
 
 def adjoint_kernel(w, groups=1):

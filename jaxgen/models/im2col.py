@@ -15,7 +15,7 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
-from jaxgen.models.direct import adjoint_kernel
+from jaxgen.models.direct import adjoint, adjoint_kernel
 
 SHORT = 64  # numbers in a patch, up to which it pays
 
@@ -38,31 +38,22 @@ def _thin_outputs(geometry, num_channels, num_outputs):
 def convolve(x, w, geometry):
     """As `convolution.convolve`."""
     if _thin_outputs(geometry, *w.shape[2:]):
-        return _transposed(x, adjoint_kernel(w), _adjoint(geometry))
+        return _transposed(x, adjoint_kernel(w), adjoint(geometry))
     return _convolve(x, w, geometry)
 
 
 def transposed(y, w, geometry):
     """As `convolution.transposed`."""
     if _thin_outputs(geometry, *w.shape[2:]):
-        return _convolve(y, adjoint_kernel(w), _adjoint(geometry))
+        return _convolve(y, adjoint_kernel(w), adjoint(geometry))
     return _transposed(y, w, geometry)
 
 
 def kernel_gradient(x, y, geometry):
     """As `convolution.kernel_gradient`."""
     if _thin_outputs(geometry, x.shape[-1], y.shape[-1]):
-        return adjoint_kernel(_kernel_gradient(y, x, _adjoint(geometry)))
+        return adjoint_kernel(_kernel_gradient(y, x, adjoint(geometry)))
     return _kernel_gradient(x, y, geometry)
-
-
-def _adjoint(geometry):
-    """Of stride 1: the geometry whose transposed convolution is the convolution of this one."""
-    padding = tuple(
-        (k - 1 - before, k - 1 - after)
-        for k, (before, after) in zip(geometry.kernel_size, geometry.padding, strict=True)
-    )
-    return geometry._replace(image_size=geometry.output_size, padding=padding)
 
 
 def _convolve(x, w, geometry):

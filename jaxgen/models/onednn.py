@@ -1,0 +1,81 @@
+"""Convolution by oneDNN, whose kernels are in JAX's library for CPUs: what `convolution` runs there where it may.
+
+They are those that PyTorch runs, and 1.2 to 1.5 times as fast as XLA's own, in groups of 16 channels four times. XLA
+calls them `__onednn$convolution`, and would call them by itself in another build. That call is no public interface: a
+library that does not know it refuses to compile, and one that reads its settings otherwise ends the process. So it is
+made with those versions of jaxlib alone that it was tested with, and `JAXGEN_ONEDNN=0` forgoes it. Without it all is
+the same up to rounding, and slower.
+
+The kernel's gradient is no such call and stays with `direct`. On several CPU devices nothing is called: XLA cannot
+divide among them what it does not know.
+"""
+
+import functools
+import json
+import os
+import platform
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+
+from jaxgen.models import direct
+
+TESTED = ("0.10.2",)  # versions of jaxlib
+
+
+@functools.cache
+def is_there() -> bool:
+    """Whether this process may make the call."""
+    return (
+        jaxlib.__version__ in TESTED
+        and (platform.system(), platform.machine()) == ("Linux", "x86_64")
+        and os.environ.get("JAXGEN_ONEDNN") != "0"
+    )
+
+
+def fits(geometry, num_channels: int, num_outputs: int, dtype) -> bool:
+    """Whether the call is there, and these are what networks are made of, for which it was tested.
+
+    Outside that it cannot be trusted: of one channel, 16x3 pixels, 5x5 taps and strides (1, 3) it makes random numbers.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    alone = mesh.empty or mesh.size == 1
+    rows, columns = zip(geometry.image_size, geometry.kernel_size, geometry.strides, geometry.padding, strict=True)
+    usual = all(n >= k >= s and max(p) < k for n, k, s, p in (rows, columns)) and rows[2] == columns[2]
+    return dtype == jnp.float32 and min(num_channels, num_outputs) >= 8 and usual and alone and is_there()
+
+
+def convolve(x, w, geometry):
+    """As `convolution.convolve`."""
+    shape = jax.ShapeDtypeStruct((len(x), *geometry.output_size, w.shape[-1]), x.dtype)
+    settings = json.dumps({"onednn_conv_config": _settings(geometry)})
+    call = jax.ffi.ffi_call("__onednn$convolution", shape, custom_call_api_version=1, legacy_backend_config=settings)
+    return call(x, w)
+
+
+def transposed(y, w, geometry):
+    """As `convolution.transposed`: with strides of 1 it is a convolution, too."""
+    if geometry.strides != (1, 1):
+        return direct.transposed(y, w, geometry)
+    return convolve(y, direct.adjoint_kernel(w, geometry.groups), direct.adjoint(geometry))
+
+
+def _settings(geometry):
+    """XLA's OneDnnConvolutionConfig, as JSON: numbers are text."""
+    (above, below), (left, right) = geometry.padding
+    images = {"batch_dim": "0", "feature_dim": "3", "spatial_dims": ["1", "2"]}
+    kernel = {"input_feature_dim": "2", "output_feature_dim": "3", "spatial_dims": ["0", "1"]}
+    return {
+        "dims": "4",
+        "feature_groups": str(geometry.groups),
+        "input": {"dims": "4", "data": images},
+        "kernel": {"dims": "4", "filter": kernel},
+        "output": {"dims": "4", "data": images},
+        "window": {
+            "strides": [str(s) for s in geometry.strides],
+            "pad_left": [str(above), str(left)],
+            "pad_right": [str(below), str(right)],
+            "window_dilations": ["1", "1"],
+        },
+    }
