@@ -26,7 +26,7 @@ from jax import lax
 
 from jaxgen.models.batch_norm import rows_of
 from jaxgen.models.convolution import Geometry, convolve
-from jaxgen.models.resampling import convolve_then_halve
+from jaxgen.models.resampling import convolve_then_halve, enlarge_then_convolve
 
 COLLECTION = "spectral_norm"
 
@@ -140,6 +140,20 @@ class SpectralHalvingConv(SpectralConv):
     def operation(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Without the bias."""
         return convolve_then_halve(x, kernel)
+
+
+class SpectralEnlargingConv(SpectralConv):
+    """A 3x3 `SpectralConv` with padding 1 of the enlarged image: [B, H, W, C] -> [B, 2 H, 2 W, features].
+
+    sigma is that of the 3x3 kernel, as if enlarging were a layer of its own.
+    """
+
+    kernel_size: int = 3
+    padding: int = 1
+
+    def operation(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Without the bias."""
+        return enlarge_then_convolve(x, kernel)
 
 
 def _pair(value):

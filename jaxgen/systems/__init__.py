@@ -12,10 +12,10 @@ from types import ModuleType
 from typing import Any
 
 from jaxgen.options import lookup
-from jaxgen.systems import article, cgan, classifier, dcgan, sngan, vae
+from jaxgen.systems import article, biggan, cgan, classifier, dcgan, sagan, sngan, vae
 from jaxgen.systems.preset import Preset
 
-MODULES = (cgan, dcgan, sngan, article, vae, classifier)
+MODULES = (cgan, dcgan, sngan, sagan, biggan, article, vae, classifier)
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 PRESETS: dict[str, Preset] = {name: preset for module in MODULES for name, preset in module.PRESETS.items()}
 DEFAULT = "mnist-cgan"

@@ -1,0 +1,145 @@
+"""The networks of SAGAN (Zhang, Goodfellow, Metaxas and Odena 2019), for square images of 28, 32, 48, 64 or 128 pixels.
+
+SNGAN's residual networks (`models.sngan`: layouts, widths, initial values, and what is said there about enlarging) with
+two changes: every kernel of the generator is spectrally normalised, too, and in both players one map attends to itself:
+that of 32x32 pixels, or where the image has less than 64, that of half its size. With classes, the generator's batch
+normalisations are conditional, whose tables are not spectrally normalised, and the discriminator adds a projection.
+
+The numbers of parameters are those of the common reproduction (mimicry; Lee and Town 2020). Deviation: attention of
+images that are smaller than the paper's 128 pixels is where that reproduction has it, for 28 and 48 pixels ours.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.models.attention import SelfAttention, check_size
+from jaxgen.models.batch_norm import ConditionalBatchNorm, check_label
+from jaxgen.models.resampling import enlarge
+from jaxgen.models.sngan import DiscriminatorBlock, layout_of, residual_init, xavier_init
+from jaxgen.models.spectral_norm import (
+    SpectralConv,
+    SpectralDense,
+    SpectralEmbed,
+    SpectralEnlargingConv,
+)
+
+
+def attention_size(image_size: int, size: int | None = None) -> int:
+    """The side of the map that attends to itself in both players; None: as published, 0: none.
+
+    Raises:
+      ValueError: for an image size without a network, or a map that one of the two does not have.
+    """
+    layout = layout_of(image_size)
+    read = [image_size >> i for i in range(1, layout.num_halvings + 1)]
+    return check_size(min(32, image_size // 2) if size is None else size, [s for s in read if s > layout.smallest])
+
+
+def _widths(features, divisors):
+    if features % max(divisors):
+        raise ValueError(f"features must be a multiple of {max(divisors)} for this image size, not {features}")
+    return [features // divisor for divisor in divisors]
+
+
+class GeneratorBlock(nn.Module):
+    """Doubles the size: norm, ReLU, enlarge, 3x3, norm, ReLU, 3x3, plus an enlarged 1x1 shortcut."""
+
+    features: int
+    num_classes: int = 0
+    dtype: Any = None
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array:
+        def normalise_and_activate(x):
+            if self.num_classes == 0:
+                return nn.relu(_batch_norm(train, self.dtype, self.axis_name)(x))
+            norm = ConditionalBatchNorm(self.num_classes, dtype=self.dtype, axis_name=self.axis_name)
+            return nn.relu(norm(x, label, train=train))
+
+        conv = SpectralConv(self.features, 1, kernel_init=xavier_init, dtype=self.dtype, name="shortcut")
+        shortcut = conv(x, train=train)
+        residual = {"kernel_init": residual_init, "dtype": self.dtype}
+        conv = SpectralEnlargingConv(self.features, **residual, name="SpectralConv_0")
+        x = conv(normalise_and_activate(x), train=train)
+        conv = SpectralConv(self.features, 3, padding=1, **residual, name="SpectralConv_1")
+        x = conv(normalise_and_activate(x), train=train)
+        return x + enlarge(shortcut)
+
+
+def _batch_norm(train, dtype, axis_name):
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, axis_name=axis_name)
+
+
+class Generator(nn.Module):
+    """[B, latent_dim] and labels [B] -> images [B, image_size, image_size, channels] in [-1, 1], float32.
+
+    Raises:
+      ValueError: for another image size, a map of attention that is not there, features that the widths do not divide,
+        for a missing label (num_classes > 0) or a needless one (num_classes = 0).
+    """
+
+    image_size: int = 32
+    channels: int = 3
+    features: int | None = None  # of the first map; None: as published, 256 (28, 32), 512 (48) or 1024 (64, 128)
+    num_classes: int = 0
+    attention: int | None = None  # side of the map that attends to itself; None: as published, 0: none
+    dtype: Any = None
+    axis_name: str | None = None  # synchronises batch statistics in the per-device view
+
+    @nn.compact
+    def __call__(self, z: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array:
+        layout, attending = layout_of(self.image_size), attention_size(self.image_size, self.attention)
+        check_label(label, self.num_classes, len(z))
+        features = self.features or layout.generator_features
+        widths = _widths(features, layout.generator)
+        xavier = {"kernel_init": xavier_init, "dtype": self.dtype}
+        x = SpectralDense(layout.smallest**2 * features, **xavier)(z, train=train)
+        x = x.reshape(-1, layout.smallest, layout.smallest, features)
+        for width in widths:
+            x = GeneratorBlock(width, self.num_classes, self.dtype, self.axis_name)(x, label, train=train)
+            if x.shape[1] == attending:
+                x = SelfAttention(**xavier)(x, train=train)
+        x = nn.relu(_batch_norm(train, self.dtype, self.axis_name)(x))  # knows no classes, as published
+        x = SpectralConv(self.channels, 3, padding=1, **xavier)(x, train=train)
+        return jnp.tanh(x.astype(jnp.float32))
+
+
+class Discriminator(nn.Module):
+    """Images [B, H, W, C] in [-1, 1] and labels [B] -> logits [B], float32. The size is read off x.
+
+    The logit is that of SNGAN: <w, h> + b, with classes <w, h> + b + <e_label, h>, where h [features] is the last map,
+    rectified and summed over its pixels.
+
+    Raises:
+      ValueError: for another image size or images that are not square, a map of attention that is not there, features
+        that the widths do not divide, for a missing label (num_classes > 0) or a needless one (num_classes = 0).
+    """
+
+    features: int | None = None  # of the last map; None: as published, 128 (28, 32) or 1024 (48, 64, 128)
+    num_classes: int = 0
+    attention: int | None = None  # side of the map that attends to itself; None: as published, 0: none
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array:
+        if x.shape[1] != x.shape[2]:
+            raise ValueError(f"SAGAN needs square images, not {x.shape[1]}x{x.shape[2]}; crop or resize them")
+        layout, attending = layout_of(x.shape[1]), attention_size(x.shape[1], self.attention)
+        check_label(label, self.num_classes, len(x))
+        widths = _widths(self.features or layout.discriminator_features, layout.discriminator)
+        for i, width in enumerate(widths):
+            halve = i < layout.num_halvings
+            x = DiscriminatorBlock(width, halve, i == 0, self.dtype)(x, train=train)
+            if halve and x.shape[1] == attending:
+                x = SelfAttention(kernel_init=xavier_init, dtype=self.dtype)(x, train=train)
+        # In float32 from here on: a sum over pixels, and one number for each image.
+        h = nn.relu(x).astype(jnp.float32).sum((1, 2))
+        logits = SpectralDense(1, kernel_init=xavier_init)(h, train=train)[:, 0]
+        if self.num_classes > 0:
+            embed = SpectralEmbed(self.num_classes, h.shape[-1], embedding_init=xavier_init)
+            logits += (embed(label, train=train) * h).sum(-1)
+        return logits
