@@ -88,8 +88,9 @@ def test_presets_are_described_without_data(name):
     preset = system.PRESETS[name]
     built = experiment.build_system(preset.config, description.spec_of(preset.config, preset))
     expected = {
-        "cifar-biggan": (4_304_387, 4_207_361),
+        "cifar-biggan": (4_304_387, 3_617_365),
         "imagenet-biggan-128": (70_433_988, 87_982_370),
+        "imagenet-biggan-256": (82_108_548, 99_225_890),
         "imagenet-biggan-deep-128": (50_244_484, 34_590_210),
     }
     found = built.parameters["generator"], built.parameters["discriminator"]

@@ -287,7 +287,8 @@ def test_drawing_in_the_per_device_view_gives_each_device_its_rows_of_the_same_n
     for axis_name in ("data", "i"):
         mine = functools.partial(sharding.draw, jax.random.normal, shape=(2, 3), axis_name=axis_name)
         rows = jax.pmap(lambda _, mine=mine: mine(KEY), axis_name)(np.zeros(8))
-        np.testing.assert_array_equal(np.asarray(rows).reshape(16, 3), everything)
+        # The last digit of a normal number depends on the program that it is drawn in.
+        np.testing.assert_allclose(np.asarray(rows).reshape(16, 3), everything, rtol=1e-6)
 
 
 @functools.cache

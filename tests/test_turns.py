@@ -794,7 +794,7 @@ def test_a_step_that_only_records_gradients_is_the_games_vector_field_and_so_are
         return [(f(point), spectrum.transposed_product(f, point)(direction)) for f in fields]
 
     for gamma in (0.0, 0.7):  # without a penalty, and with one
-        close(*both(gamma), rtol=1e-9, atol=1e-12)
+        close(*both(gamma), rtol=3e-6, atol=1e-9)  # the last digit of a latent in float32 depends on the program
 
 
 class Independent(mlp.Discriminator):

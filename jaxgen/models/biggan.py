@@ -308,9 +308,7 @@ class Discriminator(nn.Module):
     features: int = 96  # of the first map, where its layout says 1
     num_classes: int = 1000
     deep: bool = False
-    wide: bool = (
-        True  # hidden maps of BigGAN's blocks are as wide as their output; otherwise as their input, as SNGAN's
-    )
+    wide: bool = True  # hidden maps of BigGAN's blocks: as wide as their output; otherwise as their input, as SNGAN's
     attention: int | None = None  # side of the map that attends to itself; None: as published, 0: none
     kernel_init: Any = orthogonal_init  # of the embedding, too
     dtype: Any = None
