@@ -6,6 +6,7 @@ to 1.35 times faster, of the CNN 1.4 times, and of nothing here more than 5 % sl
 one version of jaxlib need not know another's: it is tried first.
 """
 
+import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -35,3 +36,23 @@ def options(platform: str) -> dict[str, str] | None:
 def jit(function: Callable, **settings: Any) -> Callable:
     """`jax.jit` with the options of the default platform; takes what `jax.jit` takes."""
     return jax.jit(function, compiler_options=options(jax.default_backend()), **settings)
+
+
+def keep_memory() -> bool:
+    """Lets this process keep the memory that it frees. On CPU a step is then 1.1 to 1.8 times as fast.
+
+    XLA asks for a program's temporary memory anew at every call, and fresh pages from the system cost time. It matters
+    where a call is one step, as in a notebook, and hardly where it is many, as in training by the commands. To be
+    called once, before anything is computed. The process then stays as large as it has ever been, and a call on CPU
+    returns when it is done (`jax_cpu_enable_async_dispatch`): memory is kept in the thread that calls.
+
+    Returns:
+      Whether the C library can do it (glibc).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):
+        return False
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    mmap_threshold, trim_threshold, most = -3, -1, 2**31 - 1
+    return all(mallopt(name, most) for name in (mmap_threshold, trim_threshold))

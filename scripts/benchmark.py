@@ -7,7 +7,7 @@
 
 Rivals, each in a process of its own that sleeps while another is timed (the two of jaxgen share one):
 
-    jaxgen                the step under compilation.jit, donated state, one dispatch a step
+    jaxgen                the step under compilation.jit, donated state, one dispatch a step; keep_memory() before
     jaxgen-loop           the same step, several to a dispatch in lax.fori_loop
     torch                 eager, contiguous (NCHW)
     torch-channels-last   eager, NHWC in memory

@@ -231,6 +231,7 @@ def write_reference(path):
 
 
 if __name__ == "__main__":
+    compilation.keep_memory()  # before anything is computed
     serve(
         {
             "describe": describe,

@@ -1,5 +1,9 @@
 """Compiler options: used where they are known, and never in the way."""
 
+import ctypes
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,3 +59,28 @@ def test_a_vmapped_program_computes_what_each_member_computes_alone():
     for i in range(2):
         alone = compilation.jit(logits)(jax.tree.map(lambda x, i=i: x[i], members))
         np.testing.assert_allclose(together[i], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+def test_a_process_that_keeps_its_memory_asks_for_no_new_pages_at_each_call():
+    program = """
+import resource, sys
+from jaxgen import compilation
+assert sys.argv[1] == "plain" or compilation.keep_memory()
+import jax, jax.numpy as jnp
+f = compilation.jit(lambda x: jnp.sum(jnp.sort(jnp.tanh(x), axis=0)[::-1] * x))
+x = jnp.ones((1 << 11, 1 << 12))
+faults = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    f(x).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults[2:]))
+"""
+    found = {
+        how: int(
+            subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True).stdout
+        )
+        for how in ("plain", "keeping")
+    }
+    assert found["keeping"] < 100 < 1000 < found["plain"]
