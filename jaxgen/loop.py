@@ -223,7 +223,7 @@ def train(
     mesh = sharding.make_mesh(num_devices)
     sharding.check_divisible(batch_size, mesh.size)
     directory, primary = Path(directory), jax.process_index() == 0
-    train_step = jax.jit(train_step, inline=True)  # which remembers its trace: the first batch's check makes it
+    train_step = _traced_once(train_step)
     plan = _Plan(num_steps, log_every, sample_every, evaluate_every, checkpoint_every, sample, evaluate, best_metric)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_telling_of_lost_hosts())
@@ -505,6 +505,18 @@ def _check_numbers(**numbers: int) -> None:
         if number < least:
             hint = "; 0 stands for only at the end" if name.endswith("_every") and least == 0 else ""
             raise ValueError(f"{name} must be at least {least}, not {number}{hint}")
+
+
+def _traced_once(train_step: Callable) -> Callable:
+    """The step, remembering its trace, which the check of the first batch makes, for as long as this training lasts.
+
+    A new function, so that another training traces anew what may have changed meanwhile, as in a notebook.
+    """
+
+    def step(state, batch, key):
+        return train_step(state, batch, key)
+
+    return jax.jit(step, inline=True)
 
 
 def _check_first_batch(

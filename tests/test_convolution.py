@@ -189,8 +189,8 @@ def test_accelerators_get_plain_convolutions_wherever_it_is_traced(platform):
 @pytest.mark.parametrize("name", NAMES)
 def test_winograds_form_loses_no_more_digits_in_float32_than_plain_lax(name):
     geometry = GEOMETRIES[0]
-    assert winograd.fits(geometry, 64, 64, jnp.float32)
-    assert not winograd.fits(geometry, 64, 64, jnp.bfloat16)  # sums of inputs would be rounded to 8 bits
+    assert winograd.fits(name, geometry, 64, 64, jnp.float32)
+    assert not winograd.fits(name, geometry, 64, 64, jnp.bfloat16)  # sums of inputs would be rounded to 8 bits
     ours, theirs, *operands_ = operands(name, *draw(geometry, channels=64, features=64, batch=16))
     exact = theirs(*operands_, geometry)
     single = [a.astype(jnp.float32) for a in operands_]
@@ -215,6 +215,28 @@ def errors_of_onednn(geometry, channels, features, batch=2):
         found = run(a.astype(jnp.float32), b.astype(jnp.float32), geometry)
         assert found.shape == exact.shape and found.dtype == jnp.float32
         yield float(jnp.abs(found - exact).max() / jnp.abs(exact).max())
+
+
+@pytest.mark.parametrize(
+    "geometry, channels, features",
+    [
+        (GEOMETRIES[9], 16, 24),
+        (GEOMETRIES[9]._replace(groups=3), 24, 48),
+        (GEOMETRIES[0], 16, 24),
+        (GEOMETRIES[0]._replace(groups=2), 16, 32),
+        (GEOMETRIES[1]._replace(groups=2), 16, 16),
+    ],
+)
+def test_in_single_precision_all_three_are_those_of_double_precision(geometry, channels, features):
+    x, w, y = draw(geometry, channels, features)
+
+    def error(name, x, w, y):
+        run, plain_form, a, b = operands(name, x, w, y)
+        found, exact = run(a.astype(jnp.float32), b.astype(jnp.float32), geometry), plain_form(a, b, geometry)
+        assert found.shape == exact.shape and found.dtype == jnp.float32
+        return jnp.abs(found - exact).max() / jnp.abs(exact).max()
+
+    assert max(jax.jit(lambda *arrays: [error(name, *arrays) for name in NAMES])(x, w, y)) < 2e-6
 
 
 @needs_onednn
@@ -245,7 +267,7 @@ def test_onednn_is_plain_lax_in_single_precision_for_200_geometries():
         size = tuple(random.integers(1, 25, 2).tolist())
         geometry = Geometry(size, tuple(kernel.tolist()), strides, padding, groups)
         widths = random.choice([8, 9, 16, 24, 33, 64], 2)
-        if min(geometry.output_size) > 0 and onednn.fits(geometry, *widths, jnp.float32):
+        if min(geometry.output_size) > 0 and onednn.fits("convolve", geometry, *widths, jnp.float32):
             assert max(errors_of_onednn(geometry, *(groups * widths).tolist(), batch)) < 5e-6, (geometry, widths)
             tried += 1
 

@@ -207,9 +207,22 @@ def test_the_step_is_compiled_once_in_a_run_and_once_in_its_continuation(tmp_pat
             assert len(traces) == 1  # which learns the names of the metrics, too
             train(tmp_path / "run", counted, dataset=dataset, log_every=3)
             assert compilations() == 2
-            assert len(traces) == 1  # it is remembered
+            assert len(traces) == 2
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
+
+
+def test_another_training_sees_what_a_notebook_has_changed_meanwhile(tmp_path):
+    shrinking = {"by": 1.0}
+
+    def step(state, batch, key):
+        state, metrics = toy_step(state, batch, key)
+        return state.replace(weights=shrinking["by"] * state.weights), metrics
+
+    first = train(tmp_path / "first", step)
+    shrinking["by"] = 0.5
+    second = train(tmp_path / "second", step)
+    assert np.abs(second.state.weights).max() < 0.9 * np.abs(first.state.weights).max()
 
 
 def test_samples_and_evaluations_come_at_their_steps_and_at_the_end(tmp_path):

@@ -138,21 +138,16 @@ def _widths(w, geometry):
 
 
 def form_of(operation: str, geometry: Geometry, num_channels: int, num_outputs: int, dtype: Any) -> ModuleType:
-    """The fastest known form on CPU: a module with `convolve`, `transposed` and `kernel_gradient`.
+    """The fastest known form on CPU: a module with a function of the operation's name.
 
     Args:
-      operation: the name of one of these.
+      operation: "convolve", "transposed" or "kernel_gradient".
       geometry: of the convolution.
       num_channels, num_outputs: of each group.
       dtype: of the computation.
     """
-    if operation == "kernel_gradient":
-        forms = (im2col, winograd)
-    elif geometry.groups > 1:
-        forms = (onednn, im2col, winograd)
-    else:
-        forms = (im2col, winograd, onednn)
-    return next((form for form in forms if form.fits(geometry, num_channels, num_outputs, dtype)), direct)
+    forms = (onednn, im2col, winograd) if geometry.groups > 1 else (im2col, winograd, onednn)
+    return next((form for form in forms if form.fits(operation, geometry, num_channels, num_outputs, dtype)), direct)
 
 
 def _on_cpu(operation, geometry, num_channels, num_outputs, dtype):

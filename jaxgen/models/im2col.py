@@ -20,9 +20,9 @@ from jaxgen.models.direct import adjoint, adjoint_kernel
 SHORT = 64  # numbers in a patch, up to which it pays
 
 
-def fits(geometry, num_channels: int, num_outputs: int, dtype) -> bool:
+def fits(operation: str, geometry, num_channels: int, num_outputs: int, dtype) -> bool:
     """Whether the kernel is whole strides, and patches are short or few, or no larger than the image."""
-    del dtype
+    del operation, dtype
     whole = all(k % s == 0 for k, s in zip(geometry.kernel_size, geometry.strides, strict=True))
     pixels = math.prod(geometry.kernel_size)
     short = pixels * num_channels <= SHORT or max(geometry.output_size) <= 3 or pixels == 1

@@ -1,13 +1,14 @@
 """Convolution by oneDNN, whose kernels are in JAX's library for CPUs: what `convolution` runs there where it may.
 
-They are those that PyTorch runs, and 1.2 to 1.5 times as fast as XLA's own, in groups of 16 channels four times. XLA
-calls them `__onednn$convolution`, and would call them by itself in another build. That call is no public interface: a
-library that does not know it refuses to compile, and one that reads its settings otherwise ends the process. So it is
-made with those versions of jaxlib alone that it was tested with, and `JAXGEN_ONEDNN=0` forgoes it. Without it all is
-the same up to rounding, and slower.
+They are those that PyTorch runs, and 1.2 to 1.5 times as fast as XLA's own, in groups of 16 channels four times; groups
+need no loop. XLA calls them `__onednn$convolution`, and would call them by itself in another build. That call is no
+public interface: a library that does not know it refuses to compile, and one that reads its settings otherwise ends the
+process. So it is made with those versions of jaxlib alone that it was tested with, and `JAXGEN_ONEDNN=0` forgoes it.
+Without it all is the same up to rounding, and slower.
 
-The kernel's gradient is no such call and stays with `direct`. On several CPU devices nothing is called: XLA cannot
-divide among them what it does not know.
+The kernel's gradient is no such call, nor is a transposed convolution with strides. On a mesh of several CPU devices
+nothing is called: XLA cannot divide among them what it does not know. (Arrays that are divided without a mesh in
+context, as by `in_shardings` alone, are gathered: the numbers are right, and each device does all the work.)
 """
 
 import functools
@@ -34,16 +35,18 @@ def is_there() -> bool:
     )
 
 
-def fits(geometry, num_channels: int, num_outputs: int, dtype) -> bool:
-    """Whether the call is there, and these are what networks are made of, for which it was tested.
+def fits(operation: str, geometry, num_channels: int, num_outputs: int, dtype) -> bool:
+    """Whether the operation is such a call, and that of what networks are made of, for which it was tested.
 
     Outside that it cannot be trusted: of one channel, 16x3 pixels, 5x5 taps and strides (1, 3) it makes random numbers.
     """
+    is_call = operation == "convolve" or (operation == "transposed" and geometry.strides == (1, 1))
     mesh = jax.sharding.get_abstract_mesh()
     alone = mesh.empty or mesh.size == 1
     rows, columns = zip(geometry.image_size, geometry.kernel_size, geometry.strides, geometry.padding, strict=True)
     usual = all(n >= k >= s and max(p) < k for n, k, s, p in (rows, columns)) and rows[2] == columns[2]
-    return dtype == jnp.float32 and min(num_channels, num_outputs) >= 8 and usual and alone and is_there()
+    many = min(num_channels, num_outputs) >= 8
+    return is_call and dtype == jnp.float32 and many and usual and alone and is_there()
 
 
 def convolve(x, w, geometry):
@@ -55,9 +58,7 @@ def convolve(x, w, geometry):
 
 
 def transposed(y, w, geometry):
-    """As `convolution.transposed`: with strides of 1 it is a convolution, too."""
-    if geometry.strides != (1, 1):
-        return direct.transposed(y, w, geometry)
+    """As `convolution.transposed`, of strides 1: then it is a convolution, too."""
     return convolve(y, direct.adjoint_kernel(w, geometry.groups), direct.adjoint(geometry))
 
 

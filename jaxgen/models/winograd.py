@@ -27,12 +27,13 @@ G = ((1, 0), (1, 1), (0, 1))
 A_T = ((1, 1, 0), (0, 1, 1))
 
 
-def fits(geometry, num_channels: int, num_outputs: int, dtype) -> bool:
+def fits(operation: str, geometry, num_channels: int, num_outputs: int, dtype) -> bool:
     """Whether the kernel is two strides and the form pays.
 
     Tiles are two outputs wide and a half-empty one costs as much as a full one; with few channels the sums cost more
     than the products save; bfloat16 would lose digits in the sums.
     """
+    del operation
     two_strides = all(k == 2 * s for k, s in zip(geometry.kernel_size, geometry.strides, strict=True))
     large = min(geometry.output_size) >= 4 and min(num_channels, num_outputs) >= 64
     return two_strides and large and jnp.finfo(dtype).bits >= 32
