@@ -151,7 +151,7 @@ def test_a_generator_block_is_the_published_one_whose_shortcut_is_enlarged_first
 )
 def test_a_discriminator_block_is_the_published_one_whose_shortcut_is_averaged_last(first, halve, features):
     x = jax.random.normal(jax.random.key(0), (3, 4, 4, 5))
-    module = sngan.DiscriminatorBlock(features, halve, first)
+    module = sngan.discriminator_block(5, features, halve, first, dtype=None)
     variables = init(module, jax.random.key(1), x)
     params = jax.tree.map(lambda p: p + 0.3, variables["params"])
 

@@ -19,6 +19,7 @@ Deviations: tables start at exactly 1 and 0. At 64 pixels attention is at half t
 128. The network for 28 pixels is ours: that for 32 starting from 7x7, in two blocks, with attention.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -28,13 +29,8 @@ from flax import linen as nn
 from jaxgen.models.attention import SelfAttention, check_size
 from jaxgen.models.batch_norm import ConditionalBatchNorm, check_label, rows_of
 from jaxgen.models.resampling import enlarge, halve
-from jaxgen.models.spectral_norm import (
-    SpectralConv,
-    SpectralDense,
-    SpectralEmbed,
-    SpectralEnlargingConv,
-    SpectralHalvingConv,
-)
+from jaxgen.models.residual import DiscriminatorBlock, doubled, layout_for, projected
+from jaxgen.models.spectral_norm import SpectralConv, SpectralDense, SpectralEnlargingConv
 
 EPSILON = 1e-4  # of batch and spectral normalisation
 BOTTLENECK = 4  # BigGAN-deep: a block's inner channels are a quarter
@@ -66,11 +62,7 @@ def layout_of(image_size: int) -> Layout:
     Raises:
       ValueError: for a size without one.
     """
-    if image_size not in LAYOUTS:
-        *others, last = LAYOUTS
-        allowed = f"{', '.join(map(str, others))} or {last}"
-        raise ValueError(f"this network is for square images of {allowed} pixels, not {image_size}; resize the data")
-    return LAYOUTS[image_size]
+    return layout_for(LAYOUTS, image_size)
 
 
 def attention_size(image_size: int, size: int | None = None) -> int:
@@ -119,13 +111,13 @@ def _spectral(block):
     return {"kernel_init": block.kernel_init, "dtype": block.dtype, "epsilon": EPSILON}
 
 
-def _normalise_and_activate(block, x, told, train):
+def _normalise(block, x, told, train):
     shared = {"dtype": block.dtype, "axis_name": block.axis_name}
     if jnp.issubdtype(told.dtype, jnp.integer):
         norm = ConditionalBatchNorm(block.num_classes, epsilon=EPSILON, **shared)
     else:
         norm = ToldBatchNorm(block.kernel_init, **shared)
-    return nn.relu(norm(x, told, train=train))
+    return norm(x, told, train=train)
 
 
 class GeneratorBlock(nn.Module):
@@ -142,13 +134,16 @@ class GeneratorBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, told: jax.Array, *, train: bool) -> jax.Array:
-        spectral = _spectral(self)
-        shortcut = SpectralConv(self.features, 1, **spectral, name="shortcut")(x, train=train)
-        x = _normalise_and_activate(self, x, told, train)
-        x = SpectralEnlargingConv(self.features, **spectral, name="SpectralConv_0")(x, train=train)
-        x = _normalise_and_activate(self, x, told, train)
-        x = SpectralConv(self.features, 3, padding=1, **spectral, name="SpectralConv_1")(x, train=train)
-        return x + enlarge(shortcut)
+        def conv(layer, *size, name):
+            return functools.partial(layer(self.features, *size, **_spectral(self), name=name), train=train)
+
+        return doubled(
+            x,
+            conv(SpectralConv, 1, name="shortcut"),
+            lambda x: _normalise(self, x, told, train),
+            conv(SpectralEnlargingConv, name="SpectralConv_0"),
+            conv(SpectralConv, 3, 1, 1, name="SpectralConv_1"),
+        )
 
 
 class DeepGeneratorBlock(nn.Module):
@@ -177,35 +172,8 @@ class DeepGeneratorBlock(nn.Module):
             SpectralConv(self.features, 1, **spectral, name="SpectralConv_3"),
         ]
         for conv in convs:
-            x = conv(_normalise_and_activate(self, x, told, train), train=train)
+            x = conv(nn.relu(_normalise(self, x, told, train)), train=train)
         return x + (enlarge(shortcut) if self.enlarge else shortcut)
-
-
-class DiscriminatorBlock(nn.Module):
-    """ReLU, 3x3, ReLU, 3x3 and, where it halves the size, a mean over 2x2, plus a shortcut.
-
-    The shortcut is a 1x1 convolution where the size or the width changes, the input itself otherwise. The first block
-    of a network has no ReLU before its first convolution: it sees the image.
-    """
-
-    features: int
-    halve: bool = False
-    first: bool = False
-    wide: bool = True  # hidden maps are as wide as the output; otherwise as the input
-    kernel_init: Any = orthogonal_init
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        spectral, hidden = _spectral(self), self.features if self.wide else x.shape[-1]
-        shortcut = halve(x) if self.halve else x
-        if self.halve or x.shape[-1] != self.features:
-            shortcut = SpectralConv(self.features, 1, **spectral, name="shortcut")(shortcut, train=train)
-        x = x if self.first else nn.relu(x)
-        x = SpectralConv(hidden, 3, padding=1, **spectral, name="SpectralConv_0")(x, train=train)
-        conv = SpectralHalvingConv if self.halve else SpectralConv
-        x = conv(self.features, 3, padding=1, **spectral, name="SpectralConv_1")(nn.relu(x), train=train)
-        return x + shortcut
 
 
 class DeepDiscriminatorBlock(nn.Module):
@@ -298,7 +266,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images [B, H, W, C] in [-1, 1] and labels [B] -> logits [B], float32. The size is read off x.
 
-    The logit is <w, h> + b + <e_label, h>, where h is the last map, rectified and summed over its pixels.
+    The logits are those of `residual.projected`.
 
     Raises:
       ValueError: for another image size or images that are not square, a map of attention that is not there, a label
@@ -330,11 +298,9 @@ class Discriminator(nn.Module):
                 x = DeepDiscriminatorBlock(width, halves, **inner)(x, train=train)
                 x = DeepDiscriminatorBlock(width, **inner)(x, train=train)
             else:
-                x = DiscriminatorBlock(width, halves, i == 0, self.wide, **inner)(x, train=train)
+                hidden = width if self.wide else x.shape[-1]
+                x = DiscriminatorBlock(width, hidden, halves, i == 0, **spectral)(x, train=train)
             if halves and x.shape[1] == attending:
                 x = SelfAttention(**spectral)(x, train=train)
-        # In float32 from here on: a sum over pixels, and one number for each image.
-        h, last = nn.relu(x).astype(jnp.float32).sum((1, 2)), {"epsilon": EPSILON}
-        embed = SpectralEmbed(self.num_classes, h.shape[-1], embedding_init=self.kernel_init, **last)
-        logits = SpectralDense(1, kernel_init=self.kernel_init, **last)(h, train=train)[:, 0]
-        return logits + (embed(label, train=train) * h).sum(-1)
+        shared = {"kernel_init": self.kernel_init, "epsilon": EPSILON}
+        return projected(x, label, self.num_classes, **shared, train=train)

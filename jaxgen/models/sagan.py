@@ -9,6 +9,7 @@ The numbers of parameters are those of the common reproduction (mimicry; Lee and
 images that are smaller than the paper's 128 pixels is where that reproduction has it, for 28 and 48 pixels ours.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -16,15 +17,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.models.attention import SelfAttention, check_size
-from jaxgen.models.batch_norm import ConditionalBatchNorm, check_label
-from jaxgen.models.resampling import enlarge
-from jaxgen.models.sngan import DiscriminatorBlock, layout_of, residual_init, xavier_init
-from jaxgen.models.spectral_norm import (
-    SpectralConv,
-    SpectralDense,
-    SpectralEmbed,
-    SpectralEnlargingConv,
-)
+from jaxgen.models.batch_norm import check_label
+from jaxgen.models.residual import doubled, projected, widths_of
+from jaxgen.models.sngan import batch_norm, discriminator_block, layout_of, residual_init, xavier_init
+from jaxgen.models.spectral_norm import SpectralConv, SpectralDense, SpectralEnlargingConv
 
 
 def attention_size(image_size: int, size: int | None = None) -> int:
@@ -38,12 +34,6 @@ def attention_size(image_size: int, size: int | None = None) -> int:
     return check_size(min(32, image_size // 2) if size is None else size, [s for s in read if s > layout.smallest])
 
 
-def _widths(features, divisors):
-    if features % max(divisors):
-        raise ValueError(f"features must be a multiple of {max(divisors)} for this image size, not {features}")
-    return [features // divisor for divisor in divisors]
-
-
 class GeneratorBlock(nn.Module):
     """Doubles the size: norm, ReLU, enlarge, 3x3, norm, ReLU, 3x3, plus an enlarged 1x1 shortcut."""
 
@@ -54,24 +44,20 @@ class GeneratorBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array:
-        def normalise_and_activate(x):
-            if self.num_classes == 0:
-                return nn.relu(_batch_norm(train, self.dtype, self.axis_name)(x))
-            norm = ConditionalBatchNorm(self.num_classes, dtype=self.dtype, axis_name=self.axis_name)
-            return nn.relu(norm(x, label, train=train))
+        def norm(x):
+            return batch_norm(x, label, self.num_classes, train=train, dtype=self.dtype, axis_name=self.axis_name)
 
-        conv = SpectralConv(self.features, 1, kernel_init=xavier_init, dtype=self.dtype, name="shortcut")
-        shortcut = conv(x, train=train)
-        residual = {"kernel_init": residual_init, "dtype": self.dtype}
-        conv = SpectralEnlargingConv(self.features, **residual, name="SpectralConv_0")
-        x = conv(normalise_and_activate(x), train=train)
-        conv = SpectralConv(self.features, 3, padding=1, **residual, name="SpectralConv_1")
-        x = conv(normalise_and_activate(x), train=train)
-        return x + enlarge(shortcut)
+        def conv(layer, *size, kernel_init=residual_init, name):
+            layer = layer(self.features, *size, kernel_init=kernel_init, dtype=self.dtype, name=name)
+            return functools.partial(layer, train=train)
 
-
-def _batch_norm(train, dtype, axis_name):
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, axis_name=axis_name)
+        return doubled(
+            x,
+            conv(SpectralConv, 1, kernel_init=xavier_init, name="shortcut"),
+            norm,
+            conv(SpectralEnlargingConv, name="SpectralConv_0"),
+            conv(SpectralConv, 3, 1, 1, name="SpectralConv_1"),
+        )
 
 
 class Generator(nn.Module):
@@ -95,7 +81,7 @@ class Generator(nn.Module):
         layout, attending = layout_of(self.image_size), attention_size(self.image_size, self.attention)
         check_label(label, self.num_classes, len(z))
         features = self.features or layout.generator_features
-        widths = _widths(features, layout.generator)
+        widths = widths_of(features, layout.generator)
         xavier = {"kernel_init": xavier_init, "dtype": self.dtype}
         x = SpectralDense(layout.smallest**2 * features, **xavier)(z, train=train)
         x = x.reshape(-1, layout.smallest, layout.smallest, features)
@@ -103,7 +89,8 @@ class Generator(nn.Module):
             x = GeneratorBlock(width, self.num_classes, self.dtype, self.axis_name)(x, label, train=train)
             if x.shape[1] == attending:
                 x = SelfAttention(**xavier)(x, train=train)
-        x = nn.relu(_batch_norm(train, self.dtype, self.axis_name)(x))  # knows no classes, as published
+        x = batch_norm(x, None, 0, train=train, dtype=self.dtype, axis_name=self.axis_name)  # no classes, as published
+        x = nn.relu(x)
         x = SpectralConv(self.channels, 3, padding=1, **xavier)(x, train=train)
         return jnp.tanh(x.astype(jnp.float32))
 
@@ -111,8 +98,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images [B, H, W, C] in [-1, 1] and labels [B] -> logits [B], float32. The size is read off x.
 
-    The logit is that of SNGAN: <w, h> + b, with classes <w, h> + b + <e_label, h>, where h [features] is the last map,
-    rectified and summed over its pixels.
+    The logits are those of `residual.projected`.
 
     Raises:
       ValueError: for another image size or images that are not square, a map of attention that is not there, features
@@ -130,16 +116,10 @@ class Discriminator(nn.Module):
             raise ValueError(f"SAGAN needs square images, not {x.shape[1]}x{x.shape[2]}; crop or resize them")
         layout, attending = layout_of(x.shape[1]), attention_size(x.shape[1], self.attention)
         check_label(label, self.num_classes, len(x))
-        widths = _widths(self.features or layout.discriminator_features, layout.discriminator)
+        widths = widths_of(self.features or layout.discriminator_features, layout.discriminator)
         for i, width in enumerate(widths):
             halve = i < layout.num_halvings
-            x = DiscriminatorBlock(width, halve, i == 0, self.dtype)(x, train=train)
+            x = discriminator_block(x.shape[-1], width, halve, i == 0, self.dtype)(x, train=train)
             if halve and x.shape[1] == attending:
                 x = SelfAttention(kernel_init=xavier_init, dtype=self.dtype)(x, train=train)
-        # In float32 from here on: a sum over pixels, and one number for each image.
-        h = nn.relu(x).astype(jnp.float32).sum((1, 2))
-        logits = SpectralDense(1, kernel_init=xavier_init)(h, train=train)[:, 0]
-        if self.num_classes > 0:
-            embed = SpectralEmbed(self.num_classes, h.shape[-1], embedding_init=xavier_init)
-            logits += (embed(label, train=train) * h).sum(-1)
-        return logits
+        return projected(x, label, self.num_classes, kernel_init=xavier_init, train=train)

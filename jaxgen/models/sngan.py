@@ -5,9 +5,8 @@ normalisation in the generator and the projection discriminator of Miyato and Ko
 common reproduction (mimicry; Lee and Town, 2020), and the numbers of parameters agree with it. Weights are Xavier
 uniform, with gain sqrt(2) for the two convolutions of a residual branch and 1 for all others; biases are 0.
 
-A 1x1 convolution commutes exactly with repeating pixels and with averaging them, its bias included: shortcuts are
-computed at the smaller of the two sizes, with a quarter of the arithmetic. A 3x3 convolution beside either is one of
-4x4 taps with strides of 2 (`resampling`).
+Blocks and logits are those of `residual`. A 3x3 convolution beside enlarging or halving is one of 4x4 taps with strides
+of 2 (`resampling`).
 
 Deviations. From the reproduction, where it departs from the paper's authors: maps are enlarged by repeating pixels
 (there bilinearly); shortcuts see a block's input (there, by an activation in place, its rectified input); biases start
@@ -23,8 +22,8 @@ from flax import linen as nn
 
 from jaxgen.models.batch_norm import ConditionalBatchNorm, check_label
 from jaxgen.models.convolution import Conv
-from jaxgen.models.resampling import EnlargingConv, enlarge, halve
-from jaxgen.models.spectral_norm import SpectralConv, SpectralDense, SpectralEmbed, SpectralHalvingConv
+from jaxgen.models.resampling import EnlargingConv
+from jaxgen.models.residual import DiscriminatorBlock, doubled, layout_for, projected, widths_of
 
 residual_init = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")  # Xavier uniform with gain sqrt(2)
 xavier_init = nn.initializers.xavier_uniform()
@@ -56,17 +55,15 @@ def layout_of(image_size: int) -> Layout:
     Raises:
       ValueError: for a size without one.
     """
-    if image_size not in LAYOUTS:
-        *others, last = LAYOUTS
-        allowed = f"{', '.join(map(str, others))} or {last}"
-        raise ValueError(f"this network is for square images of {allowed} pixels, not {image_size}; resize the data")
-    return LAYOUTS[image_size]
+    return layout_for(LAYOUTS, image_size)
 
 
-def _widths(features, divisors):
-    if features % max(divisors):
-        raise ValueError(f"features must be a multiple of {max(divisors)} for this image size, not {features}")
-    return [features // divisor for divisor in divisors]
+def batch_norm(x: jax.Array, label: jax.Array | None, num_classes: int, *, train, dtype, axis_name) -> jax.Array:
+    """Batch normalisation, conditional where there are classes, of the module in whose compact method it is called."""
+    shared = {"momentum": 0.9, "epsilon": 1e-5, "dtype": dtype, "axis_name": axis_name}
+    if num_classes == 0:
+        return nn.BatchNorm(use_running_average=not train, **shared)(x)
+    return ConditionalBatchNorm(num_classes, **shared)(x, label, train=train)
 
 
 class GeneratorBlock(nn.Module):
@@ -79,50 +76,23 @@ class GeneratorBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array:
-        def normalise_and_activate(x):
-            if self.num_classes == 0:
-                return nn.relu(_batch_norm(train, self.dtype, self.axis_name)(x))
-            norm = ConditionalBatchNorm(self.num_classes, dtype=self.dtype, axis_name=self.axis_name)
-            return nn.relu(norm(x, label, train=train))
+        def norm(x):
+            return batch_norm(x, label, self.num_classes, train=train, dtype=self.dtype, axis_name=self.axis_name)
 
-        shortcut = Conv(self.features, 1, kernel_init=xavier_init, dtype=self.dtype, name="shortcut")(x)
         residual = {"kernel_init": residual_init, "dtype": self.dtype}
-        x = EnlargingConv(self.features, **residual, name="Conv_0")(normalise_and_activate(x))
-        x = Conv(self.features, 3, padding=1, **residual, name="Conv_1")(normalise_and_activate(x))
-        return x + enlarge(shortcut)
-
-
-def _batch_norm(train, dtype, axis_name):
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, axis_name=axis_name)
-
-
-class DiscriminatorBlock(nn.Module):
-    """ReLU, 3x3, ReLU, 3x3 and, where it halves the size, a mean over 2x2, plus a shortcut.
-
-    The shortcut is a 1x1 convolution where the size or the width changes, the input itself otherwise. The first block
-    of a network has no ReLU before its first convolution: it sees the image.
-    """
-
-    features: int
-    halve: bool = False
-    first: bool = False
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        shortcut = halve(x) if self.halve else x
-        if self.halve or x.shape[-1] != self.features:
-            conv = SpectralConv(self.features, 1, kernel_init=xavier_init, dtype=self.dtype, name="shortcut")
-            shortcut = conv(shortcut, train=train)
-        hidden = self.features if self.first else x.shape[-1]
-        x = x if self.first else nn.relu(x)
-        x = SpectralConv(hidden, 3, padding=1, kernel_init=residual_init, dtype=self.dtype)(x, train=train)
-        x = nn.relu(x)
-        conv = SpectralHalvingConv if self.halve else SpectralConv
-        x = conv(self.features, 3, padding=1, kernel_init=residual_init, dtype=self.dtype, name="SpectralConv_1")(
-            x, train=train
+        return doubled(
+            x,
+            Conv(self.features, 1, kernel_init=xavier_init, dtype=self.dtype, name="shortcut"),
+            norm,
+            EnlargingConv(self.features, **residual, name="Conv_0"),
+            Conv(self.features, 3, padding=1, **residual, name="Conv_1"),
         )
-        return x + shortcut
+
+
+def discriminator_block(channels: int, features: int, halve: bool, first: bool, dtype: Any) -> DiscriminatorBlock:
+    """SNGAN's: hidden maps are as wide as the input, those of the first block as the output."""
+    hidden = features if first else channels
+    return DiscriminatorBlock(features, hidden, halve, first, residual_init, xavier_init, dtype=dtype)
 
 
 class Generator(nn.Module):
@@ -145,12 +115,13 @@ class Generator(nn.Module):
         layout = layout_of(self.image_size)
         check_label(label, self.num_classes, len(z))
         features = self.features or layout.generator_features
-        widths = _widths(features, layout.generator)
+        widths = widths_of(features, layout.generator)
         x = nn.Dense(layout.smallest**2 * features, kernel_init=xavier_init, dtype=self.dtype)(z)
         x = x.reshape(-1, layout.smallest, layout.smallest, features)
         for width in widths:
             x = GeneratorBlock(width, self.num_classes, self.dtype, self.axis_name)(x, label, train=train)
-        x = nn.relu(_batch_norm(train, self.dtype, self.axis_name)(x))  # knows no classes, as published
+        x = batch_norm(x, None, 0, train=train, dtype=self.dtype, axis_name=self.axis_name)  # no classes, as published
+        x = nn.relu(x)
         x = Conv(self.channels, 3, padding=1, kernel_init=xavier_init, dtype=self.dtype)(x)
         return jnp.tanh(x.astype(jnp.float32))
 
@@ -158,8 +129,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images [B, H, W, C] in [-1, 1] and labels [B] -> logits [B], float32. The size is read off x.
 
-    The logit is <w, h> + b, with classes <w, h> + b + <e_label, h>, where h [features] is the last map, rectified and
-    summed over its pixels. w, the table of all e, and every kernel are spectrally normalised.
+    The logits are those of `residual.projected`. Every kernel is spectrally normalised.
 
     Raises:
       ValueError: for another image size or images that are not square, for features that the widths do not divide, for
@@ -176,13 +146,8 @@ class Discriminator(nn.Module):
             raise ValueError(f"SNGAN needs square images, not {x.shape[1]}x{x.shape[2]}; crop or resize them")
         layout = layout_of(x.shape[1])
         check_label(label, self.num_classes, len(x))
-        widths = _widths(self.features or layout.discriminator_features, layout.discriminator)
+        widths = widths_of(self.features or layout.discriminator_features, layout.discriminator)
         for i, width in enumerate(widths):
-            x = DiscriminatorBlock(width, i < layout.num_halvings, i == 0, self.dtype)(x, train=train)
-        # In float32 from here on: a sum over pixels, and one number for each image.
-        h = nn.relu(x).astype(jnp.float32).sum((1, 2))
-        logits = SpectralDense(1, kernel_init=xavier_init)(h, train=train)[:, 0]
-        if self.num_classes > 0:
-            embed = SpectralEmbed(self.num_classes, h.shape[-1], embedding_init=xavier_init)
-            logits += (embed(label, train=train) * h).sum(-1)
-        return logits
+            block = discriminator_block(x.shape[-1], width, i < layout.num_halvings, i == 0, self.dtype)
+            x = block(x, train=train)
+        return projected(x, label, self.num_classes, kernel_init=xavier_init, train=train)

@@ -41,14 +41,13 @@ def build(config: Config, spec: Spec) -> System:
         there.
     """
     size, channels = square_size(spec.image_shape, "SAGAN"), spec.image_shape[2]
-    num_classes = spec.num_classes if config.projection else 0
-    if config.projection and not num_classes:
-        raise ValueError("projection tells both players a label, and these data have none; use --projection False")
+    num_classes = sngan.classes_of(config, spec)
     shared = {"num_classes": num_classes, "attention": config.attention, "dtype": config.dtype}
     generator = networks.Generator(size, channels, config.generator_features, **shared)
     discriminator = networks.Discriminator(config.discriminator_features, **shared)
-    settings = {"condition": turns.told_drawn_labels(num_classes)} if num_classes else {}
-    return two_player.build(config, spec, generator, discriminator, name="SAGAN", num_labels=num_classes, **settings)
+    condition = turns.told_drawn_labels(num_classes) if num_classes else None
+    told = {"num_labels": num_classes, "condition": condition}
+    return two_player.build(config, spec, generator, discriminator, name="SAGAN", **told)
 
 
 TINY = Config(

@@ -50,13 +50,23 @@ def build(config: Config, spec: Spec) -> System:
       ValueError: for projection on data without labels, or a size without a network.
     """
     size, channels = square_size(spec.image_shape, "SNGAN"), spec.image_shape[2]
-    num_classes = spec.num_classes if config.projection else 0
-    if config.projection and not num_classes:
-        raise ValueError("projection tells both players a label, and these data have none; use --projection False")
+    num_classes = classes_of(config, spec)
     generator = sngan.Generator(size, channels, config.generator_features, num_classes, dtype=config.dtype)
     discriminator = sngan.Discriminator(config.discriminator_features, num_classes, dtype=config.dtype)
-    settings = {"condition": turns.told_drawn_labels(num_classes)} if num_classes else {}
-    return two_player.build(config, spec, generator, discriminator, name="SNGAN", num_labels=num_classes, **settings)
+    condition = turns.told_drawn_labels(num_classes) if num_classes else None
+    told = {"num_labels": num_classes, "condition": condition}
+    return two_player.build(config, spec, generator, discriminator, name="SNGAN", **told)
+
+
+def classes_of(config: Config, spec: Spec) -> int:
+    """How many classes both players are told of; 0 without projection.
+
+    Raises:
+      ValueError: for projection on data without labels.
+    """
+    if config.projection and not spec.num_classes:
+        raise ValueError("projection tells both players a label, and these data have none; use --projection False")
+    return spec.num_classes if config.projection else 0
 
 
 TINY = Config(
