@@ -353,3 +353,21 @@ def test_the_published_sngan_has_its_number_of_parameters_in_jaxgen_and_in_pytor
         settings = benchmark.parse(["--threads", "1"])
         with benchmark.worker(benchmark.command_of("torch", TORCH_PYTHON), dict(os.environ)) as ask:
             assert ask("build", **benchmark.build_arguments(case, "torch", settings))["parameters"] == published
+
+
+def test_forms_of_convolutions_are_timed_and_the_one_that_is_taken_is_among_them(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("convolutions", SCRIPT.parent / "benchmark_convolutions.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert len({layer.name for layer in script.LAYERS}) == len(script.LAYERS)
+    results = script.main(["--only", "MNIST", "--seconds", "0.001", "--json", str(tmp_path / "forms.json")])
+    assert results == json.loads((tmp_path / "forms.json").read_text())
+    (found,) = results.values()
+    assert list(found) == ["convolve", "transposed", "kernel_gradient"]
+    assert all({"taken": "im2col"}.items() <= row.items() for row in found.values())
+    assert all(time > 0 for row in found.values() for time in row["milliseconds"].values())
+    table = capsys.readouterr().out
+    assert table.count("*") == 4 and "MNIST's first 5x5" in table  # one of them in the heading
+    with pytest.raises(SystemExit):
+        script.main(["--only", "nothing"])
+    assert "no layer's name contains 'nothing'" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxgen import compilation
-from jaxgen.models import sngan
+from jaxgen.models import onednn, sngan
 from jaxgen.models.convolution import Geometry, convolve
 
 
@@ -50,12 +50,14 @@ def test_programs_are_the_same_function_to_second_order_and_run_to_the_same_bits
 
 
 def test_a_vmapped_program_computes_what_each_member_computes_alone():
-    discriminator = sngan.Discriminator(features=4)
+    discriminator = sngan.Discriminator(features=8)  # wide enough for oneDNN
     images = jax.random.uniform(jax.random.key(0), (4, 28, 28, 1), minval=-1)
     init = lambda key: discriminator.init(key, images, train=True)  # noqa: E731
     members = jax.vmap(init)(jax.random.split(jax.random.key(1), 2))
     logits = lambda variables: discriminator.apply(variables, images, train=False)  # noqa: E731
-    together = compilation.jit(jax.vmap(logits))(members)
+    together = compilation.jit(jax.vmap(logits))
+    assert ("onednn" in together.lower(members).as_text()) == onednn.is_there()
+    together = together(members)
     for i in range(2):
         alone = compilation.jit(logits)(jax.tree.map(lambda x, i=i: x[i], members))
         np.testing.assert_allclose(together[i], alone, rtol=1e-4, atol=1e-5)
