@@ -9,10 +9,14 @@ not know another's: it is tried first.
 
 import ctypes
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+
+from jaxgen.models import onednn
 
 YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
@@ -37,6 +41,36 @@ def options(platform: str) -> dict[str, str] | None:
 def jit(function: Callable, **settings: Any) -> Callable:
     """`jax.jit` with the options of the default platform; takes what `jax.jit` takes."""
     return jax.jit(function, compiler_options=options(jax.default_backend()), **settings)
+
+
+def never_kept(program: Callable) -> Callable:
+    """What `jax.jit` returned, traced in `onednn.uncached`: compiled so that no call of oneDNN comes to the disk.
+
+    A program without such a call is kept in the cache on disk as any other.
+    """
+    compiled = set()
+
+    @functools.wraps(program)
+    def call(*arguments):
+        leaves, structure = jax.tree.flatten(arguments)
+        signature = structure, tuple(jnp.shape(x) for x in leaves)
+        if signature not in compiled:
+            _compile(program.lower(*arguments))  # the call below finds it compiled
+            compiled.add(signature)
+        return program(*arguments)
+
+    call.lower, call.eval_shape = program.lower, program.eval_shape
+    return call
+
+
+def _compile(lowered: jax.stages.Lowered) -> None:
+    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    if onednn.CALL in lowered.as_text():
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
+    try:
+        lowered.compile()
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
 
 
 def keep_memory() -> bool:

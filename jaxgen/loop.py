@@ -535,7 +535,8 @@ def _check_first_batch(
 
     whole = {name: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype) for name, x in raw.items()}
     arguments = sharding.replicated_shapes(mesh, (state, whole, key))
-    shapes = sharding.jit_global(metrics_of, mesh, batch_axes=(None, None, None)).eval_shape(*arguments)
+    traced = sharding.jit_global(metrics_of, mesh, batch_axes=(None, None, None), may_be_kept=False)
+    shapes = traced.eval_shape(*arguments)
     for name, shape in shapes.items():
         if shape.shape:
             raise ValueError(f"the metric {name!r} has shape {shape.shape}; a train step returns scalars")
@@ -609,6 +610,7 @@ def _dispatcher(train_step, dataset, mesh, *, batch_size, key, seed, start_step,
             mesh,
             batch_axes=(None, None, 1, None, None, None),
             donate=(0,),
+            may_be_kept=False,
         )
 
         def dispatch(state, tally, step, count):
@@ -620,9 +622,8 @@ def _dispatcher(train_step, dataset, mesh, *, batch_size, key, seed, start_step,
         yield dispatch, most
         return
 
-    run = sharding.jit_global(
-        make_one_step(train_step, dataset.prepare), mesh, batch_axes=(None, None, 0, None), donate=(0,)
-    )
+    one_step = make_one_step(train_step, dataset.prepare)
+    run = sharding.jit_global(one_step, mesh, batch_axes=(None, None, 0, None), donate=(0,), may_be_kept=False)
     with contextlib.closing(data.prefetch(dataset.fetch, lambda step: shard(rows(step)), start_step)) as batches:
 
         def dispatch(state, tally, step, count):

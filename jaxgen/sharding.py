@@ -10,6 +10,7 @@ Several hosts: every process calls `initialize_hosts()` first, then the same scr
 `shard_batch` assembles the global batch from each host's own rows.
 """
 
+import contextlib
 import functools
 import math
 import os
@@ -25,6 +26,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxgen import compilation
 from jaxgen.data.check import check_images
+from jaxgen.models import onednn
 
 AXIS = "data"
 SECONDS_TO_MISS_A_HOST = 60
@@ -229,7 +231,12 @@ def per_device_key(key: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def jit_global(
-    function: Callable, mesh: Mesh, *, batch_axes: Sequence[int | None], donate: Sequence[int] = ()
+    function: Callable,
+    mesh: Mesh,
+    *,
+    batch_axes: Sequence[int | None],
+    donate: Sequence[int] = (),
+    may_be_kept: bool = True,
 ) -> Callable:
     """Compiles a function in the global view.
 
@@ -238,6 +245,8 @@ def jit_global(
       mesh: from `make_mesh()`.
       batch_axes: for each argument the axis along which its arrays are divided over the devices, or None: replicated.
       donate: positions of arguments whose memory the results may take.
+      may_be_kept: on disk, in JAX's cache of compiled programs. False: for speed the function may call what cannot be
+        kept, and is then compiled anew by each process.
 
     Returns:
       The compiled function; its results are replicated. `draw` inside it divides what it draws.
@@ -249,16 +258,20 @@ def jit_global(
 
     @functools.wraps(function)
     def on_mesh(*arguments):
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with (
+            jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
+            contextlib.nullcontext() if may_be_kept else onednn.uncached(),
+        ):
             return function(*arguments)
 
-    return jax.jit(
+    compiled = jax.jit(
         on_mesh,
         in_shardings=shardings,
         out_shardings=replicated,
         donate_argnums=donate,
         compiler_options=compilation.options(mesh.devices.flat[0].platform),
     )
+    return compiled if may_be_kept else compilation.never_kept(compiled)
 
 
 def jit_step(train_step: Callable, mesh: Mesh | None = None, *, donate: bool = True) -> Callable:
@@ -280,7 +293,8 @@ def jit_step(train_step: Callable, mesh: Mesh | None = None, *, donate: bool = T
     """
     mesh = make_mesh() if mesh is None else mesh
     replicated = NamedSharding(mesh, PartitionSpec())
-    step = jit_global(train_step, mesh, batch_axes=(None, 0, None), donate=(0,) if donate else ())
+    donated = (0,) if donate else ()
+    step = jit_global(train_step, mesh, batch_axes=(None, 0, None), donate=donated, may_be_kept=False)
     checked_shapes = set()
 
     @functools.wraps(train_step)

@@ -36,6 +36,18 @@ def fast_compilation():
 
 
 @pytest.fixture
+def nothing_is_kept():
+    """For tests of what must not come to the cache on disk, which this run has."""
+    from jaxgen.models import onednn
+
+    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float("inf"))
+    with onednn.uncached():
+        yield
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+
+
+@pytest.fixture
 def double_precision():
     """For a test or a file (by `usefixtures`) whose tolerances need 64-bit floats."""
     jax.config.update("jax_enable_x64", True)

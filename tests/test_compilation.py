@@ -49,7 +49,7 @@ def test_programs_are_the_same_function_to_second_order_and_run_to_the_same_bits
     assert all((a == b).all() for a, b in zip(once, twice, strict=True))
 
 
-def test_a_vmapped_program_computes_what_each_member_computes_alone():
+def test_a_vmapped_program_computes_what_each_member_computes_alone(nothing_is_kept):
     discriminator = sngan.Discriminator(features=8)  # wide enough for oneDNN
     images = jax.random.uniform(jax.random.key(0), (4, 28, 28, 1), minval=-1)
     init = lambda key: discriminator.init(key, images, train=True)  # noqa: E731

@@ -9,8 +9,13 @@ Without it all is the same up to rounding, and slower.
 The kernel's gradient is no such call, nor is a transposed convolution with strides. On a mesh of several CPU devices
 nothing is called: XLA cannot divide among them what it does not know. (Arrays that are divided without a mesh in
 context, as by `in_shardings` alone, are gathered: the numbers are right, and each device does all the work.)
+
+A program with such a call must never be written to the compilation cache on disk: XLA (JAX 0.10) takes the call for
+another kind of call when it writes it, and reads memory that is none of its own. So where programs are kept on disk
+nothing is called, unless somebody sees to it that this one is not kept: `uncached` with `compilation.never_kept`.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -23,6 +28,21 @@ import jaxlib
 from jaxgen.models import direct
 
 TESTED = ("0.10.2",)  # versions of jaxlib
+CALL = "__onednn$convolution"
+
+# A part of the key of everything that `jax.jit` remembers; older versions of JAX have none, and are not in TESTED.
+_uncached = jax.make_user_context(False) if hasattr(jax, "make_user_context") else None
+
+
+def uncached() -> contextlib.AbstractContextManager:
+    """What is traced inside may hold calls, even where programs are kept on disk. It must not be kept itself."""
+    return contextlib.nullcontext() if _uncached is None else _uncached(True)
+
+
+def _is_kept_on_disk() -> bool:
+    """Whether what is being traced will be written to the compilation cache."""
+    is_used = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir
+    return bool(is_used) and not _uncached.value
 
 
 @functools.cache
@@ -39,21 +59,22 @@ def fits(operation: str, geometry, num_channels: int, num_outputs: int, dtype) -
     """Whether the operation is such a call, and that of what networks are made of, for which it was tested.
 
     Outside that it cannot be trusted: of one channel, 16x3 pixels, 5x5 taps and strides (1, 3) it makes random numbers.
+    With strides it is hardly faster than XLA.
     """
-    is_call = operation == "convolve" or (operation == "transposed" and geometry.strides == (1, 1))
+    is_call = operation in ("convolve", "transposed") and geometry.strides == (1, 1)
     mesh = jax.sharding.get_abstract_mesh()
     alone = mesh.empty or mesh.size == 1
-    rows, columns = zip(geometry.image_size, geometry.kernel_size, geometry.strides, geometry.padding, strict=True)
-    usual = all(n >= k >= s and max(p) < k for n, k, s, p in (rows, columns)) and rows[2] == columns[2]
+    rows, columns = zip(geometry.image_size, geometry.kernel_size, geometry.padding, strict=True)
+    usual = all(n >= k and max(p) < k for n, k, p in (rows, columns))
     many = min(num_channels, num_outputs) >= 8
-    return is_call and dtype == jnp.float32 and many and usual and alone and is_there()
+    return is_call and dtype == jnp.float32 and many and usual and alone and is_there() and not _is_kept_on_disk()
 
 
 def convolve(x, w, geometry):
     """As `convolution.convolve`."""
     shape = jax.ShapeDtypeStruct((len(x), *geometry.output_size, w.shape[-1]), x.dtype)
     settings = json.dumps({"onednn_conv_config": _settings(geometry)})
-    call = jax.ffi.ffi_call("__onednn$convolution", shape, custom_call_api_version=1, legacy_backend_config=settings)
+    call = jax.ffi.ffi_call(CALL, shape, custom_call_api_version=1, legacy_backend_config=settings)
     return call(x, w)
 
 
