@@ -25,6 +25,26 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # others end the p
 
 import jax  # noqa: E402
 
+LONG_FILES = (
+    "test_hosts.py",
+    "test_systems.py",
+    "test_loop.py",
+    "test_stability_spectrum.py",
+    "test_models_biggan.py",
+    "test_scripts.py",
+)
+
+
+def pytest_configure(config):
+    """Files are handed to the processes in the order of the collection, not by their numbers of tests."""
+    if hasattr(config.option, "loadscopereorder"):  # of pytest-xdist
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: a process that got one last would work alone for a minute."""
+    items.sort(key=lambda item: LONG_FILES.index(item.path.name) if item.path.name in LONG_FILES else len(LONG_FILES))
+
 
 @pytest.fixture(scope="module")
 def fast_compilation():

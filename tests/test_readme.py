@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands."""
+"""What the README and the pages in docs/ show runs as it stands."""
 
 import re
 import shlex
@@ -9,25 +9,29 @@ from in_process import script
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 
 
 def commands(name):
-    shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)).replace("\\\n", " ")
-    found = re.findall(rf"python3? scripts/{name}\.py([^\n#&]*)", shell)
-    return [shlex.split(arguments) for arguments in found]
+    """Arguments of each command of a name that a page shows, without comments."""
+    shell = "\n".join(block for page in PAGES.values() for block in re.findall(r"```sh\n(.*?)```", page, re.S))
+    found = re.findall(rf"(?:python3? scripts/{name}\.py|jaxgen {name}\b)([^\n#&]*)", shell.replace("\\\n", " "))
+    return [shlex.split(arguments) for arguments in dict.fromkeys(found)]
 
 
-def test_python_snippets_run_in_their_order(tmp_path, monkeypatch):
+def test_python_snippets_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {}
     snippets = re.findall(r"(?<!-->\n)```python\n(.*?)```", README, re.S)
     assert len(snippets) == 3
     for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), namespace)
-    assert namespace["images"].shape == (16, 28, 28, 1) and (tmp_path / "mine.png").exists()
-    assert namespace["run"].step == 200 and (tmp_path / "runs" / "mine" / "report.html").exists()
-    assert int(namespace["state"].step) == 4
-    assert namespace["metrics"]["penalty/r1"] > 0
+        exec(compile(snippet.replace("range(600)", "range(4)"), "README.md", "exec"), namespace)
+    (sharded,) = re.findall(r"```python\n(.*?)```", PAGES[ROOT / "docs" / "devices.md"], re.S)
+    exec(compile(sharded, "devices.md", "exec"), namespace)
+    assert int(namespace["state"].step) == 5 and namespace["metrics"]["penalty/r1"] > 0
+    assert namespace["run"].step == 200
+    assert all((tmp_path / name).exists() for name in ("digits.png", "mine.png"))
+    assert all((tmp_path / "runs" / name / "report.html").exists() for name in ("mine", "denoiser"))
 
 
 @pytest.mark.parametrize("arguments", commands("train"), ids=" ".join)
@@ -47,7 +51,13 @@ def test_every_preset_has_a_row_and_every_linked_file_exists():
     from jaxgen import systems
 
     for name in systems.PRESETS:
-        assert f"| `{name}` |" in README, name
-    for target in re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r'src="([^"]+)"', README):
-        if "://" not in target:
-            assert (ROOT / target).exists(), target
+        assert f"| `{name}` |" in PAGES[ROOT / "docs" / "results.md"], name
+    for path, page in PAGES.items():
+        for target in re.findall(r"\]\(([^)#]+)\)", page) + re.findall(r'src="([^"]+)"', page):
+            if "://" not in target:
+                assert (path.parent / target).exists(), (path, target)
+
+
+def test_the_readme_is_a_page_to_read():
+    lines = [line for line in README.splitlines() if not line.startswith(("|", "<img", "#"))]
+    assert len(README.splitlines()) <= 220 and max(map(len, lines)) <= 150
