@@ -156,7 +156,8 @@ def _tell_ignored(name, found, tell):
     if total := sum(found.ignored.values()):
         # Hidden files are nobody's pictures; of others their owner may think that they count.
         say = tell if set(found.ignored) - {"hidden"} else reading.logger.info
-        say(f"{name}: ignored {total} files that are no images ({found.told})")
+        what = "1 file that is no image" if total == 1 else f"{total} files that are no images"
+        say(f"{name}: ignored {what} ({found.told})")
 
 
 def _check_split(split, validation_share):
