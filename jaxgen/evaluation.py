@@ -39,6 +39,7 @@ from jaxgen.opening import (  # noqa: F401 -- what opens sides is known under th
     no_progress,
     open_images,
     open_test_split,
+    open_training_images,
 )
 from jaxgen.system import System
 
@@ -346,6 +347,8 @@ def config_digest(config: options.Run | Mapping[str, Any]) -> str:
     flat = run_directory.flatten(config)
     ignored = ("seed", *configuration.MAY_CHANGE)  # a name covers everything below it
     without = {n: v for n, v in flat.items() if not any(n == name or n.startswith(f"{name}.") for name in ignored)}
+    if without.get("data.labelled", True) is None:  # as it always was before it was a setting: the digest stays
+        del without["data.labelled"]
     return hashlib.sha256(json.dumps(without, sort_keys=True).encode()).hexdigest()
 
 

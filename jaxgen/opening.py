@@ -160,15 +160,47 @@ def data_of(trained: experiment.Trained, whose: str) -> options.Data:
     return trained.config.data
 
 
+MOVED = (
+    "If they have moved, give the command of its training once more with their new --data.path and its --directory: "
+    "where they are the same, a run, also a finished one, learns the new place"
+)
+
+
 def open_test_split(config: options.Data, whose: str) -> Images:
     """The images held out from a run's own data.
 
     Raises:
       ValueError: where there are none.
+      FileNotFoundError and others: where they cannot be opened, with what to do in a note.
     """
     if not config.has_test_split:
         raise ValueError(f"{whose} has no test split of its own to be compared with; give a REFERENCE")
-    return Images(config.open("test"), config.name, "test")
+    return Images(_opened(config, "test", whose), config.name, "test")
+
+
+def open_training_images(trained: experiment.Trained, whose: str) -> data.Dataset | None:
+    """The images that a run learnt from; None, and a warning, where they cannot be opened."""
+    try:
+        dataset = _opened(data_of(trained, whose), "train", whose)
+    except (OSError, ValueError) as error:
+        notes = getattr(error, "__notes__", [])
+        warnings.warn(
+            f"the images that {whose} was trained on cannot be opened, and nothing is compared with them: "
+            + ". ".join([str(error), *notes]),
+            stacklevel=2,
+        )
+        return None
+    if trained.stored.get("images", {}).get("data_fingerprint") not in (None, dataset.fingerprint):
+        warnings.warn(f"the data of {whose} have changed since it was trained", stacklevel=2)
+    return dataset
+
+
+def _opened(config: options.Data, split: str, whose: str) -> data.Dataset:
+    try:
+        return config.open(split)
+    except OSError as error:
+        error.add_note(f"These are the images of {whose}. {MOVED}")
+        raise
 
 
 def _open_built_in(name, split, shape, image_size) -> Images:

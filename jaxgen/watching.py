@@ -28,6 +28,7 @@ class Experiment(NamedTuple):
     evaluate: Callable | None  # state -> numbers, on the test split
     best_metric: str | None
     best_mode: str
+    held_out: data.Dataset | None = None
 
 
 def assemble(
@@ -92,7 +93,7 @@ def assemble(
         )
         best_metric, best_mode = f"eval/{next(iter(metrics))}", "min"
     evaluate = parts[0] if len(parts) == 1 else functools.partial(_all_of, parts) if parts else None
-    return Experiment(system, dataset, sample, evaluate, best_metric, best_mode)
+    return Experiment(system, dataset, sample, evaluate, best_metric, best_mode, held_out)
 
 
 def views_of(system: System, key: jax.Array) -> Callable | None:

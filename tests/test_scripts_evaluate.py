@@ -309,7 +309,10 @@ def test_broken_files_and_the_first_of_several_folders_are_told_and_kept_in_the_
     with pytest.warns(UserWarning):
         record = record_of(capsys, *arguments, "--num-images", 15, "--no-pictures")
     told = " ".join(record["warnings"])
-    assert "1 of 41 images are broken and were left out: a/zzz.png (no image by its first bytes)" in told and "the first 15 of 40 images are taken" in told
+    assert (
+        "1 of 41 images are broken and were left out: a/zzz.png (no image by its first bytes)" in told
+        and "the first 15 of 40 images are taken" in told
+    )
     (tmp_path / "all" / "b" / "zzz.png").write_bytes(b"no picture")
     assert call("evaluate", *arguments) == 2
     with pytest.warns(UserWarning, match="2 of 42 images are broken and were left out: .*zzz.png"):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxgen.data import labels, listing, npz, reading
 from jaxgen.data.dataset import Dataset, fingerprint_of, gather_rows, in_memory, prepare_default
 from jaxgen.data.decode import background_pixel
-from jaxgen.data.names import show
+from jaxgen.names import show
 
 IMAGE_KEYS = ("image", "images", "x", "arr_0")
 LABEL_KEYS = ("label", "labels", "y", "arr_1")
@@ -68,7 +68,7 @@ def array_file(
         try:
             label, names = labels.numbered(label, len(image), tuple(class_names), show(path))
         except labels.Unfit as error:
-            if labelled is not None or label_key or class_names:
+            if labelled is not None or label_key:
                 raise
             tell(f"{error}. The images are taken without labels")
             label = None

@@ -9,7 +9,7 @@ import numpy as np
 from jaxgen.data import decode, listing, reading
 from jaxgen.data.dataset import Dataset, fingerprint_of, function_name
 from jaxgen.data.listing import EXTENSIONS
-from jaxgen.data.names import show
+from jaxgen.names import show
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -139,6 +139,15 @@ def split_folders(path: str | os.PathLike) -> dict[str, str]:
     tops = {file.split("/", 1)[0] if "/" in file else "" for file in listing.list_images(root).files}
     meant = {SPLIT_NAMES.get(top.lower()): top for top in tops}
     return meant if None not in meant and "train" in meant and len(meant) == len(tops) else {}
+
+
+def class_names_of(path: str | os.PathLike, labelled: bool | None = True) -> tuple[str, ...]:
+    """The class names of a folder as `image_folder` finds them, without opening a file; () for one without labels.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, PermissionError, ValueError: as `image_folder`.
+    """
+    return _labels(listing.list_images(path), None, labelled, lambda text: None)[0]
 
 
 def nothing_found(found: listing.Listing) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxgen.data.names import show
+from jaxgen.names import show
 
 MAX_CLASSES = 1_000_000
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.lib import format as npy
 
-from jaxgen.data.names import show
 from jaxgen.data.reading import describe_error
+from jaxgen.names import show
 
 MAX_RATIO = 100
 MAX_BYTES = 2**30

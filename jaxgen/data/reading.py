@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, gather_rows, prepare_default
 from jaxgen.data.decode import quiet_bombs
-from jaxgen.data.names import show
+from jaxgen.names import show
 
 MAX_BYTES_IN_MEMORY = 512 * 2**20
 
