@@ -365,7 +365,8 @@ def check_data(config: Data, stored: Mapping[str, Any]) -> None:
         kinds, value = OF_DATA.get(field.name), getattr(config, field.name)
         if kinds is None or config.name in kinds or value == field.default:
             continue
-        if field.name in stored and stored[field.name] == value and stored.get("name") == config.name:
+        as_json = list(value) if isinstance(value, tuple) else value
+        if stored.get("name") == config.name and stored.get(field.name, field.default) in (value, as_json):
             continue
         flag = f"--data.{field.name.replace('_', '-')}"
         raise ValueError(

@@ -149,6 +149,28 @@ def test_a_run_is_compared_with_its_own_test_split_and_its_latents_are_shown(gan
     assert exported["metrics"]["kid"] == pytest.approx(record["metrics"]["kid"], rel=1e-6)
 
 
+def test_a_run_whose_training_images_are_gone_is_evaluated_without_them(gan, sides, tmp_path, capsys):
+    train = sides / "others.npz"
+    train.rename(tmp_path / "away.npz")
+    try:
+        arguments = [gan, sides / "same.npz", "--metrics", "kid", "--num-images", 30, "--no-pictures"]
+        with pytest.warns(UserWarning, match="the images that .* was trained on cannot be opened.* If they have moved"):
+            metrics = record_of(capsys, *arguments, "--output", tmp_path)["metrics"]
+        assert "kid" in metrics and "nearest_ratio" not in metrics
+        # Its own test images are enough where no other reference is named.
+        with pytest.warns(UserWarning, match="cannot be opened"):
+            record = record_of(capsys, gan, *arguments[2:], "--output", tmp_path)
+        assert record["protocol"]["reference_split"] == "test"
+    finally:
+        (tmp_path / "away.npz").rename(train)
+    test = sides / "same.npz"
+    test.rename(tmp_path / "away.npz")
+    try:
+        assert "same.npz: no such file" in error_of(capsys, gan, "--metrics", "kid", "--num-images", 30)
+    finally:
+        (tmp_path / "away.npz").rename(test)
+
+
 def test_a_gan_is_evaluated_while_it_trains_and_its_best_checkpoint_is_kept(gan):
     lines = {line["step"]: line for line in run_directory.read_metrics(gan) if "eval/fid" in line}
     assert sorted(lines) == [1, 2, 3]
