@@ -5,11 +5,14 @@ import json
 import os
 import warnings
 
+import flax
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen import configuration, evaluation, experiment, options, run_directory
+from jaxgen import configuration, data, evaluation, experiment, loop, options, run_directory
 from jaxgen.system import Spec
 from jaxgen.systems import cgan, classifier, dcgan, vae
 
@@ -179,16 +182,18 @@ def test_a_run_goes_on_with_its_images_at_another_place_and_not_with_others(tmp_
 
 
 def test_held_out_images_may_move_and_not_be_others(tmp_path):
-    data = arrays(tmp_path / "train.npz", test_path=arrays(tmp_path / "test.npz", shape=(9, 8, 8, 3)).path)
-    config = vae.Config(data=data)
-    stored_in(tmp_path / "run", config, data.open("train"), data.open("test"))
+    given = arrays(tmp_path / "train.npz", test_path=arrays(tmp_path / "test.npz", shape=(9, 8, 8, 3)).path)
+    config = vae.Config(data=given)
+    stored_in(tmp_path / "run", config, given.open("train"), given.open("test"))
     os.rename(tmp_path / "test.npz", tmp_path / "moved.npz")
-    moved = dataclasses.replace(data, test_path=str(tmp_path / "moved.npz"))
-    stored_in(tmp_path / "run", dataclasses.replace(config, data=moved), data.open("train"), moved.open("test"))
-    other = dataclasses.replace(data, test_path=arrays(tmp_path / "other.npz", shape=(7, 8, 8, 3)).path)
+    moved = dataclasses.replace(given, test_path=str(tmp_path / "moved.npz"))
+    stored_in(tmp_path / "run", dataclasses.replace(config, data=moved), given.open("train"), moved.open("test"))
+    other = dataclasses.replace(given, test_path=arrays(tmp_path / "other.npz", shape=(7, 8, 8, 3)).path)
     with pytest.warns(UserWarning, match="held-out images have changed"):
         with pytest.raises(run_directory.ConfigMismatch, match="data.test_path: .*moved.npz there, .*other.npz asked"):
-            stored_in(tmp_path / "run", dataclasses.replace(config, data=other), data.open("train"), other.open("test"))
+            stored_in(
+                tmp_path / "run", dataclasses.replace(config, data=other), given.open("train"), other.open("test")
+            )
 
 
 def test_a_run_from_before_labels_could_be_left_out_is_the_same_run():
@@ -209,3 +214,77 @@ def test_flags_of_one_word_are_named_where_a_message_gives_their_value():
     config = dcgan.Config()
     assert options.flags_named_in("or pass labelled=False to take everything", config) == ["--data.labelled"]
     assert options.flags_named_in("the images are not labelled", config) == []
+
+
+# Before a run directory exists ----------------------------------------------------------------------------------------
+
+
+@flax.struct.dataclass
+class Counted:
+    step: jax.Array
+
+
+def train(directory, dataset, **settings):
+    """A run that ends before its first step: nothing is compiled."""
+
+    def stop(dataset, *arguments):
+        raise InterruptedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_describe_data", stop)
+        return loop.train(
+            lambda state, batch, key: (state.replace(step=state.step + 1), {"loss": batch["image"].mean()}),
+            Counted(jnp.zeros((), jnp.int32)),
+            dataset,
+            directory=directory,
+            config={},
+            num_steps=1,
+            batch_size=8,
+            num_devices=1,
+            key=jax.random.key(0),
+            **settings,
+        )
+
+
+def test_a_first_batch_in_zero_to_one_is_warned_of_and_dark_and_bright_pictures_are_not(tmp_path):
+    ramp = np.linspace(0, 1, 16 * 64, dtype=np.float32).reshape(16, 8, 8, 1)
+    with pytest.warns(UserWarning, match="small"):
+        wrong = data.from_arrays("small", ramp)
+    halves = data.from_arrays("halves", (ramp * 255).astype(np.uint8), prepare=lambda raw, key: {"image": ramp[:8]})
+    for dataset in (wrong, halves):
+        with pytest.warns(UserWarning, match=f"{dataset.name}: the first batch has values from .* none below 0"):
+            with pytest.raises(InterruptedError):
+                train(tmp_path / dataset.name, dataset)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, image in (("dark", ramp / 9 - 1), ("bright", (200 + ramp * 55).astype(np.uint8))):
+            with pytest.raises(InterruptedError):
+                train(tmp_path / name, data.from_arrays(name, image))
+
+
+def test_pictures_that_cannot_be_shown_leave_no_directory(tmp_path):
+    dataset = data.from_arrays("opaque", np.random.RandomState(0).randint(0, 256, (16, 8, 8, 4), np.uint8))
+    with pytest.raises(ValueError, match="samples: images of 4 channels, .* cannot be shown"):
+        train(tmp_path / "run", dataset, sample=lambda state: {"samples": jnp.zeros((2, 8, 8, 4))})
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InterruptedError):  # a sample that shows something else of them
+        train(tmp_path / "run", dataset, sample=lambda state: {"samples": jnp.zeros((2, 8, 8, 3))})
+    system = experiment.build_system(dcgan.TINY, Spec.of_images((32, 32, 4)))
+    images = data.from_arrays("opaque", np.random.RandomState(0).randint(0, 256, (16, 32, 32, 4), np.uint8))
+    with pytest.raises(ValueError, match="samples: images of 4 channels, .* cannot be shown"):
+        experiment.train_system(system, images, tmp_path / "system", num_steps=1, num_devices=1)
+    assert not (tmp_path / "system").exists()
+
+
+def test_channels_first_are_refused_with_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"channels first: give image.transpose\(0, 2, 3, 1\)"):
+        data.from_arrays("first", np.zeros((16, 3, 8, 8), np.uint8))
+    last = data.from_arrays("own", np.random.RandomState(0).randint(0, 256, (16, 8, 8, 3), np.uint8))
+    first = dataclasses.replace(
+        last,
+        image_shape=(3, 8, 8),
+        prepare=lambda raw, key: {"image": last.prepare(raw)["image"].transpose(0, 3, 1, 2)},
+    )
+    with pytest.raises(ValueError, match="channels first"):
+        train(tmp_path / "run", first)
+    assert not (tmp_path / "run").exists()
