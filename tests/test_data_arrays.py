@@ -233,6 +233,21 @@ def test_every_flipped_bit_of_an_npz_is_one_error_that_names_it_or_changes_nothi
         assert refused > 200
 
 
+@pytest.mark.parametrize("shape", [(4, 8, 8), (60, 8, 8), (10**15, 8, 8)])
+def test_a_head_that_does_not_fit_its_file_is_damage(tmp_path, shape):
+    np.save(tmp_path / "a.npy", GREY)
+    content = (tmp_path / "a.npy").read_bytes()
+    head = str(GREY.shape).encode()
+    other = str(shape).encode()
+    padding = len(other) - len(head)
+    content = content.replace(head, other).replace(b" " * padding + b"\n", b"\n", 1)
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"a\.npy: damaged or cut short \(its array should have [\d,]+ bytes by its head"
+    ):
+        data.array_file(tmp_path / "a.npy")
+
+
 def test_an_entry_that_is_no_array_and_one_that_unpacks_to_gigabytes_are_refused(tmp_path, monkeypatch):
     import zipfile
 

@@ -171,6 +171,8 @@ def _load(path, image_key, label_key, max_bytes_in_memory, labelled, only_labels
                 raise npz.Refused("a .npy file holds one array without a name: image_key and label_key have no meaning")
             large = os.path.getsize(path) > max_bytes_in_memory
             with npz.explained():
+                with open(path, "rb") as file:
+                    npz.check_head(file, os.path.getsize(path), "its array")
                 return np.load(path, mmap_mode="r" if large else None, allow_pickle=False), None
         keys: list[str | None] = []
 

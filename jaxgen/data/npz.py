@@ -1,4 +1,4 @@
-"""Arrays from .npz files, which are zip files of .npy ones: every entry's checksum is compared, nothing is unpickled.
+"""Arrays from .npz files, zip files of .npy ones: every entry's checksum is compared, and nothing is unpickled.
 
 `numpy.load` reads as many bytes as an array's head asks for, and so never comes to the end of a damaged entry, where
 its checksum would be compared.
@@ -6,9 +6,11 @@ its checksum would be compared.
 
 import contextlib
 import errno
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -79,6 +81,26 @@ def _counted(path) -> int:
     return int.from_bytes(end[at + 10 : at + 12], "little")
 
 
+def check_head(file: IO[bytes], num_bytes: int, what: str) -> None:
+    """Raise `Damaged` unless the head of a .npy fits its size, before anything of the size that it claims is made.
+
+    Args:
+        file: at its beginning.
+        num_bytes: that it has.
+        what: it is, for errors.
+    """
+    version = npy.read_magic(file)
+    read_head = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+    if read_head is None:
+        raise Damaged(f"{what} is of version {version} of the .npy format")
+    shape, _, dtype = read_head(file)
+    if dtype.hasobject:
+        raise Refused(_PICKLED)
+    size = math.prod(map(int, shape)) * dtype.itemsize
+    if min(shape, default=0) < 0 or file.tell() + size != num_bytes:
+        raise Damaged(f"{what} should have {size:,} bytes by its head, and has {max(0, num_bytes - file.tell()):,}")
+
+
 def _read_array(archive, entry, name) -> np.ndarray:
     if entry.file_size > MAX_BYTES and entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
         raise Refused(
@@ -86,16 +108,7 @@ def _read_array(archive, entry, name) -> np.ndarray:
             "decompression bombs do; if it is real, save it with numpy.savez or numpy.save, uncompressed"
         )
     with archive.open(entry) as file:
-        version = npy.read_magic(file)
-        read_head = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
-        if read_head is None:
-            raise Damaged(f"the array {show(name)!r} is of version {version} of the .npy format")
-        shape, _, dtype = read_head(file)
-        if dtype.hasobject:
-            raise Refused(_PICKLED)
-        size = int(np.prod([int(side) for side in shape], dtype=object)) * dtype.itemsize
-        if min(shape, default=0) < 0 or file.tell() + size != entry.file_size:
-            raise Damaged(f"the array {show(name)!r} should have {size:,} bytes by its head, and has others")
+        check_head(file, entry.file_size, f"the array {show(name)!r}")
     with archive.open(entry) as file:
         array = npy.read_array(file, allow_pickle=False)
         if file.read(1):  # at the end the checksum is compared
