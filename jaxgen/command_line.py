@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from jaxgen.names import show
+
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs between processes, in $JAX_COMPILATION_CACHE_DIR or the user's cache directory.
@@ -36,7 +38,7 @@ def progress(batches: Iterable, total: int, what: str) -> Iterable:
 
 def run(main: Callable[[], int | None]) -> None:
     """Ends the process with main's exit code. Errors that a user can mend are one message and code 2, no traceback."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {_shown(message)}\n"
     try:
         code = main()
     except SystemExit as end:  # --help, or wrong options
@@ -52,7 +54,7 @@ def run(main: Callable[[], int | None]) -> None:
             raise
         # What JAX notes beside errors that pass through it is for those who ask for a traceback.
         notes = [note for note in getattr(error, "__notes__", []) if "JAX_TRACEBACK_FILTERING" not in note]
-        print("\n".join([f"error: {error}", *notes]), file=sys.stderr)
+        print(_shown("\n".join([f"error: {error}", *notes])), file=sys.stderr)
         print("(set JAXGEN_TRACEBACK=1 to see where in the code)", file=sys.stderr)
         code = 2
         _leave_other_hosts(code)
@@ -61,6 +63,11 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:
         code = _leave_quietly()
     sys.exit(code)
+
+
+def _shown(text: object) -> str:
+    """As a terminal may take it: a file's name may hold escape sequences, which would be obeyed."""
+    return "\n".join(map(show, str(text).split("\n")))
 
 
 def _leave_other_hosts(code: int) -> None:

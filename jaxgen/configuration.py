@@ -4,6 +4,7 @@ import dataclasses
 import re
 import types
 import typing
+import warnings
 import zlib
 from collections.abc import Mapping
 from types import ModuleType
@@ -20,20 +21,53 @@ MAY_CHANGE = (
     *("num_devices", "log_every", "sample_every", "evaluate_every", "checkpoint_every", "keep_last", "max_rollbacks"),
     *("preset", "eval_samples", "eval_metric", "eval_images"),
     *("images.batch", "images.class_names"),  # older runs lack them; the data's fingerprint tells other data
+    "images.held_out_fingerprint",  # no number of the training depends on them
 )
 """Settings that a resumed run may have other than it began with."""
 
 
-def to_dict(config: Run, *, preset: str = "", dataset: data.Dataset | None = None) -> dict[str, Any]:
+def to_dict(
+    config: Run, *, preset: str = "", dataset: data.Dataset | None = None, held_out: data.Dataset | None = None
+) -> dict[str, Any]:
     """A configuration as plain data, for RUN/config.json, with the preset it began as and what the images were."""
     names = {"preset": preset, "system": systems.name_of(systems.module_of(config))}
-    return names | dataclasses.asdict(config) | {"images": images_of(dataset) if dataset is not None else {}}
+    images = images_of(dataset, held_out) if dataset is not None else {}
+    return names | dataclasses.asdict(config) | {"images": images}
 
 
-def images_of(dataset: data.Dataset) -> dict[str, Any]:
+def images_of(dataset: data.Dataset, held_out: data.Dataset | None = None) -> dict[str, Any]:
     """What a run stores of its data: enough to build its system without them, and to know them again."""
     found = {"class_names": list(dataset.class_names), "data_fingerprint": dataset.fingerprint}
+    if held_out is not None:
+        found["held_out_fingerprint"] = held_out.fingerprint
     return Spec.of(dataset).to_dict() | found
+
+
+def moved(stored: Mapping[str, Any], config: Run, held_out: data.Dataset | None) -> tuple[str, ...]:
+    """Where its data lie, of which a resumed run may say another place: that they are the same their fingerprint tells.
+
+    Args:
+      stored: what a RUN/config.json holds.
+      config: what is asked now.
+      held_out: the images that the training is evaluated on, if it is.
+
+    Returns:
+      Dotted names of settings.
+    """
+    before, now = stored.get("images", {}).get("held_out_fingerprint"), held_out and held_out.fingerprint
+    if before and now and before != now:
+        warnings.warn(
+            "the held-out images have changed since this run began: its numbers from before and after do not compare",
+            stacklevel=4,
+        )
+        return ("data.path",)
+    if now and not before and stored.get("data", {}).get("test_path", config.data.test_path) != config.data.test_path:
+        warnings.warn(
+            "this run does not say what its held-out images were: whether those of --data.test-path are the same is "
+            "unknown",
+            stacklevel=4,
+        )
+    return ("data.path", "data.test_path")
 
 
 def from_dict(stored: Mapping[str, Any], module: ModuleType | None = None) -> Run:

@@ -1,18 +1,16 @@
-"""Sets of images against each other: any two, opened by what they are called, with the protocol of every number.
+"""Sets of images against each other, with the protocol of every number: what `jaxgen evaluate` computes.
 
-What `jaxgen evaluate` computes. `evaluation_of_runs` measures a run by itself, `evaluation_page` shows numbers.
+`opening` opens the sides, `evaluation_of_runs` measures a run by itself, `evaluation_page` shows numbers.
 """
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
 import warnings
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,281 +18,30 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import __version__, configuration, data, experiment, images, options, run_directory, systems
-from jaxgen.data import decode
+from jaxgen import __version__, configuration, data, experiment, options, run_directory, systems
 from jaxgen.metrics import comparison, conditional, features, inception
 from jaxgen.models import inception as network
+from jaxgen.opening import (  # noqa: F401 -- what opens sides is known under this name, too
+    BATCH,
+    BUILT_IN,
+    IN_TURNS,
+    SPLITS,
+    Images,
+    Progress,
+    check_there,
+    data_of,
+    draw,
+    drawing_of,
+    drawn_batches,
+    first,
+    is_built_in,
+    is_run,
+    no_progress,
+    open_images,
+    open_test_split,
+    open_training_images,
+)
 from jaxgen.system import System
-
-Progress = Callable[[Iterable, int, str], Iterable]
-"""(batches, number of batches, what they are) -> batches, such as a progress bar."""
-
-BATCH = 500
-BUILT_IN = ("mnist", "stacked_mnist", "emoji")
-SPLITS = ("train", "test")
-IN_TURNS = "all classes alike, in turns"
-"""Which labels a class-conditional run is asked for, in a protocol."""
-
-
-def no_progress(batches: Iterable, total: int, what: str) -> Iterable:
-    """The batches, unseen."""
-    return batches
-
-
-# What can be evaluated, and against what ------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """One side of a comparison.
-
-    Attributes:
-      dataset: the images.
-      name: what to call them.
-      split: of a built-in set; "" otherwise.
-      resize: how its images came to their size, in words.
-      run: the run that drew them.
-    """
-
-    dataset: data.Dataset
-    name: str
-    split: str = ""
-    resize: str = "none"
-    run: experiment.Trained | None = None
-
-
-def open_images(
-    what: str,
-    *,
-    num: int | None = None,
-    seed: int = 0,
-    step: int | None = None,
-    shape: tuple[int, int, int] | None = None,
-    image_size: int | None = None,
-    value_range: tuple[float, float] | None = None,
-    max_broken_share: float = 0.01,
-    system: System | ModuleType | None = None,
-    progress: Progress = no_progress,
-) -> Images:
-    """Opens one side of a comparison.
-
-    Args:
-      what: a run directory, whose newest good checkpoint draws images; a folder of images; a .npz or .npy file; or a
-        built-in set with its split, such as `mnist:test`, `emoji:train`, `stacked_mnist` (test by default).
-      num: how many images: drawn by a run (10,000 by default), or the first of a set (all by default).
-      seed: of a run's latents.
-      step: of a run's checkpoint; the newest by default.
-      shape: (H, W, C) of the other side, which a built-in set then takes if it can.
-      image_size: side in pixels that images of a folder are brought to, by area averages of the largest square in the
-        middle. None: they must all have one size already, and are taken as they are.
-      value_range: black and white of a file of numbers, if they do not say it themselves.
-      max_broken_share: of the images of a folder, up to which broken ones are told and left out.
-      system: of a run of a user's own, as for `experiment.load`.
-      progress: shows the drawing.
-
-    Raises:
-      ValueError, FileNotFoundError and others: for what cannot be opened, with what to do.
-    """
-    check_there(what)
-    name, _, split = what.partition(":")
-    path = Path(what).expanduser()
-    if name in BUILT_IN:
-        return first(_open_built_in(name, split or "test", shape, image_size), num)
-    if (path / run_directory.CONFIG).exists():
-        trained = experiment.load(path, step=step, system=system)
-        return draw(trained, what, num=num or 10_000, seed=seed, progress=progress)
-    if path.is_dir():
-        side = _open_folder(path, image_size, shape, max_broken_share)
-        if num is not None and num < side.dataset.num_examples and any(inner.is_dir() for inner in path.iterdir()):
-            warnings.warn(
-                f"of {what} the first {num:,} of {side.dataset.num_examples:,} images are taken, in the order of their "
-                "paths: those of its first subfolders",
-                stacklevel=2,
-            )
-        return first(side, num)
-    if path.suffix.lower() in (".npz", ".npy"):
-        return first(Images(_open_array_file(path, value_range), what), num)
-    raise ValueError(f"{what} is a file, but neither .npz nor .npy; images belong into a folder")
-
-
-def check_there(what: str) -> None:
-    """Raises what `open_images` would for a name of nothing, before anything long is begun."""
-    name, _, split = what.partition(":")
-    if name in BUILT_IN:
-        if split and split not in SPLITS:
-            raise ValueError(f"{name} has the splits train and test, not {split!r}: write {name}:train or {name}:test")
-    elif not Path(what).expanduser().exists():
-        raise FileNotFoundError(
-            f"{what} does not exist: give a run directory, a folder of images, a .npz or .npy file, or one of "
-            f"{', '.join(f'{name}:{split}' for name in BUILT_IN for split in SPLITS)}"
-        )
-
-
-def data_of(trained: experiment.Trained, whose: str) -> options.Data:
-    """The data that a run was trained on, which can be opened again.
-
-    Raises:
-      ValueError: for a run that was handed its data as an object.
-    """
-    if trained.config is None:
-        raise ValueError(
-            f"nothing says how to open the data of {whose} again, since they were handed to its training: give a "
-            "REFERENCE, and with --train the images that it was trained on"
-        )
-    return trained.config.data
-
-
-def open_test_split(config: options.Data, whose: str) -> Images:
-    """The images held out from a run's own data.
-
-    Raises:
-      ValueError: where there are none.
-    """
-    if not config.has_test_split:
-        raise ValueError(f"{whose} has no test split of its own to be compared with; give a REFERENCE")
-    return Images(config.open("test"), config.name, "test")
-
-
-def _open_built_in(name, split, shape, image_size) -> Images:
-    own = 64 if name == "emoji" else 28
-    size = image_size or (shape[0] if shape is not None and shape[0] == shape[1] else own)
-    dataset = options.Data(name, image_size=size).open(split)
-    rule = {"emoji": f"area average of 64x64 to {size}x{size}"}.get(name, f"zero padding of 28x28 to {size}x{size}")
-    return Images(dataset, name, split, "none" if size == own else rule)
-
-
-def _open_folder(path, image_size, shape, max_broken_share) -> Images:
-    sizes, modes, num_files = Counter(), Counter(), 0
-    for file in sorted(path.rglob("*")):
-        if file.suffix.lower() in data.folder.EXTENSIONS and not file.name.startswith("."):
-            num_files += 1
-            if (found := _header(file)) is not None:
-                sizes[found[0]] += 1
-                modes[found[1]] += 1
-    if not sizes:
-        found = "an empty folder" if not any(path.iterdir()) else "neither a run nor a folder of images"
-        raise ValueError(f"{path}: {found}: no image found in it ({', '.join(data.folder.EXTENSIONS)})")
-    rule = "none"
-    if image_size is None:
-        if len(sizes) > 1:
-            listed = ", ".join(f"{w}x{h} ({count})" for (w, h), count in sizes.most_common(3))
-            listed += ", ..." if len(sizes) > 3 else ""
-            raise ValueError(
-                f"{path}: images of {len(sizes)} different sizes: {listed}; --image-size says which square size to "
-                "bring them to, and the protocol will say so"
-            )
-        (width, height), _ = sizes.most_common(1)[0]
-        size = (height, width)
-    else:
-        size = (image_size, image_size)
-        rule = "none" if set(sizes) == {size} else f"centre crop, area average to {image_size}x{image_size}"
-        if small := sum(count for found, count in sizes.items() if min(found) < image_size):
-            rule += f", {small:,} of them enlarged (bicubic)"
-    dataset = functools.partial(
-        data.image_folder,
-        path,
-        image_size=size,
-        crop=decode.centre_crop,
-        labelled=False,
-        max_broken_share=max_broken_share,
-    )
-    grey = set(modes) <= {"1", "L", "I;16", "I"}
-    wants_grey = shape is None or shape[2] == 1
-    opened = None if grey else dataset(channels=3)
-    if opened is not None and wants_grey and _is_grey(opened):
-        opened = dataset(channels=1)
-        rule = "grey, stored as colour" if rule == "none" else f"{rule}, grey, stored as colour"
-    elif opened is None:
-        opened = dataset(channels=1 if wants_grey else 3)
-        if not wants_grey:
-            rule = "grey repeated in 3 channels" if rule == "none" else f"{rule}, grey repeated in 3 channels"
-            warnings.warn(f"{path} holds grey images, repeated in 3 channels beside colour ones", stacklevel=3)
-    if left_out := num_files - opened.num_examples:
-        warnings.warn(f"{left_out} of the {num_files:,} files of {path} are broken and were left out", stacklevel=3)
-    return Images(opened, str(path), resize=rule)
-
-
-def _is_grey(dataset) -> bool:
-    """Whether all three channels are equal in all images; False for a set that is not in memory."""
-    if dataset.arrays is None:
-        return False
-    image = np.asarray(dataset.arrays["image"])
-    return bool((image[..., :1] == image[..., 1:]).all())
-
-
-def _open_array_file(path, value_range) -> data.Dataset:
-    try:
-        return data.array_file(path, value_range=value_range)
-    except ValueError as error:
-        if value_range is not None:  # meant for the other side, perhaps: bytes say their range themselves
-            with contextlib.suppress(ValueError):
-                return data.array_file(path)
-        elif "value_range" in str(error):
-            error.add_note("On the command line: --value-range BLACK WHITE, such as --value-range 0 1.")
-        raise
-
-
-def _header(file):
-    from PIL import Image
-
-    try:
-        with Image.open(file) as picture:
-            return picture.size, picture.mode
-    except OSError:
-        return None  # counted and reported by image_folder
-
-
-def first(side: Images, num: int | None) -> Images:
-    """The first num images of a set, or all of them."""
-    if num is None or num >= side.dataset.num_examples:
-        return side
-    if num < 1:
-        raise ValueError(f"the number of images must be at least 1, not {num}")
-    first = dataclasses.replace(side.dataset, num_examples=num)
-    return dataclasses.replace(side, dataset=first)
-
-
-def draw(
-    trained: experiment.Trained, name: str, *, num: int = 10_000, seed: int = 0, progress: Progress = no_progress
-) -> Images:
-    """Images of a run as one side, stored in 256 levels: exported pictures have the same numbers.
-
-    Raises:
-      MissingCapability: for a run that draws nothing.
-      ValueError: for NaN.
-    """
-    try:
-        trained.system.need("draw", f"a comparison of images that {name} draws")
-    except ValueError as error:
-        if trained.system.measure is not None:
-            error.add_note("Without a REFERENCE and --metrics it is measured by itself.")
-        if trained.system.backbone is not None:
-            error.add_note("As a feature network it is given with --backbone.")
-        raise
-    batches = drawn_batches(trained, num, jax.random.key(seed))
-    drawn, label = [], []
-    for batch in progress(batches, -(-num // BATCH), f"drawing {num:,} images"):
-        if np.isnan(batch["image"]).any():
-            raise ValueError(f"{name} draws images with NaN: its weights are not finite; evaluate an earlier --step")
-        drawn.append(images.to_uint8(batch["image"]))
-        label += [batch["label"]] if "label" in batch else []
-    told = {}
-    if label:
-        count = trained.system.choices["label"]
-        names = trained.class_names if len(trained.class_names) == count else tuple(map(str, range(count)))
-        told = {"label": np.concatenate(label), "class_names": names}
-    return Images(data.from_arrays(f"samples of {name}", np.concatenate(drawn), **told), name, run=trained)
-
-
-def drawn_batches(trained: experiment.Trained, num: int, key: jax.Array) -> Iterator[dict[str, np.ndarray]]:
-    """What a run draws, a batch at a time; of a class-conditional run image i is of class i mod num_classes."""
-    classes = range(trained.system.choices.get("label", 0))
-    return experiment.generate_batches(trained, num, key, batch_size=BATCH, label=classes or None)
-
-
-def drawing_of(trained: experiment.Trained) -> dict[str, str]:
-    """How a run's images are drawn here: the protocol of its system, with the labels that it is asked for."""
-    return {**trained.system.protocol, **({"labels": IN_TURNS} if "label" in trained.system.choices else {})}
 
 
 def open_backbone(
@@ -307,7 +54,8 @@ def open_backbone(
     """The feature network of a comparison.
 
     Args:
-      name: one of the package's own (`features.SHIPPED`), a file of weights (.npz of `features.save_cnn`; the FID's
+      name: one of the package's own (`features.SHIPPED`, with "jaxgen:" before it where a file or a run has the same
+        name), a file of weights (.npz of `features.save_cnn`; the FID's
         Inception v3 as .pth or converted .npz), or a run of a classifier. None: the package's own for such images.
       image_shape: (H, W, C) of the images.
       rule: the resize rule of Inception v3.
@@ -325,10 +73,15 @@ def open_backbone(
                 f"{error}; name one with --backbone: weights of the FID's Inception v3 (.pth or .npz), which takes any "
                 "size, or the run of a classifier of such images"
             ) from None
-    if name in features.SHIPPED:
-        return features.shipped(name)
     path = Path(name).expanduser()
-    if (path / run_directory.CONFIG).exists():
+    if name in features.SHIPPED and path.exists():
+        raise ValueError(
+            f"--backbone {name} could be the package's own network or what lies here: write jaxgen:{name} for the "
+            f"package's, ./{name} for the other"
+        )
+    if name.removeprefix("jaxgen:") in features.SHIPPED:
+        return features.shipped(name.removeprefix("jaxgen:"))
+    if is_run(path):
         judge = experiment.load(path, system=system)
         judge.system.need("classify", f"--backbone {name}")
         if judge.system.backbone is None:
@@ -594,6 +347,8 @@ def config_digest(config: options.Run | Mapping[str, Any]) -> str:
     flat = run_directory.flatten(config)
     ignored = ("seed", *configuration.MAY_CHANGE)  # a name covers everything below it
     without = {n: v for n, v in flat.items() if not any(n == name or n.startswith(f"{name}.") for name in ignored)}
+    if without.get("data.labelled", True) is None:  # as it always was before it was a setting: the digest stays
+        del without["data.labelled"]
     return hashlib.sha256(json.dumps(without, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import checkpoint, data, evaluation, experiment, images
+from jaxgen import checkpoint, data, evaluation, experiment, images, sharding
 from jaxgen.evaluation import BATCH, Progress, no_progress
 from jaxgen.losses import variational
 from jaxgen.metrics import comparison, confidence, coverage, features
+from jaxgen.watching import assemble
 
 BOUND = "importance_weighted_bound"
 OF_DRAWING = ("latents", "images", "labels")
@@ -56,10 +57,12 @@ def measured(
         config = dataclasses.replace(config, eval_samples=samples)
     if not asked.has_test_split:
         raise ValueError(f"the data {asked.name!r} of {name} have no test split to evaluate on")
-    built = experiment.build(config)
-    if trained.stored["images"].get("data_fingerprint") != built.dataset.fingerprint:
-        warnings.warn(f"the data of {name} have changed since it was trained", stacklevel=2)
-    test = asked.open("test")
+    test = evaluation.open_test_split(asked, name).dataset
+    experiment.warn_of_few(test, asked)
+    check_same_kind(trained, test, name)
+    evaluation.open_training_images(trained, name)  # warns where they have changed, or are not there
+    system = experiment.build_system(config, trained.spec)
+    built = assemble(system, test, test, key=jax.random.key(seed), mesh=sharding.make_mesh())
     for _ in progress([None], 1, f"measuring {name} on {test.num_examples:,} images of {test.name}"):
         metrics = built.evaluate(trained.state)
     protocol = {"samples": config.eval_samples} if hasattr(config, "eval_samples") else {}
@@ -70,6 +73,15 @@ def measured(
         metrics |= code_length(trained, metrics[BOUND])
         protocol |= {"binarisation": asked.binarise, "dims": num_dims(trained)}
     return {"metrics": metrics, "protocol": protocol}
+
+
+def check_same_kind(trained: experiment.Trained, test: data.Dataset, name: str) -> None:
+    """Raises a ValueError unless images have the shape, and for a classifier the classes, that a run learnt."""
+    spec, classifies = trained.spec, trained.system.classify is not None
+    if test.image_shape != spec.image_shape or classifies and len(test.class_names) != spec.num_classes:
+        there = [(spec.image_shape, spec.num_classes), (test.image_shape, len(test.class_names))]
+        words = [f"images {shape} of {number or 'no'} classes" for shape, number in there]
+        raise ValueError(f"{name} was trained on {words[0]}, but {test.name} has {words[1]}: these are other data")
 
 
 def num_dims(trained: experiment.Trained) -> int:
@@ -130,7 +142,7 @@ def confidence_of_drawn(
     if judge.config is None or not judge.config.data.has_test_split:
         warnings.warn(f"{directory} has no test images of its own, which would tell what real ones score", stacklevel=2)
     else:
-        test = judge.config.data.open("test")
+        test = evaluation.open_test_split(judge.config.data, str(directory)).dataset
         real = (
             np.asarray(test.prepare(raw, jax.random.key(0))["image"])[:num_valid]
             for raw, num_valid in data.sequential_batches(test, BATCH)

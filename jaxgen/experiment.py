@@ -47,7 +47,9 @@ def build(config: Run) -> Experiment:
         if not config.data.has_test_split:
             raise ValueError(f"eval_metric {config.eval_metric} needs a test split, and these data have none")
     needed = (system.measure is not None or watched) and config.data.has_test_split
-    held_out = _load_held_out(config.data) if needed else None
+    held_out = config.data.open("test") if needed else None
+    if held_out is not None:
+        warn_of_few(held_out, config.data)
     metrics = {config.eval_metric: comparison.METRICS[config.eval_metric]} if watched else {}
     return assemble(
         system,
@@ -60,8 +62,8 @@ def build(config: Run) -> Experiment:
     )
 
 
-def _load_held_out(config: options.Data) -> data.Dataset:
-    held_out = config.open("test")
+def warn_of_few(held_out: data.Dataset, config: options.Data) -> None:
+    """Warns of a test split with few images."""
     if held_out.num_examples < FEW_IMAGES:
         warnings.warn(
             f"{held_out.name}: only {held_out.num_examples} held-out images for evaluation; numbers from so few vary "
@@ -69,7 +71,6 @@ def _load_held_out(config: options.Data) -> data.Dataset:
             + ("; a larger --data.validation-share gives more" if config.name == "folder" else ""),
             stacklevel=3,
         )
-    return held_out
 
 
 def build_system(config: Run, spec: Spec) -> System:
@@ -112,13 +113,19 @@ def train(config: Run, directory: str, *, preset: str = "", progress: bool = Tru
 
 def _train(config: Run, directory: str, preset: str, progress: bool) -> loop.Result:
     sharding.check_divisible(config.batch_size, sharding.make_mesh(config.num_devices).size)
+    stored = _stored_in(directory)
+    options.check_data(config.data, stored.get("data", {}))
     built = build(config)
     try:
         return _in_loop(
             built,
             directory,
-            config=configuration.to_dict(config, preset=preset, dataset=built.dataset),
-            may_change=(*configuration.may_change(config), *_added_since(directory, config)),
+            config=configuration.to_dict(config, preset=preset, dataset=built.dataset, held_out=built.held_out),
+            may_change=(
+                *configuration.may_change(config),
+                *_added_since(stored, config),
+                *configuration.moved(stored, config, built.held_out),
+            ),
             num_steps=config.num_steps,
             seed=config.seed,
             num_devices=config.num_devices,
@@ -261,10 +268,17 @@ def digest_of(tree: Any) -> str:
     return found.hexdigest()
 
 
-def _added_since(directory: str, config: Run) -> tuple[str, ...]:
-    """Settings that a run of an older version lacks; none where no run can be read, which is told of later."""
+def _stored_in(directory: str) -> dict[str, Any]:
+    """What a run that goes on has stored; {} where no run can be read, which is told of later."""
     with contextlib.suppress(OSError, ValueError):
-        return configuration.added_since(run_directory.load_config(directory), config)
+        return run_directory.load_config(directory)
+    return {}
+
+
+def _added_since(stored: Mapping[str, Any], config: Run) -> tuple[str, ...]:
+    """Settings that a run of an older version lacks."""
+    with contextlib.suppress(ValueError):
+        return configuration.added_since(stored, config) if stored else ()
     return ()
 
 

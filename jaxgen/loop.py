@@ -229,6 +229,7 @@ def train(
         stack.enter_context(_telling_of_lost_hosts())
         with _on_all_hosts(mesh):
             metric_names = _check_first_batch(train_step, dataset, batch_size, seed, state, key, mesh)
+            _check_pictures(sample, state, dataset)
         with _on_all_hosts(mesh):  # only now: a mistake on any host leaves no directory behind
             hold = run_directory.hold(directory, config, may_change=may_change, upgrade=upgrade, is_primary=primary)
             stack.enter_context(hold)
@@ -528,7 +529,11 @@ def _check_first_batch(
     """
     rows = data.batch_indices(0, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed)
     raw = dataset.fetch(data.process_slice(rows, jax.process_index(), jax.process_count()))
-    data.check_batch(dataset.prepare(raw, key), image_shape=dataset.image_shape)
+    batch = dataset.prepare(raw, key)
+    data.check_batch(batch, image_shape=dataset.image_shape)
+    known = dataset.prepare is data.prepare_default and np.asarray(raw["image"]).dtype == np.uint8
+    if not known and (doubt := data.check.doubt_of_range(np.asarray(batch["image"], np.float32))):
+        warnings.warn(f"{dataset.name}: the first batch has {doubt}", stacklevel=3)
 
     def metrics_of(state, raw, key):
         return train_step(state, dataset.prepare(raw, key), key)[1]
@@ -541,6 +546,16 @@ def _check_first_batch(
         if shape.shape:
             raise ValueError(f"the metric {name!r} has shape {shape.shape}; a train step returns scalars")
     return list(shapes)
+
+
+def _check_pictures(sample: Callable | None, state: Any, dataset: data.Dataset) -> None:
+    """Refuses pictures that are neither grey nor colour now, where their shapes can be told without drawing."""
+    if sample is None or dataset.image_shape[2] in (1, 3):
+        return
+    shapes = {}
+    with contextlib.suppress(Exception):  # a function that cannot be traced
+        shapes = {name: shown.shape for name, shown in jax.eval_shape(sample, state).items()}
+    data.check.check_pictures(shapes)
 
 
 @contextlib.contextmanager

@@ -4,11 +4,15 @@ A group is a frozen dataclass, every field of which the command line can set. `D
 `Optimizer.build` the optax transformation. What a published system has beside these stands in its file in `systems/`.
 """
 
+import contextlib
 import dataclasses
 import difflib
+import functools
 import math
+import os
 import re
 import typing
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -67,31 +71,34 @@ DATASETS = {
     "mnist": lambda d, split: data.mnist(split, image_size=d.image_size or 28, binarise=_binarise(d)),
     "stacked_mnist": lambda d, split: data.stacked_mnist(split, image_size=d.image_size or 28, binarise=_binarise(d)),
     "emoji": lambda d, split: data.emoji(split, image_size=d.image_size or 64, drawn_by=d.drawn_by),
-    "folder": lambda d, split: data.image_folder(
-        _needs_path(d),
-        image_size=d.image_size or 64,
-        channels=d.channels,
-        background=d.background,
-        split={"train": "train", "test": "validation"}[split],
-        validation_share=d.validation_share,
-        max_broken_share=d.max_broken_share,
-    ),
-    "arrays": lambda d, split: data.array_file(
-        _needs_path(d) if split == "train" else _needs_path(d, "test_path"),
-        value_range=d.value_range,
-        image_key=d.image_key,
-        label_key=d.label_key,
-    ),
+    "folder": lambda d, split: _open_folder(d, split),
+    "arrays": lambda d, split: _open_arrays(d, split),
     "hub": lambda d, split: data.hub_dataset(
         _needs_path(d),
         image_size=d.image_size or 64,
         split=split,
         image_key=d.image_key,
         label_key=d.label_key,
+        labelled=d.labelled,
         channels=d.channels,
         background=d.background,
         max_broken_share=d.max_broken_share,
+        tell=_tell,
     ),
+}
+OF_DATA = {  # settings of data that are for some sets only
+    "path": ("folder", "arrays", "hub"),
+    "test_path": ("folder", "arrays"),
+    "labelled": ("folder", "arrays", "hub"),
+    "channels": ("folder", "hub"),
+    "background": ("folder", "arrays", "hub"),
+    "validation_share": ("folder",),
+    "max_broken_share": ("folder", "hub"),
+    "value_range": ("arrays",),
+    "image_key": ("arrays", "hub"),
+    "label_key": ("arrays", "hub"),
+    "binarise": ("mnist", "stacked_mnist"),
+    "drawn_by": ("emoji",),
 }
 
 # Configurations -------------------------------------------------------------------------------------------------------
@@ -106,15 +113,17 @@ class Data:
     path: str | None = None
     """Of the folder or array file; or the hub's owner/name."""
     test_path: str | None = None
-    """For `arrays`: the file that evaluation uses."""
+    """The folder or array file that evaluation uses; of a folder with train/ and test/ in it the latter by default."""
+    labelled: bool | None = None
+    """For folders, arrays and hub sets: whether there are labels; by default where what is found can be labels."""
     image_size: int | None = None
-    """Side in pixels; the set's own by default (28 for MNIST, 64 for all others)."""
+    """Side in pixels; the set's own by default (28 for MNIST, 64 for folders, ...). Arrays are taken as they are."""
     channels: Literal[1, 3] = 3
     """For folders and hub sets: 1 for grey, 3 for colour."""
     background: str = "white"
-    """For folders and hub sets: what transparent images are composited on."""
+    """For folders, arrays and hub sets: what transparent images are composited on."""
     validation_share: float = 0.05
-    """For folders: share of the files held out for evaluation."""
+    """For folders without test images of their own: share of the files held out for evaluation."""
     max_broken_share: float = 0.01
     """For folders and hub sets: share of unreadable images that is tolerated; a single one is, unless this is 0."""
     value_range: tuple[float, float] | None = None
@@ -134,13 +143,19 @@ class Data:
         Raises:
           ValueError, FileNotFoundError and others: what opening the data raises.
         """
-        return lookup(DATASETS, self.name, "data set")(self, split)
+        dataset = lookup(DATASETS, self.name, "data set")(self, split)
+        if self.labelled and not dataset.class_names:
+            raise ValueError(
+                f"--data.labelled is True, but {dataset.name} has no labels: put images into one folder a class, save "
+                "the labels of arrays as `label`, or name them with --data.label-key"
+            )
+        return dataset
 
     @property
     def has_test_split(self) -> bool:
         """Whether there are images to evaluate on."""
         if self.name == "folder":
-            return self.validation_share > 0
+            return self.validation_share > 0 or _test_folder(self) is not None
         return self.test_path is not None if self.name == "arrays" else self.name != "hub"
 
 
@@ -271,6 +286,95 @@ def _binarise(config: Data) -> Callable:
     return lookup(BINARISATIONS, config.binarise, "binarisation")
 
 
+def _tell(text: str) -> None:
+    warnings.warn(text, stacklevel=2)
+
+
+def _open_folder(config: Data, split: str) -> data.Dataset:
+    root, test = _needs_path(config), _test_folder(config)
+    opened = functools.partial(
+        data.image_folder,
+        image_size=config.image_size or 64,
+        channels=config.channels,
+        background=config.background,
+        max_broken_share=config.max_broken_share,
+        tell=_tell,
+    )
+    train = os.path.join(root, data.folder.split_folders(root).get("train", ""))
+    if test is None:
+        part = {"train": "train", "test": "validation"}[split]
+        return opened(train, labelled=config.labelled, split=part, validation_share=config.validation_share)
+    if split == "train":
+        return opened(train, labelled=config.labelled)
+    # The same class has the same number on both sides, also where one of them lacks some.
+    names = () if config.labelled is False else data.folder.class_names_of(train, config.labelled)
+    return opened(test, labelled=bool(names), class_names=names or None)
+
+
+def _test_folder(config: Data) -> str | None:
+    """The folder of held-out images that are not a share of the others."""
+    if config.test_path:
+        return config.test_path
+    with contextlib.suppress(OSError):
+        splits = data.folder.split_folders(config.path or "")
+        for name in ("test", "validation"):
+            if name in splits:
+                return os.path.join(config.path, splits[name])
+    return None
+
+
+def _open_arrays(config: Data, split: str) -> data.Dataset:
+    train, names = _needs_path(config), ()
+    path = train if split == "train" else _needs_path(config, "test_path")
+    if split == "test" and config.labelled is not False:
+        with contextlib.suppress(OSError, ValueError):  # training images that are not there name no classes
+            if data.arrays.class_names_of(path, config.label_key):
+                names = data.arrays.class_names_of(train, config.label_key)
+    dataset = data.array_file(
+        path,
+        value_range=config.value_range,
+        image_key=config.image_key,
+        label_key=config.label_key,
+        class_names=names,
+        labelled=config.labelled,
+        background=config.background,
+        tell=_tell,
+    )
+    height, width = dataset.image_shape[:2]
+    if config.image_size is not None and (height, width) != (config.image_size, config.image_size):
+        warnings.warn(
+            f"--data.image-size {config.image_size} (perhaps the preset's) does not apply to array files: the images "
+            f"of {path} are {width}x{height}, and taken as they are. Resize the arrays, or save them as pictures in a "
+            "folder, which are resized",
+            stacklevel=4,
+        )
+    return dataset
+
+
+def check_data(config: Data, stored: Mapping[str, Any]) -> None:
+    """Refuses settings that mean nothing for the kind of data, which would be ignored.
+
+    Args:
+      config: what is asked.
+      stored: of the run that goes on, which may have been begun before this was refused; {} for a new one.
+
+    Raises:
+      ValueError: naming the setting as its flag is, and what to do.
+    """
+    for field in dataclasses.fields(config):
+        kinds, value = OF_DATA.get(field.name), getattr(config, field.name)
+        if kinds is None or config.name in kinds or value == field.default:
+            continue
+        as_json = list(value) if isinstance(value, tuple) else value
+        if stored.get("name") == config.name and stored.get(field.name, field.default) in (value, as_json):
+            continue
+        flag = f"--data.{field.name.replace('_', '-')}"
+        raise ValueError(
+            f"{flag} is {value}, which means nothing for --data.name {config.name}: it is for {', '.join(kinds)}. Give "
+            f"{flag} {field.default} (a preset may have brought it)"
+        )
+
+
 def _needs_path(config: Data, field: str = "path") -> str:
     value = getattr(config, field)
     if not value:
@@ -300,7 +404,10 @@ def square_size(image_shape: tuple[int, int, int], model: str) -> int:
     """
     height, width, _ = image_shape
     if height != width:
-        raise ValueError(f"{model} makes square images, but the data are {height}x{width}; see --data.image-size")
+        raise ValueError(
+            f"{model} makes square images, but the data are {height}x{width}; see --data.image-size, which is for "
+            "folders and hub sets; arrays must be square themselves"
+        )
     return height
 
 
@@ -351,13 +458,13 @@ def _broken_rule(name: str, value: Any) -> str | None:
 def flags_named_in(text: str, config: Any, prefix: str = "") -> list[str]:
     """The flags of settings that a message of the library calls by their names in Python, such as `max_broken_share`.
 
-    Only names of several words count: `name` and `path` are English, too.
+    Names of one word count with a value only, such as `labelled=False`: `name` and `path` are English, too.
     """
     flags = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             flags += flags_named_in(text, value, f"{prefix}{field.name}.")
-        elif "_" in field.name and re.search(rf"(?<![\w/.]){field.name}(?![\w/])", text):
+        elif re.search(rf"(?<![\w/.]){field.name}" + (r"(?![\w/])" if "_" in field.name else "=(True|False)"), text):
             flags.append(f"--{prefix}{field.name}".replace("_", "-"))
     return flags

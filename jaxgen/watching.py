@@ -28,6 +28,7 @@ class Experiment(NamedTuple):
     evaluate: Callable | None  # state -> numbers, on the test split
     best_metric: str | None
     best_mode: str
+    held_out: data.Dataset | None = None
 
 
 def assemble(
@@ -58,6 +59,9 @@ def assemble(
         # Where reconstructions are shown, of images it has not seen.
         shown = held_out if held_out is not None and system.measure is not None else dataset
         batch = dict(_first_batch(shown, SHOWN, key))
+        if dataset.image_shape[2] not in (1, 3):  # before a run directory is made; it would end at the first picture
+            pictures = jax.eval_shape(views, jax.eval_shape(system.variables, system.shapes), batch)
+            data.check.check_pictures({name: picture.shape for name, picture in pictures.items()})
         show = sharding.jit_global(views, mesh, batch_axes=(None, None))
         sample = lambda state: show(sharding.as_replicated(mesh, system.variables(state)), batch)  # noqa: E731
     parts, best_metric, best_mode = [], None, "max"
@@ -89,7 +93,7 @@ def assemble(
         )
         best_metric, best_mode = f"eval/{next(iter(metrics))}", "min"
     evaluate = parts[0] if len(parts) == 1 else functools.partial(_all_of, parts) if parts else None
-    return Experiment(system, dataset, sample, evaluate, best_metric, best_mode)
+    return Experiment(system, dataset, sample, evaluate, best_metric, best_mode, held_out)
 
 
 def views_of(system: System, key: jax.Array) -> Callable | None:

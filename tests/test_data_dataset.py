@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,8 @@ def test_arrays_of_a_dataset_cannot_be_written():
         (np.zeros((3, 4, 4), np.uint8), None, r"\[N, H, W, C\].*\[..., None\]"),
         (np.zeros((0, 4, 4, 1), np.uint8), None, "empty"),
         (np.zeros((3, 4, 4, 1), np.int64), None, "int64"),
+        (np.zeros((3, 3, 8, 8), np.uint8), None, r"channels first: give image.transpose\(0, 2, 3, 1\)"),
+        (np.zeros((3, 1, 28, 20), np.float32), None, "channels first"),
         (np.zeros((3, 4, 4, 1), np.uint8), np.zeros(2, int), "2 labels for 3 images"),
         (np.zeros((3, 4, 4, 1), np.uint8), np.array([0, -1, 2]), "negative labels, the first at row 1"),
         (np.zeros((3, 4, 4, 1), np.uint8), np.zeros(3), "float64"),
@@ -88,6 +91,26 @@ def test_arrays_of_a_dataset_cannot_be_written():
 def test_wrong_arrays_are_refused_with_what_was_found(image, label, message):
     with pytest.raises(ValueError, match=message):
         data.from_arrays("wrong", image, label)
+
+
+def test_images_in_zero_to_one_are_warned_of_and_dark_ones_are_not():
+    ramp = np.linspace(0, 1, 2 * 16, dtype=np.float32).reshape(2, 4, 4, 1)
+    with pytest.warns(UserWarning, match=r"values from 0 to 1, none below 0, .* give 2 \* image - 1"):
+        data.from_arrays("a", ramp)
+    with pytest.warns(UserWarning, match="uint8 images without any value above 1"):
+        data.from_arrays("a", (ramp > 0.5).astype(np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for dark in (ramp - 1, ramp * 0.1 - 1, np.zeros_like(ramp), (ramp * 9).astype(np.uint8)):
+            data.from_arrays("a", dark)
+        assert data.from_arrays("a", ramp[:, :1, :1].repeat(8, 3) - 1).image_shape == (1, 1, 8)  # no picture
+
+
+def test_names_of_classes_may_be_labels():
+    dataset = data.from_arrays("pets", np.zeros((3, 4, 4, 1), np.uint8), np.array(["dog", "cat", "dog"]))
+    assert dataset.class_names == ("cat", "dog") and dataset.arrays["label"].tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match="2 labels for 3 images"):
+        data.from_arrays("pets", np.zeros((3, 4, 4, 1), np.uint8), np.array(["dog", "cat"]))
 
 
 def test_labels_beyond_the_class_names_and_names_without_labels_are_refused():
@@ -123,8 +146,9 @@ def test_the_image_check_says_what_was_found_and_what_to_do(image, error, messag
 
 
 def test_the_batch_check_sees_transposed_images_and_foreign_labels():
-    with pytest.raises(ValueError, match=r"transpose\(0, 2, 3, 1\)"):
-        data.check_batch({"image": np.zeros((2, 3, 8, 8), np.float32)}, image_shape=(8, 8, 3))
+    for shape in ((8, 8, 3), (3, 8, 8)):
+        with pytest.raises(ValueError, match=r"transpose\(0, 2, 3, 1\)"):
+            data.check_batch({"image": np.zeros((2, 3, 8, 8), np.float32)}, image_shape=shape)
     image = np.zeros((2, 8, 8, 3), np.float32)
     with pytest.raises(ValueError, match="labels from 0 to 10, expected 0 to 9"):
         data.check_batch({"image": image, "label": np.array([0, 10])}, image_shape=(8, 8, 3), num_classes=10)

@@ -237,6 +237,86 @@ def test_hidden_and_other_files_are_ignored_and_counted(tmp_path, caplog):
     assert "ignored 4 files" in caplog.text and "1 .txt" in caplog.text and "2 hidden" in caplog.text
 
 
+def test_every_ending_that_the_decoder_knows_is_listed(tmp_path):
+    from jaxgen.data import listing
+
+    Image.init()
+    known = {ending for ending, kind in Image.registered_extensions().items() if kind in decode.FORMATS}
+    assert known <= set(listing.EXTENSIONS)
+    for ending in ("bmp", "gif", "tif", "TIFF", "jfif", "apng"):
+        pixels = plain((255, 0, 0))
+        kind = {"gif": "GIF", "bmp": "BMP", "jfif": "JPEG", "apng": "PNG"}.get(ending, "TIFF")
+        if kind == "GIF":  # of an animation the first frame
+            pixels.save(tmp_path / f"a.{ending}", kind, save_all=True, append_images=[plain("blue"), plain("lime")])
+        else:
+            pixels.save(tmp_path / f"a.{ending}", kind)
+    dataset = data.image_folder(tmp_path, image_size=4)
+    assert dataset.num_examples == 6
+    assert (np.abs(dataset.arrays["image"].astype(int) - [255, 0, 0]) <= 3).all()
+
+
+def test_what_was_ignored_and_left_out_is_told_in_lines(tmp_path):
+    folder_of_noise(tmp_path, 20)
+    write(tmp_path / "notes.txt", b"x")
+    write(tmp_path / "raw.NEF", b"x")
+    write(tmp_path / "page.jpg", b"<html>404</html>")
+    lines = []
+    data.image_folder(tmp_path, image_size=4, tell=lines.append)
+    assert len(lines) == 2
+    assert lines[0].endswith("ignored 2 files that are no images (1 .txt, 1 .nef)") or ".nef, 1 .txt" in lines[0]
+    assert "1 of 21 images are broken and were left out: page.jpg (no image by its first bytes)" in lines[1]
+    for name in ("notes.txt", "raw.NEF", "page.jpg"):
+        (tmp_path / name).unlink()
+    write(tmp_path / ".DS_Store", b"x")  # nobody's picture
+    write(tmp_path / ".ipynb_checkpoints" / "x.png", plain("red"))
+    lines.clear()
+    assert data.image_folder(tmp_path, image_size=4, tell=lines.append).num_examples == 20 and not lines
+
+
+def test_pipes_devices_and_folders_that_are_called_images_are_not_opened(tmp_path):
+    folder_of_noise(tmp_path, 3)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "thumbs.png").mkdir()
+    lines = []
+    assert data.image_folder(tmp_path, image_size=4, tell=lines.append).num_examples == 3
+    assert "2 special" in lines[0]
+
+
+def test_escape_sequences_in_the_names_of_files_are_spelt_out(tmp_path, caplog):
+    folder_of_noise(tmp_path, 3)
+    write(tmp_path / "\x1b[31mred\x1b[0m.png", b"")
+    lines = []
+    data.image_folder(tmp_path, image_size=4, tell=lines.append)
+    assert r"\x1b[31mred" in lines[0] and lines[0].isprintable()
+
+
+def test_the_look_of_an_image_is_its_size_as_it_is_decoded(tmp_path):
+    exif = Image.Exif()
+    for orientation in (1, 3, 6, 8):
+        exif[decode.ORIENTATION_TAG] = orientation
+        for ending in ("png", "jpg", "webp", "tiff"):
+            path = tmp_path / f"{orientation}.{ending}"
+            Image.fromarray(np.arange(600, dtype=np.uint8).reshape(10, 20, 3)).save(path, exif=exif)
+            upright = (10, 20) if orientation in (6, 8) else (20, 10)
+            assert decode.look(path) == (*upright, False)
+            if ending in ("png", "tiff"):  # nothing is cut off or blurred
+                pixels = decode.decode_image(path, image_size=upright[::-1])
+                assert sorted(pixels[..., 0].ravel()) == sorted(np.arange(600, dtype=np.uint8)[::3])
+    # A PNG may tell its orientation after its pixels, and Pillow reads it there.
+    content = encode(plain("red", (20, 10)), "png", exif=exif)
+    at = content.index(b"eXIf") - 4
+    length = int.from_bytes(content[at : at + 4], "big") + 12
+    chunk, without = content[at : at + length], content[:at] + content[at + length :]
+    end = without.index(b"IEND") - 4
+    (tmp_path / "late.png").write_bytes(without[:end] + chunk + without[end:])
+    assert decode.look(tmp_path / "late.png")[:2] == (10, 20)
+    assert decode.decode_image(tmp_path / "late.png", image_size=(20, 10)).shape == (20, 10, 3)
+    for mode in ("L", "LA", "1", "I;16"):
+        Image.new(mode, (4, 4)).save(tmp_path / "grey.png")
+        assert decode.look(tmp_path / "grey.png").is_grey
+
+
 def test_links_are_followed_but_not_in_circles_and_dangling_ones_are_broken(tmp_path):
     write(tmp_path / "elsewhere" / "x.png", plain("red"))
     root = tmp_path / "root"
@@ -417,6 +497,10 @@ def test_images_beside_class_folders_are_an_error_that_says_what_to_do(tmp_path)
         data.image_folder(tmp_path, image_size=8)
     dataset = data.image_folder(tmp_path, image_size=8, labelled=False)
     assert dataset.num_examples == 2 and dataset.class_names == ()
+    lines = []
+    dataset = data.image_folder(tmp_path, image_size=8, labelled=None, tell=lines.append)
+    assert dataset.num_examples == 2 and dataset.class_names == ()
+    assert "1 images (e.g. stray.png) lie beside 1 subfolders" in lines[0] and "without labels" in lines[0]
 
 
 def test_split_folders_are_not_taken_for_classes(tmp_path):
@@ -426,6 +510,21 @@ def test_split_folders_are_not_taken_for_classes(tmp_path):
         data.image_folder(tmp_path, image_size=8)
     assert data.image_folder(tmp_path / "train", image_size=8).class_names == ("cat",)
     assert data.image_folder(tmp_path, image_size=8, class_names=("val", "train")).class_names == ("val", "train")
+
+
+def test_the_split_folders_of_a_folder_are_found(tmp_path):
+    from jaxgen.data import folder
+
+    write(tmp_path / "Train" / "cat" / "x.png", plain("red"))
+    write(tmp_path / "val" / "cat" / "x.png", plain("red"))
+    (tmp_path / "docs").mkdir()  # no images: no class either
+    assert folder.split_folders(tmp_path) == {"train": "Train", "validation": "val"}
+    write(tmp_path / "validation" / "cat" / "x.png", plain("red"))
+    assert folder.split_folders(tmp_path) == {}  # which of the two?
+    (tmp_path / "validation" / "cat" / "x.png").rename(tmp_path / "docs" / "x.png")
+    assert folder.split_folders(tmp_path) == {}
+    (tmp_path / "docs" / "x.png").rename(tmp_path / "x.png")
+    assert folder.split_folders(tmp_path) == {}
 
 
 def test_given_class_names_fix_the_labels_of_a_folder_that_lacks_some(tmp_path, caplog):

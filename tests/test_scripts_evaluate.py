@@ -149,6 +149,28 @@ def test_a_run_is_compared_with_its_own_test_split_and_its_latents_are_shown(gan
     assert exported["metrics"]["kid"] == pytest.approx(record["metrics"]["kid"], rel=1e-6)
 
 
+def test_a_run_whose_training_images_are_gone_is_evaluated_without_them(gan, sides, tmp_path, capsys):
+    train = sides / "others.npz"
+    train.rename(tmp_path / "away.npz")
+    try:
+        arguments = [gan, sides / "same.npz", "--metrics", "kid", "--num-images", 30, "--no-pictures"]
+        with pytest.warns(UserWarning, match="the images that .* was trained on cannot be opened.* If they have moved"):
+            metrics = record_of(capsys, *arguments, "--output", tmp_path)["metrics"]
+        assert "kid" in metrics and "nearest_ratio" not in metrics
+        # Its own test images are enough where no other reference is named.
+        with pytest.warns(UserWarning, match="cannot be opened"):
+            record = record_of(capsys, gan, *arguments[2:], "--output", tmp_path)
+        assert record["protocol"]["reference_split"] == "test"
+    finally:
+        (tmp_path / "away.npz").rename(train)
+    test = sides / "same.npz"
+    test.rename(tmp_path / "away.npz")
+    try:
+        assert "same.npz: no such file" in error_of(capsys, gan, "--metrics", "kid", "--num-images", 30)
+    finally:
+        (tmp_path / "away.npz").rename(test)
+
+
 def test_a_gan_is_evaluated_while_it_trains_and_its_best_checkpoint_is_kept(gan):
     lines = {line["step"]: line for line in run_directory.read_metrics(gan) if "eval/fid" in line}
     assert sorted(lines) == [1, 2, 3]
@@ -309,10 +331,13 @@ def test_broken_files_and_the_first_of_several_folders_are_told_and_kept_in_the_
     with pytest.warns(UserWarning):
         record = record_of(capsys, *arguments, "--num-images", 15, "--no-pictures")
     told = " ".join(record["warnings"])
-    assert "1 of the 41 files of" in told and "the first 15 of 40 images are taken" in told
+    assert (
+        "1 of 41 images are broken and were left out: a/zzz.png (no image by its first bytes)" in told
+        and "the first 15 of 40 images are taken" in told
+    )
     (tmp_path / "all" / "b" / "zzz.png").write_bytes(b"no picture")
     assert call("evaluate", *arguments) == 2
-    with pytest.warns(UserWarning, match="2 of the 42 files of .* are broken and were left out"):
+    with pytest.warns(UserWarning, match="2 of 42 images are broken and were left out: .*zzz.png"):
         assert call("evaluate", *arguments, "--max-broken-share", 0.1, "--no-pictures") == 0
     (kept,) = [file for file in (tmp_path / "out").glob("*_40_to_50.json")]
     assert call("evaluate", kept, "--table") == 0

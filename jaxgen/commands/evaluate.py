@@ -216,7 +216,7 @@ def open_sides(what, reference, *, num, num_real, backbone, train, seed, step, r
     if train is not None:
         train = evaluation.open_images(train, shape=shape, **shared).dataset
     elif fake.run is not None and fake.run.config is not None:
-        train = fake.run.config.data.open("train")
+        train = evaluation.open_training_images(fake.run, what)
     elif real.split:
         train = evaluation.open_images(f"{real.name}:train", shape=shape, **shared).dataset
     return fake, real, train, network
@@ -245,13 +245,13 @@ def keep(output: Path | None, directory: Path, name: str, record: dict) -> tuple
 
 def evaluate_run(what, *, classifier, num, seed, step, samples, system, output) -> dict:
     """A run by itself; see `evaluate`."""
-    from jaxgen import evaluation, evaluation_of_runs, experiment, run_directory
-    from jaxgen.data import folder
+    from jaxgen import evaluation, evaluation_of_runs, experiment
+    from jaxgen.data import listing
     from jaxgen.metrics import features
 
     run = Path(what)
-    holds_images = run.is_dir() and any(file.suffix.lower() in folder.EXTENSIONS for file in run.iterdir())
-    if not (run / run_directory.CONFIG).exists() and (
+    holds_images = run.is_dir() and any(listing.is_image_name(file.name) for file in run.iterdir())
+    if not evaluation.is_run(run) and (
         holds_images
         or run.suffix in (".npz", ".npy")
         or not run.is_dir()

@@ -54,11 +54,11 @@ def sample(
     import numpy as np
 
     from jaxgen import data, evaluation, experiment, images, run_directory, systems
-    from jaxgen.data import folder
+    from jaxgen.data import listing
 
     if output is not None and not separate and output.suffix not in (".png", ".npz"):
         raise ValueError(f"--output {output} should end in .png or .npz, or be a folder with --separate")
-    if what.partition(":")[0] in evaluation.BUILT_IN and not Path(what).exists():
+    if evaluation.is_built_in(what):
         if output is None:
             raise ValueError(f"{what} is a set and no run: say with --output where its images are to go")
         for option, given in (("--label", label), ("--system", system), ("--step", step)):
@@ -88,7 +88,7 @@ def sample(
     if separate:
         names = [f"{i:06d}.png" for i in range(len(drawn))]
         there = [file.name for file in path.iterdir()] if path.is_dir() else []
-        others = {name for name in there if Path(name).suffix.lower() in folder.EXTENSIONS}.difference(names)
+        others = {name for name in there if listing.is_image_name(name)}.difference(names)
         if others:
             raise ValueError(f"{path} holds {len(others)} other images ({min(others)}, ...): choose another --output")
         for name, image in zip(names, drawn, strict=True):

@@ -3,17 +3,17 @@
 import math
 import os
 import warnings
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jaxgen.data import reading
-from jaxgen.data.dataset import Dataset, check_label, fingerprint_of, from_arrays, gather_rows, prepare_default
+from jaxgen.data import labels, listing, npz, reading
+from jaxgen.data.dataset import Dataset, fingerprint_of, gather_rows, in_memory, prepare_default
+from jaxgen.data.decode import background_pixel
+from jaxgen.names import show
 
 IMAGE_KEYS = ("image", "images", "x", "arr_0")
 LABEL_KEYS = ("label", "labels", "y", "arr_1")
-MAX_CLASSES = 1_000_000
 CHUNK_BYTES = 64 * 2**20
 
 
@@ -24,7 +24,10 @@ def array_file(
     image_key: str | None = None,
     label_key: str | None = None,
     class_names: Sequence[str] = (),
+    labelled: bool | None = True,
+    background: str = "white",
     max_bytes_in_memory: int = reading.MAX_BYTES_IN_MEMORY,
+    tell: Callable[[str], None] = reading.logger.warning,
 ) -> Dataset:
     """Open images, and labels if there are any, from a NumPy file. Nothing is ever unpickled.
 
@@ -33,12 +36,17 @@ def array_file(
 
     Args:
         path: a .npz with the images under `image`, `images`, `x` or `arr_0` and the labels under `label`, `labels`,
-            `y` or `arr_1`; or a .npy of images. Images are [N, H, W, C] or [N, H, W].
+            `y` or `arr_1`; or a .npy of images. Images are [N, H, W, C] or [N, H, W]. Of 2 or 4 channels the last is
+            opacity, from black's value (transparent) to white's.
         value_range: (black, white), e.g. (0, 1) or (0, 255): mapped to (-1, 1).
         image_key: the name of the images in a .npz that calls them otherwise.
         label_key: the name of the labels.
-        class_names: one per label; "0", "1", ... if not given.
+        class_names: one per label; "0", "1", ... if not given. See `jaxgen.data.labels.numbered` for labels that count
+            from 1, and for strings.
+        labelled: False ignores labels. None does so where what is found cannot be labels, and tells it.
+        background: what transparent images are composited on, a colour by name or "#rrggbb".
         max_bytes_in_memory: the largest array that is kept as `Dataset.arrays` and so lives on the device.
+        tell: is called with a line on classes without images and on labels left out; by default the log's warning.
 
     Returns:
         A `Dataset` with `image` [N, H, W, C] and, if there are labels, `label` [N]. Larger .npy files are mapped, and
@@ -46,41 +54,67 @@ def array_file(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a file that is not a NumPy file or is damaged, object arrays, missing or ambiguous names, wrong
-            shapes, channels that come first, an unknown range, NaN or infinity, and labels that do not fit.
+        ValueError: for a file that is not a NumPy file or is damaged (checksums are compared), object arrays, missing
+            or ambiguous names, wrong shapes, channels that come first, an unknown range, NaN or infinity, and labels
+            that do not fit.
     """
     path = os.path.abspath(os.path.expanduser(os.fspath(path)))
-    name = f"arrays:{path}"
-    image, label = _load(path, image_key, label_key, max_bytes_in_memory)
-    image = _check_shape(path, image)
-    low, high = _find_range(path, image, value_range)
+    name = f"arrays:{show(path)}"
+    image, label = _load(path, image_key, label_key, max_bytes_in_memory, labelled is not False)
+    image = _check_shape(show(path), image)
+    low, high = _find_range(show(path), image, value_range)
+    names: tuple[str, ...] = ()
     if label is not None:
-        label = _check_labels(path, label, len(image), tuple(class_names))
-        class_names = tuple(class_names) or tuple(str(i) for i in range(int(label.max()) + 1))
+        try:
+            label, names = labels.numbered(label, len(image), tuple(class_names), show(path))
+        except labels.Unfit as error:
+            if labelled is not None or label_key:
+                raise
+            tell(f"{error}. The images are taken without labels")
+            label = None
+        else:
+            labels.tell_empty(label, names, name, tell)
     elif class_names:
-        raise ValueError(f"{path}: class_names were given, but the file holds no labels")
+        raise ValueError(f"{show(path)}: class_names were given, but the file holds no labels")
+    opaque = image.shape[-1] in (1, 3)
+    num_channels = image.shape[-1] if opaque else image.shape[-1] - 1
+    behind = None if opaque else _behind(show(path), image, value_range, background)
+
+    as_stored = opaque and image.dtype == np.uint8 and (low, high) == (0, 255)
 
     def convert(rows):
-        if rows.dtype == np.uint8 and (low, high) == (0, 255):
+        if behind is not None:
+            shares = (rows.astype(np.float64) - low) / (high - low)
+            colour, opacity = shares[..., :-1], shares[..., -1:]
+            shares = colour * opacity + behind * (1.0 - opacity)
+            if rows.dtype == np.uint8:
+                return np.rint(shares * 255.0).astype(np.uint8)
+            return (2.0 * shares - 1.0).astype(np.float32)
+        if as_stored:
             return rows
         scaled = (rows.astype(np.float64) - low) * (2.0 / (high - low)) - 1.0
         return scaled.astype(np.float32)
 
     if image.nbytes <= max_bytes_in_memory:
-        converted = convert(np.asarray(image))
-        return from_arrays(name, converted, label, class_names)
+        image = np.asarray(image)
+        if not as_stored:  # in parts: double precision takes eight times the memory
+            image = np.concatenate([convert(part) for _, part in _chunks(image)])
+        return in_memory(name, image, label, names)
 
     def fetch(indices):
         raw = {"image": convert(np.array(image[np.asarray(indices)]))}  # a plain array, not a memmap
         return raw if label is None else raw | {"label": label[np.asarray(indices)]}
 
+    # The first and the last rows stand for the whole, which would take long to read.
+    parts = [image.shape, image.dtype.str, low, high, image[:4], image[-4:], label is not None]
+    if behind is not None:
+        parts.append(behind)
     return Dataset(
         name=name,
         num_examples=len(image),
-        image_shape=tuple(image.shape[1:]),
-        class_names=tuple(class_names),
-        # The first and the last rows stand for the whole, which would take long to read.
-        fingerprint=fingerprint_of(image.shape, image.dtype.str, low, high, image[:4], image[-4:], label is not None),
+        image_shape=(*image.shape[1:3], num_channels),
+        class_names=names,
+        fingerprint=fingerprint_of(*parts),
         arrays=None,
         gather=gather_rows,
         fetch=fetch,
@@ -88,57 +122,88 @@ def array_file(
     )
 
 
-def _load(path, image_key, label_key, max_bytes_in_memory):
+def class_names_of(path: str | os.PathLike, label_key: str | None = None) -> tuple[str, ...]:
+    """The class names of an array file as `array_file` finds them, read from its labels alone; () without labels.
+
+    Raises:
+        FileNotFoundError, ValueError: as `array_file`.
+    """
+    path = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    label = _load(path, None, label_key, 0, True, only_labels=True)[1]
+    if label is None:
+        return ()
+    try:
+        return labels.numbered(label, len(label), (), show(path))[1]
+    except labels.Unfit:
+        return ()
+
+
+def _behind(path, image, value_range, background) -> np.ndarray:
+    """The background's share of white in each channel, for images with opacity."""
+    if image.dtype.kind == "f" and value_range is None:
+        raise ValueError(
+            f"{path}: the images have {image.shape[-1]} channels, the last of which may be opacity, and are floats: "
+            "its range is not guessed. Pass value_range=(black, white), or composite them yourself"
+        )
+    return background_pixel(background, image.shape[-1] - 1) / 255.0
+
+
+def _load(path, image_key, label_key, max_bytes_in_memory, labelled, only_labels=False):
+    shown = show(path)
     if not os.path.exists(path):
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{shown}: no such file")
     if os.path.isdir(path):
-        raise ValueError(f"{path}: a folder; array_file wants a .npz or .npy file (for images there is image_folder)")
+        raise ValueError(f"{shown}: a folder; array_file wants a .npz or .npy file (for images there is image_folder)")
+    listing.check_regular(path)
     if not path.lower().endswith((".npz", ".npy")):
-        raise ValueError(f"{path}: array_file reads .npz and .npy files")
+        raise ValueError(f"{shown}: array_file reads .npz and .npy files")
     with open(path, "rb") as file:
         begin = file.read(6)
     if begin and not begin.startswith((b"PK", b"\x93NUMPY"[: len(begin)])):
-        raise ValueError(f"{path}: it is no NumPy file, whatever its name: save it with numpy.savez or numpy.save")
+        raise ValueError(f"{shown}: it is no NumPy file, whatever its name: save it with numpy.savez or numpy.save")
+    named_npy = path.lower().endswith(".npy")
+    if begin and begin.startswith(b"PK") == named_npy:
+        inside = "npz" if named_npy else "npy"
+        raise ValueError(f"{shown}: it is called .{path[-3:]} but is a .{inside} inside: rename it")
     try:
-        named_npy = path.lower().endswith(".npy")
-        large = os.path.getsize(path) > max_bytes_in_memory
-        loaded = np.load(path, mmap_mode="r" if named_npy and large else None, allow_pickle=False)
-        if isinstance(loaded, np.ndarray) != named_npy:
-            raise ValueError(f"it is called .{path[-3:]} but is a .{'npz' if named_npy else 'npy'} inside: rename it")
         if named_npy:
             if image_key or label_key:
-                raise ValueError("a .npy file holds one array without a name: image_key and label_key have no meaning")
-            return loaded, None
-        with loaded as archive:
-            image_key = _choose("images", image_key, IMAGE_KEYS, archive.files, required=True)
-            label_key = _choose("labels", label_key, LABEL_KEYS, archive.files, required=False)
-            return archive[image_key], None if label_key is None else archive[label_key]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        text = str(error)
-        if "allow_pickle" in text or "Object arrays" in text or "pickled" in text:
-            text = (
-                "it holds Python objects (pickled). Such arrays are not loaded because a pickle can run code; images "
-                "of different sizes must be brought to one size and stacked first"
-            )
-        elif isinstance(error, (EOFError, zipfile.BadZipFile)):
-            text = f"damaged or cut short ({text}); copy or download it again"
-        raise ValueError(f"{path}: {text}") from error
+                raise npz.Refused("a .npy file holds one array without a name: image_key and label_key have no meaning")
+            large = os.path.getsize(path) > max_bytes_in_memory
+            with npz.explained():
+                with open(path, "rb") as file:
+                    npz.check_head(file, os.path.getsize(path), "its array")
+                return np.load(path, mmap_mode="r" if large else None, allow_pickle=False), None
+        keys: list[str | None] = []
+
+        def choose(names):
+            images = None if only_labels else _choose("images", image_key, IMAGE_KEYS, names, required=True)
+            found = _choose("labels", label_key, LABEL_KEYS, names, required=False) if labelled else None
+            keys.extend((images, found))
+            return [key for key in dict.fromkeys(keys) if key is not None]
+
+        arrays = npz.read_arrays(path, choose)
+        return arrays.get(keys[0]), arrays.get(keys[1])
+    except npz.Damaged as error:
+        raise ValueError(f"{shown}: damaged or cut short ({error}); copy or download it again") from error
+    except MemoryError as error:
+        raise ValueError(f"{shown}: its arrays do not fit into memory; save fewer images, or a .npy") from error
+    except ValueError as error:
+        raise ValueError(f"{shown}: {error}") from error
 
 
 def _choose(what, key, candidates, present, *, required):
     if key is not None:
         if key not in present:
-            raise ValueError(f"it has no array {key!r}, only {', '.join(sorted(present)) or 'none at all'}")
+            raise ValueError(f"it has no array {key!r}, only {', '.join(map(show, sorted(present))) or 'none at all'}")
         return key
     matches = [candidate for candidate in candidates if candidate in present]
     advice = f"save them as `{what[:-1]}`, or name them with {what[:-1]}_key in Python"
     if len(matches) > 1:
         raise ValueError(f"both {' and '.join(matches)} could be the {what}: {advice}")
     if not matches and required:
-        raise ValueError(
-            f"no {what} found under {', '.join(candidates)}; it holds {', '.join(sorted(present)) or 'nothing'}: "
-            f"{advice}"
-        )
+        there = ", ".join(map(show, sorted(present))) or "nothing"
+        raise ValueError(f"no {what} found under {', '.join(candidates)}; it holds {there}: {advice}")
     return matches[0] if matches else None
 
 
@@ -154,12 +219,17 @@ def _check_shape(path, image):
         raise ValueError(f"{path}: the images have the shape {image.shape}, expected [N, H, W, C] or [N, H, W]{hint}")
     if 0 in image.shape:
         raise ValueError(f"{path}: there are no images, the shape is {image.shape}")
-    if image.shape[1] in (1, 3, 4) and image.shape[3] not in (1, 2, 3, 4):
+    if image.shape[1] in (1, 2, 3, 4) and image.shape[3] not in (1, 2, 3, 4):
         raise ValueError(
             f"{path}: the shape {image.shape} looks like channels first: save images.transpose(0, 2, 3, 1) instead"
         )
     if image.shape[3] > 4 and image.shape[2] <= 4:
         raise ValueError(f"{path}: the shape {image.shape} is not [N, H, W, C]: its axes seem to be out of order")
+    if image.shape[3] > 4:
+        raise ValueError(
+            f"{path}: the images have {image.shape[3]} channels, the shape is {image.shape}: expected 1 (grey), 3 "
+            "(RGB), or 2 and 4 with opacity"
+        )
     return image
 
 
@@ -217,12 +287,3 @@ def _chunks(image):
     rows = max(1, CHUNK_BYTES // max(1, image[:1].nbytes))
     for start in range(0, len(image), rows):
         yield start, image[start : start + rows]
-
-
-def _check_labels(path, label, num_examples, class_names):
-    if label.ndim == 2 and label.shape[1] == 1:
-        label = label[:, 0]
-    check_label(label, num_examples, class_names, path)
-    if label.max() >= MAX_CLASSES:
-        raise ValueError(f"{path}: label {int(label.max())} is too large for a class number: number the classes from 0")
-    return label.astype(np.int32)

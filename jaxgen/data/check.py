@@ -7,6 +7,47 @@ import numpy as np
 TOLERANCE = 1e-3
 
 
+def check_layout(shape: tuple[int, ...], name: str) -> None:
+    """Raise a ValueError for images of a shape [N, C, H, W], whose channels come first."""
+    if len(shape) == 4 and shape[1] in (1, 2, 3, 4) and min(shape[2:]) > 4:
+        raise ValueError(
+            f"{name} has images of the shape {tuple(shape)}, which looks like channels first: give "
+            "image.transpose(0, 2, 3, 1)"
+        )
+
+
+def doubt_of_range(image: np.ndarray) -> str:
+    """What is doubtful about the range of images, in words; "" where nothing is.
+
+    Args:
+        image: uint8, or floats that should be in [-1, 1]; any shape.
+
+    Returns:
+        Of floats of which none is below 0, and of uint8 of which none is above 1, what to do, since all others learn
+        nothing from an error: they may be right, being bright or nearly black. One shade alone is not doubted.
+    """
+    if image.size == 0 or (low := image.min()) == (high := image.max()):
+        return ""
+    if image.dtype == np.uint8:
+        return "" if high > 1 else "uint8 images without any value above 1: if 1 is white, give 255 * image"
+    if not 0 <= low < high <= 1 + TOLERANCE:
+        return ""
+    return (
+        f"values from {low:g} to {high:g}, none below 0, where black is -1 and white is 1: if 0 is black, give "
+        "2 * image - 1 (half of the range trains badly)"
+    )
+
+
+def check_pictures(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise a ValueError for images [..., H, W, C] that cannot be drawn, by name: C must be 1 (grey) or 3 (RGB)."""
+    for name, shape in shapes.items():
+        if len(shape) in (4, 5) and shape[-1] not in (1, 3):
+            raise ValueError(
+                f"{name}: images of {shape[-1]} channels, of shape {tuple(shape)}, cannot be shown: give data of 1 "
+                "(grey) or 3 (RGB) channels, with transparency composited, or a system whose views have so many"
+            )
+
+
 def check_images(image, *, image_shape: tuple[int, int, int] | None = None, name: str = "image") -> None:
     """Check that images are what a train step takes: finite floats [B, H, W, C] in [-1, 1].
 
@@ -30,7 +71,9 @@ def check_images(image, *, image_shape: tuple[int, int, int] | None = None, name
     if image.ndim != 4:
         advice = ": add a channel axis with x[..., None]" if image.ndim == 3 else ""
         raise ValueError(f"{name} has the shape {image.shape}, expected [B, H, W, C]{advice}")
-    if image_shape is not None and image.shape[1:] != tuple(image_shape):
+    if image_shape is None or image.shape[1:] == tuple(image_shape):
+        check_layout(image.shape, name)
+    else:
         advice = ""
         if (image.shape[2], image.shape[3], image.shape[1]) == tuple(image_shape):
             advice = ": the channels come first, move them with x.transpose(0, 2, 3, 1)"

@@ -8,11 +8,14 @@ raw rows into what a train step takes: floats in [-1, 1] and int32 labels.
 import dataclasses
 import functools
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxgen.data import check, labels
 
 Raw = dict[str, np.ndarray]
 Batch = dict[str, jax.Array]
@@ -116,27 +119,6 @@ def function_name(function: Callable) -> str:
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
-def check_label(label: np.ndarray, num_examples: int, class_names: tuple[str, ...], name: str) -> None:
-    """Raise a ValueError unless `label` is [N], integer, and inside `class_names`."""
-    if label.ndim != 1:
-        advice = "take labels.argmax(axis=1) of one-hot labels" if label.ndim == 2 else "flatten them"
-        raise ValueError(f"{name}: labels have the shape {label.shape}, expected [{num_examples}]: {advice}")
-    if len(label) != num_examples:
-        raise ValueError(f"{name}: {len(label)} labels for {num_examples} images: there must be one label per image")
-    if label.dtype.kind not in "iu":
-        raise ValueError(f"{name}: labels are {label.dtype}, expected integers: convert them with .astype(np.int32)")
-    if label.size and label.min() < 0:
-        raise ValueError(
-            f"{name}: {int((label < 0).sum())} negative labels, the first at row {int((label < 0).argmax())}: labels "
-            "count from 0; drop the label array if -1 means unlabelled"
-        )
-    if class_names and label.size and label.max() >= len(class_names):
-        raise ValueError(
-            f"{name}: label {int(label.max())} at row {int(label.argmax())}, but only {len(class_names)} class names "
-            f"were given, which allow labels 0 to {len(class_names) - 1}"
-        )
-
-
 def from_arrays(
     name: str,
     image: np.ndarray,
@@ -152,8 +134,8 @@ def from_arrays(
     Args:
         name: shown in errors and reports.
         image: [N, H, W, C], uint8, or float32 in [-1, 1].
-        label: [N] integers from 0, or None for an unlabelled set.
-        class_names: one per label; "0", "1", ... if not given.
+        label: [N] integers from 0, or names of classes as strings; None for an unlabelled set.
+        class_names: one per label; "0", "1", ... if not given, or the names that there are, sorted.
         prepare: raw rows to batch, see `Dataset`.
         fingerprint: computed from all arrays unless given.
         **others: more arrays of N rows, passed on by name.
@@ -162,8 +144,35 @@ def from_arrays(
         The `Dataset`. Its arrays are views of the given ones, closed for writing.
 
     Raises:
-        ValueError: if shapes, dtypes, row counts or labels do not fit together.
+        ValueError: if shapes, dtypes, row counts or labels do not fit together, and for channels that come first.
+            Images in [0, 1] and classes without images are warned of.
     """
+    image = np.asarray(image)
+    check.check_layout(image.shape, name)
+    if image.dtype in (np.uint8, np.float32) and (doubt := check.doubt_of_range(image)):
+        warnings.warn(f"{name}: {doubt}", stacklevel=2)
+    if label is not None:
+        label = np.asarray(label)
+        if label.dtype.kind in "US":
+            label, class_names = labels.numbered(label, len(image), tuple(class_names), name)
+        elif not class_names:
+            labels.check_label(label, len(image), (), name)
+            counted = tuple(str(i) for i in range(int(label.max()) + 1))
+            labels.tell_empty(label, counted, name, lambda text: warnings.warn(text, stacklevel=4))
+    return in_memory(name, image, label, class_names, prepare, fingerprint=fingerprint, **others)
+
+
+def in_memory(
+    name: str,
+    image: np.ndarray,
+    label: np.ndarray | None = None,
+    class_names: tuple[str, ...] = (),
+    prepare: Callable[[Mapping, jax.Array], Batch] = prepare_default,
+    *,
+    fingerprint: str | None = None,
+    **others: np.ndarray,
+) -> Dataset:
+    """As `from_arrays`, for images of a range and labels of a numbering that are known."""
     image = np.asarray(image)
     if image.ndim != 4:
         advice = "; add a channel axis with image[..., None]" if image.ndim == 3 else ""
@@ -178,7 +187,7 @@ def from_arrays(
     arrays = {"image": image}
     if label is not None:
         label = np.asarray(label)
-        check_label(label, num_examples, class_names, name)
+        labels.check_label(label, num_examples, class_names, name)
         class_names = tuple(class_names) or tuple(str(i) for i in range(int(label.max()) + 1))
         arrays["label"] = label.astype(np.int32)
     elif class_names:

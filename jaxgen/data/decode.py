@@ -3,9 +3,12 @@
 Pillow is imported inside the functions, so that `import jaxgen` does not pay for it.
 """
 
+import contextlib
 import io
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -64,14 +67,21 @@ def image_size_pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
 
 def check_pixel_options(channels: int, background: str) -> None:
     """Raise a ValueError for a number of channels or a background that `decode_image` does not know."""
-    from PIL import ImageColor
-
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
+    background_pixel(background, channels)
+
+
+def background_pixel(background: str, channels: int) -> np.ndarray:
+    """The uint8 pixel of a colour by name or "#rrggbb", [channels]: RGB, or luma; a ValueError for no colour."""
+    from PIL import Image, ImageColor
+
     try:
-        ImageColor.getrgb(background)
+        rgb = ImageColor.getrgb(background)[:3]
     except (ValueError, AttributeError) as error:
         raise ValueError(f'background must be a colour such as "white" or "#80ff00", got {background!r}') from error
+    pixel = Image.new("RGB", (1, 1), rgb).convert("L" if channels == 1 else "RGB")
+    return np.asarray(pixel).reshape(channels)
 
 
 def decode_image(
@@ -107,12 +117,7 @@ def decode_image(
 
     height, width = image_size_pair(image_size)
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            raise ValueError(
-                f"claims {image.width}x{image.height} pixels, more than the limit of {limit} against decompression "
-                "bombs; set PIL.Image.MAX_IMAGE_PIXELS if it is real"
-            )
+        _check_claim(image)
         image.load()
         image = _to_eight_bits(_upright(image))
     mode = "L" if channels == 1 else "RGB"
@@ -124,13 +129,77 @@ def decode_image(
     return pixels.reshape(height, width, channels)
 
 
+class Look(NamedTuple):
+    """What the beginning of an image says: its size in pixels as it is shown, and whether it is stored as grey."""
+
+    width: int
+    height: int
+    is_grey: bool
+
+
+def look(path: str | os.PathLike) -> Look:
+    """The size of an image after its turn by EXIF, as `decode_image` turns it. Pixels are not decoded, but of TIFF.
+
+    Raises:
+        Exception: as `decode_image`, for what is no image by its header; a later damage is not seen.
+    """
+    from PIL import Image
+
+    with Image.open(path, formats=FORMATS) as image:
+        _check_claim(image)
+        if image.format == "TIFF":  # Pillow turns it when it decodes it
+            image.load()
+        # Pillow decodes a PNG to look for EXIF that no early chunk holds: only where a late one does.
+        unread = image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info)
+        turned = (not unread or _has_late_exif(path)) and _orientation(image) in (5, 6, 7, 8)
+        width, height = image.size[::-1] if turned else image.size
+        return Look(width, height, image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I"))
+
+
+@contextlib.contextmanager
+def quiet_bombs() -> Iterator[None]:
+    """Without Pillow's warning of images that claim many pixels: `decode_image` and `look` refuse those by name."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def _check_claim(image) -> None:
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(
+            f"claims {image.width}x{image.height} pixels, more than the limit of {limit} against decompression "
+            "bombs; set PIL.Image.MAX_IMAGE_PIXELS if it is real"
+        )
+
+
+def _has_late_exif(path) -> bool:
+    """Whether a PNG holds a chunk after its pixels that may be EXIF. Reads the heads of chunks only."""
+    late = False
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+            late |= head[4:] == b"IDAT"
+            if late and head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return False
+
+
+def _orientation(image) -> int:
+    try:
+        return image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # Malformed EXIF says nothing about the pixels, which are fine.
+        return 1
+
+
 def _upright(image):
     from PIL import Image
 
-    try:
-        orientation = image.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # Malformed EXIF says nothing about the pixels, which are fine.
-        return image
     turn = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -139,7 +208,7 @@ def _upright(image):
         6: Image.Transpose.ROTATE_270,
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
-    }.get(orientation)
+    }.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 

@@ -1,11 +1,13 @@
 """Image data sets by name from the Hugging Face hub, through the optional `datasets` library."""
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 
 from jaxgen.data import decode, reading
-from jaxgen.data.dataset import Dataset, check_label, fingerprint_of, function_name
+from jaxgen.data.dataset import Dataset, fingerprint_of, function_name
+from jaxgen.data.labels import check_label
 
 
 def hub_dataset(
@@ -17,7 +19,7 @@ def hub_dataset(
     revision: str | None = None,
     image_key: str | None = None,
     label_key: str | None = None,
-    labelled: bool = True,
+    labelled: bool | None = True,
     channels: int = 3,
     background: str = "white",
     crop: decode.Crop = decode.centre_crop,
@@ -25,6 +27,7 @@ def hub_dataset(
     max_broken_share: float = 0.01,
     max_bytes_in_memory: int = reading.MAX_BYTES_IN_MEMORY,
     num_threads: int | None = None,
+    tell: Callable[[str], None] = reading.logger.warning,
 ) -> Dataset:
     """Open a data set of the hub, or one saved with `datasets.Dataset.save_to_disk`.
 
@@ -40,9 +43,9 @@ def hub_dataset(
         image_key: the column of images; needed only if there are several of type Image.
         label_key: the column of integers, class labels or strings (then sorted); found if there is one class label or
             a column called "label".
-        labelled: False ignores labels.
+        labelled: False ignores labels. None does so where what is found cannot be labels, and tells it.
         channels, background, crop, resize: as for `decode_image`.
-        max_broken_share, max_bytes_in_memory, num_threads: as for `image_folder`.
+        max_broken_share, max_bytes_in_memory, num_threads, tell: as for `image_folder`.
 
     Returns:
         A `Dataset` with `image` [N, H, W, C] and, if there are labels, `label` [N].
@@ -62,10 +65,15 @@ def hub_dataset(
         raise ValueError(f"hub data set {name!r}: split {split!r} is empty")
     image_key = _find_images(datasets, name, table, image_key)
     label, class_names = None, ()
-    if labelled:
-        label_key = _find_labels(datasets, name, table, label_key)
-        if label_key is not None:
-            label, class_names = _labels(datasets, name, table, label_key)
+    if labelled in (True, None):
+        try:
+            column = _find_labels(datasets, name, table, label_key)
+            if column is not None:
+                label, class_names = _labels(datasets, name, table, column)
+        except ValueError as error:
+            if labelled or label_key is not None:
+                raise
+            tell(f"{error}. The images are taken without labels")
     # Encoded bytes rather than Pillow images: decode_image then applies the same rules as to files.
     encoded = table.select_columns([image_key]).cast_column(image_key, datasets.Image(decode=False))
 
@@ -96,6 +104,7 @@ def hub_dataset(
         max_bytes_in_memory=max_bytes_in_memory,
         max_broken_share=max_broken_share,
         num_threads=num_threads,
+        tell=tell,
     )
 
 

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, gather_rows, prepare_default
+from jaxgen.data.decode import quiet_bombs
+from jaxgen.names import show
 
 MAX_BYTES_IN_MEMORY = 512 * 2**20
 
@@ -33,6 +35,7 @@ def from_reader(
     max_bytes_in_memory: int,
     max_broken_share: float,
     num_threads: int | None,
+    tell: Callable[[str], None] = logger.warning,
 ) -> Dataset:
     """Make a data set of a function that decodes one image.
 
@@ -48,6 +51,7 @@ def from_reader(
         max_bytes_in_memory: a set whose decoded images are not larger is decoded here and now.
         max_broken_share: the share of N up to which broken images are reported and tolerated, see `num_tolerated`.
         num_threads: how many images to decode at once; None: one per core.
+        tell: is called with a line on what was left out of a set that is decoded here and now.
 
     Returns:
         The `Dataset`; `arrays` is None for a large set.
@@ -59,7 +63,7 @@ def from_reader(
     if num_examples * int(np.prod(image_shape)) <= max_bytes_in_memory:
         image, broken = decode_all(read, num_examples, image_shape, num_threads)
         reasons = [f"{describe(row)} ({reason})" for row, reason in sorted(broken.items())]
-        report_broken(name, reasons, num_examples, max_broken_share, "left out")
+        report_broken(name, reasons, num_examples, max_broken_share, "left out", tell)
         if len(broken) == num_examples:
             raise ValueError(f"{name}: none of the {num_examples} images can be decoded: {'; '.join(reasons[:5])}")
         if broken:
@@ -102,7 +106,7 @@ def decode_all(
         except Exception as error:  # Pillow's decoders raise many kinds.
             broken[row] = describe_error(error)
 
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="jaxgen-decode") as pool:
+    with quiet_bombs(), ThreadPoolExecutor(num_threads, thread_name_prefix="jaxgen-decode") as pool:
         for _ in pool.map(decode, range(num_examples)):
             pass
     return image, broken
@@ -163,8 +167,15 @@ def num_tolerated(total: int, max_broken_share: float) -> int:
     return max(1, int(max_broken_share * total)) if max_broken_share > 0 else 0
 
 
-def report_broken(name: str, broken: Sequence[str], total: int, max_broken_share: float, treatment: str) -> None:
-    """Log how many of `total` images are broken, or raise a ValueError that names some if they are too many."""
+def report_broken(
+    name: str,
+    broken: Sequence[str],
+    total: int,
+    max_broken_share: float,
+    treatment: str,
+    tell: Callable[[str], None] = logger.warning,
+) -> None:
+    """Tell how many of `total` images are broken, or raise a ValueError that names some if they are too many."""
     if not broken:
         return
     some = "; ".join(broken[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
@@ -174,10 +185,10 @@ def report_broken(name: str, broken: Sequence[str], total: int, max_broken_share
             f"{name}: {len(broken)} of {total} images are broken, more than the {allowed} that max_broken_share="
             f"{max_broken_share:g} allows: {some}. Mend or remove them, or raise max_broken_share"
         )
-    logger.warning("%s: %d of %d images are broken and were %s: %s", name, len(broken), total, treatment, some)
+    tell(f"{name}: {len(broken)} of {total} images are broken and were {treatment}: {some}")
 
 
 def describe_error(error: Exception) -> str:
     """Return one line that says what happened."""
     text = " ".join(str(error).split())
-    return text[:200] or type(error).__name__
+    return show(text[:200]) or type(error).__name__

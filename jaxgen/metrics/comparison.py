@@ -5,8 +5,6 @@ import io
 import json
 import os
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import data, images, run_directory
+from jaxgen.data import npz
 from jaxgen.metrics import confidence, fid, inception_score, kid, prdc, sliced_wasserstein
 from jaxgen.metrics.double_precision import check_features, check_same_width
 from jaxgen.metrics.features import Backbone, check_shape
@@ -456,9 +455,8 @@ def _cached(file: Path, num_examples: int) -> Seen | None:
     if not file.exists():
         return None
     try:
-        with np.load(file, allow_pickle=False) as archive:  # every entry of a zip file has a checksum
-            seen = Seen(archive["features"], archive["logits"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        seen = Seen(**npz.read_arrays(file, lambda names: ["features", "logits"]))  # checksums are compared
+    except (OSError, ValueError, KeyError) as error:
         warnings.warn(f"{file} is damaged, and made anew: {error}", stacklevel=3)
         return None
     return seen if len(seen.features) == num_examples else None

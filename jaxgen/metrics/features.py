@@ -4,12 +4,12 @@ The package ships small networks of its own, so that evaluation needs no downloa
 tells how each was trained. Weights are plain arrays in a .npz: nothing is ever unpickled.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import os
-import zipfile
 from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import compilation, data
+from jaxgen.data import npz
 from jaxgen.models import cnn
 
 SHIPPED = {
@@ -110,14 +111,13 @@ def load_cnn(path: str | os.PathLike, *, name: str | None = None, digest: str | 
             "or another one; numbers made with it would not compare. Install the package again, or get the file anew"
         )
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+        arrays = npz.read_arrays(path, list)
         architecture = json.loads(str(arrays.pop(ARCHITECTURE)))
         model = cnn.CNN(
             architecture["num_classes"], tuple(architecture["widths"]), num_features=architecture["num_features"]
         )
         shape = tuple(architecture["image_shape"])
-    except (ValueError, OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         raise BackboneError(
             f"{path}: no weights of a classifier of this package can be read from it ({type(error).__name__}: {error})"
             "; such files are written by features.save_cnn"
@@ -173,11 +173,10 @@ def save_cnn(
 
 def is_cnn_file(path: str | os.PathLike) -> bool:
     """Whether a file may be one of `save_cnn`: a .npz that says which network it is for."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return ARCHITECTURE in archive.files
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
-        return False
+    names: list[str] = []
+    with contextlib.suppress(ValueError, OSError):
+        npz.read_arrays(path, lambda there: names.extend(there) or [])
+    return ARCHITECTURE in names
 
 
 def _file_of(model, variables, image_shape, *, half=False) -> tuple[bytes, str]:

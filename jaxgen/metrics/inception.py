@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import compilation, run_directory
+from jaxgen.data import npz
 from jaxgen.metrics.features import Backbone, BackboneError
 from jaxgen.models import inception
 
@@ -248,8 +249,7 @@ def _read_npz(path):
             # The sizes that the archive claims, before anything of that size is made
             if too_large := [entry.filename for entry in archive.infolist() if entry.file_size > largest]:
                 raise BackboneError(f"{path}: {too_large[0]} is larger than any weights of the FID's Inception v3")
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = npz.read_arrays(path, list)
     except BackboneError:
         raise
     except Exception as error:  # NumPy and zipfile raise a dozen types for damaged files
