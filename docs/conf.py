@@ -11,7 +11,9 @@ release = jaxgen.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
 html_theme = "furo"
 html_title = f"jaxgen {release}"
-exclude_patterns = ["site"]
+exclude_patterns = ["site", "jupyter_execute"]
+suppress_warnings = ["ref.python"]  # fields of several classes have one name
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "show-inheritance": False}
@@ -40,8 +42,8 @@ def as_plain_text(app, what, name, obj, options, lines):
 
 
 def escaped(line):
-    pieces = re.split(r"(`[^`]*`)", line)
-    return "".join(f"`{p}`" if p.startswith("`") else re.sub(r"([|*\\`]|(?<=\w)_(?!\w))", r"\\\1", p) for p in pieces)
+    text = re.sub(r"([|*\\]|(?<=\w)_(?!\w))(?=[^`]*(?:`[^`]*`[^`]*)*$)", r"\\\1", line)  # outside of code
+    return re.sub(r"`([^`]+?)( ?)`(?=(\w?))", lambda m: f"``{m[1]}``{m[2]}" + ("\\ " if m[3] else ""), text)
 
 
 def setup(app):

@@ -44,13 +44,14 @@ AXIS = "members"
 class Program(NamedTuple):
     """What a member does: pure functions of its settings, a dict of traced scalars.
 
-    name: of the kind of program; a sweep is resumed by the same kind only.
-    init: (settings, key) -> state. The key is the sweep's, with the member's seed folded in.
-    step: (settings, state, batch, key) -> (state, metrics), a dict of scalars. The key is constant: fold a step
-      counter into it. Metrics that end in `grad_norm` get a tail index, those that end in `clipped` a share.
-    score: (settings, state, key) -> dict of scalars with `score`, of which more is better; None for none.
-    radius: (settings, state) -> a distance whose growth law is asked for; None for none.
-    check: settings (of all members, on the host) -> None, or a ValueError.
+    Attributes:
+      name: of the kind of program; a sweep is resumed by the same kind only.
+      init: (settings, key) -> state. The key is the sweep's, with the member's seed folded in.
+      step: (settings, state, batch, key) -> (state, metrics), a dict of scalars. The key is constant: fold a step
+        counter into it. Metrics that end in `grad_norm` get a tail index, those that end in `clipped` a share.
+      score: (settings, state, key) -> dict of scalars with `score`, of which more is better; None for none.
+      radius: (settings, state) -> a distance whose growth law is asked for; None for none.
+      check: settings (of all members, on the host) -> None, or a ValueError.
     """
 
     name: str
@@ -223,13 +224,14 @@ def _checked(settings):
 class Result(NamedTuple):
     """What a sweep found. NumPy arrays; N members, R records at equal intervals.
 
-    settings: name -> [N].
-    table: name -> [N]: the settings and, for each member, what `summarize` says.
-    steps: [R], the number of steps at each record.
-    history: metrics (means over the steps since the record before, NaN once frozen), `score..` and `radius` (at the
-      record): name -> [N, R].
-    states: the last finite state of each member, leaves [N, ...].
-    seconds: of computation, those of a resumed sweep added up; compilation left out.
+    Attributes:
+      settings: name -> [N].
+      table: name -> [N]: the settings and, for each member, what `summarize` says.
+      steps: [R], the number of steps at each record.
+      history: metrics (means over the steps since the record before, NaN once frozen), `score..` and `radius` (at the
+        record): name -> [N, R].
+      states: the last finite state of each member, leaves [N, ...].
+      seconds: of computation, those of a resumed sweep added up; compilation left out.
     """
 
     settings: dict[str, np.ndarray]
