@@ -138,10 +138,9 @@ def check_function(function: Any, arguments: str, name: str, example: str) -> No
     if not callable(function):
         raise TypeError(f"{name} must be a function ({arguments}), such as {example}, not {described(function)}")
     if not takes(function, len(arguments.split(", "))):
-        called = getattr(function, "__name__", type(function).__name__)
         raise TypeError(
-            f"{name} is called with ({arguments}), which {called} does not take; a factory is to be called, as in "
-            f"{example}"
+            f"{name} is called with ({arguments}), which {called(function)} does not take; a factory is to be called, "
+            f"as in {example}"
         )
 
 
@@ -177,6 +176,20 @@ def _plain(signature):
     return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
 
 
+def short(record: Any) -> str:
+    """The `repr` of a record of functions: Rule(init=init, update=update), by their names and without addresses."""
+    items = record._asdict() if hasattr(record, "_asdict") else vars(record)
+    shown = [f"{name}={called(value) if callable(value) else repr(value)}" for name, value in items.items()]
+    return f"{type(record).__name__}({', '.join(shown)})"
+
+
+def called(function: Any) -> str:
+    """The name of a function, or of the kind of thing that is called."""
+    if isinstance(function, functools.partial):
+        return f"partial of {called(function.func)}"
+    return getattr(function, "__name__", None) or repr(function)
+
+
 def described(value: Any) -> str:
     """A value of any kind in a few words, for an error."""
     if isinstance(value, (jax.Array, np.ndarray)):
@@ -184,7 +197,7 @@ def described(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if inspect.isroutine(value):
-        return f"the function {getattr(value, '__name__', value)}"
+        return f"the function {called(value)}"
     if value is None or isinstance(value, (str, numbers.Number)):
         return repr(value)
     if isinstance(value, Mapping):

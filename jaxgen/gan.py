@@ -561,4 +561,6 @@ def sample(
       TypeError, ValueError: for a whole state instead of variables, variables of another network, or latents that do
         not fit them.
     """
+    if key is not None:
+        check_key(key)
     return network.images_from(generator, variables, z, condition, key)

@@ -143,10 +143,10 @@ def evaluate(
       TypeError: for what is no module, no key, or no variables, such as the whole state of a training.
       ValueError: for variables of another module, or inputs that do not fit them.
     """
-    check_inputs(module, inputs, type(module).__name__)
-    check_variables(variables)
     if key is not None:
         check_key(key)
+    check_inputs(module, inputs, type(module).__name__)
+    check_variables(variables)
     try:
         output = module.apply(variables, *inputs, train=False, rngs=None if key is None else {"params": key})
     except flax.errors.ScopeParamShapeError as error:
@@ -158,7 +158,7 @@ def evaluate(
         ) from error
     except _OF_OTHER_VARIABLES as error:
         raise ValueError(
-            f"these variables are not those of {type(module).__name__}, they hold {', '.join(map(str, variables))}; "
+            f"these variables are not those of {type(module).__name__}, they hold {', '.join(sorted(variables))}; "
             f"give what belongs to this network, {{'params': ...}}, such as state.ema of a GAN. {_sentence(error)}"
         ) from error
     return split_output(output)[0]
@@ -231,6 +231,8 @@ def images_from(
       TypeError: for the state of a training instead of its variables, what is no module, what is no key.
       ValueError: for latents of another number or rank, or variables of another module.
     """
+    if key is not None:
+        check_key(key)
     check_variables(variables)
     if z is not None and jnp.ndim(z) != 2:
         raise ValueError(f"z must have the shape [N, latent_dim], not {list(jnp.shape(z))}")
@@ -266,6 +268,8 @@ def apply_to_each(
     Raises:
       TypeError: at trace time, for parameters of other layers.
     """
+    if key is not None:
+        check_key(key)
 
     def logits(params, x):
         return apply(module, params, model_state, x, *condition, key=key)[0]

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxgen import network, sharding
-from jaxgen.arguments import at_step, check_function, described, takes
+from jaxgen.arguments import at_step, check_function, check_key, described, short, takes
 from jaxgen.losses.penalties import Penalty
 from jaxgen.network import Network
 
@@ -97,6 +97,7 @@ def conditions_of(condition: Condition | None, batch, step, key, num_images: int
       TypeError: if the function returns something else than `Conditions`.
       ValueError: for leaves of another number of rows.
     """
+    check_key(key)
     if condition is None:
         return Conditions()
     found = condition(batch, step, key)
@@ -141,6 +142,9 @@ class Augment:
     observe: Callable[[jax.Array], Mapping[str, jax.Array]] | None = None
     update: Callable[[Any, Mapping[str, jax.Array]], Any] | None = None
     metrics: Callable[[Any], Mapping[str, jax.Array]] | None = None
+
+    def __repr__(self) -> str:
+        return short(self)
 
 
 STATE_OF_AUGMENT = "augment"  # its name among the states of the discriminator's terms
@@ -332,6 +336,9 @@ class Term:
     weight: float | Callable[[jax.Array], jax.Array] = 1.0
     every: int = 1
     prefix: str | None = None  # of its metric; that of the player by default
+
+    def __repr__(self) -> str:
+        return short(self)
 
 
 def term(
