@@ -227,6 +227,8 @@ def make_train_step(
             "loss must be a pair of functions, such as adversarial.hinge or "
             f"AdversarialLoss(generator=f, discriminator=g), not {loss!r}"
         )
+    if not callable(update_rule):
+        raise TypeError(f"update_rule must be a function such as gan.simultaneous, not {update_rule!r}")
     check_function(update_rule, "players, fakes, moves", "update_rule", "update_rule=gan.simultaneous")
     check_function(sample_latent, "key, shape", "sample_latent", "sample_latent=jax.random.normal")
     if condition is not None:

@@ -161,6 +161,8 @@ def as_augment(augment: Any) -> Augment | None:
         raise ValueError("an Augment that updates its state needs an init= that makes it")
     if augment is None or isinstance(augment, Augment):
         return augment
+    if not callable(augment):
+        raise TypeError(f"augment must be a function (key, images) -> images or an Augment, not {described(augment)}")
     check_function(augment, "key, images", "augment", "augment=augmentation.diff_augment() or an Augment")
     return Augment(lambda key, image, condition, state, step: (augment(key, image), condition))
 
@@ -400,9 +402,7 @@ def check_terms(terms: Sequence[Term], player: str, others: Sequence[Term] = ())
     for one in terms:
         if not isinstance(one, Term):
             hint = "; a factory is to be called, as in terms.lecam(0.3)" if callable(one) else ""
-            raise TypeError(
-                f"a term of the {player} is made by turns.term(function) or turns.Term(...), not {described(one)}{hint}"
-            )
+            raise TypeError(f"a term is made by turns.term(function) or turns.Term(...), not {described(one)}{hint}")
         if one.every < 1:
             raise ValueError(f"the term {one.name!r} is due every {one.every} steps; that must be at least 1")
         key = (one.prefix or player, one.name)

@@ -270,7 +270,7 @@ def factory_of_four(weight=1.0, target=1.0, axis_name=None, other=None):
         (dict(gradients=gradients.accumulated), "accumulated does not take; a factory is to be called"),
         (dict(gradients=4), "gradients must be a function"),
         (dict(ema_decay=network.warmed_up), "ema_decay must be a number, or a schedule .* returned the function"),
-        (dict(update_rule="simultaneous"), "update_rule must be a function .* not 'simultaneous'"),
+        (dict(update_rule="simultaneous"), "update_rule must be a function such as gan.simultaneous, not"),
         (dict(loss="hinge"), "loss must be a pair of functions, .* not 'hinge'"),
         (dict(loss=adversarial.AdversarialLoss), "loss must be a pair of functions"),
         (dict(generator_optimizer=optax.adam), "generator_optimizer must be an optax transformation"),
