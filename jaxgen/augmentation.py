@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxgen.arguments import check_key
 from jaxgen.turns import Augment
 
 Transform = Callable[[jax.Array, jax.Array], jax.Array]
@@ -23,23 +24,27 @@ Transform = Callable[[jax.Array, jax.Array], jax.Array]
 
 def brightness(key: jax.Array, images: jax.Array) -> jax.Array:
     """x + u, u ~ U[-0.5, 0.5] for each image."""
+    check_key(key)
     return images + _uniform(key, images, -0.5, 0.5)
 
 
 def saturation(key: jax.Array, images: jax.Array) -> jax.Array:
     """m + u (x - m) with m a pixel's mean over its channels, u ~ U[0, 2] for each image."""
+    check_key(key)
     mean = jnp.mean(images, axis=-1, keepdims=True)
     return mean + _uniform(key, images, 0.0, 2.0) * (images - mean)
 
 
 def contrast(key: jax.Array, images: jax.Array) -> jax.Array:
     """m + u (x - m) with m the image's mean, u ~ U[0.5, 1.5] for each image."""
+    check_key(key)
     mean = jnp.mean(images, axis=(1, 2, 3), keepdims=True)
     return mean + _uniform(key, images, 0.5, 1.5) * (images - mean)
 
 
 def translation(key: jax.Array, images: jax.Array, ratio: float = 0.125) -> jax.Array:
     """Moves each image by whole pixels, up to `ratio` of its size along each axis; 0 (grey) comes in from outside."""
+    check_key(key)
     height, width = images.shape[1:3]
     y_key, x_key = jax.random.split(key)
     rows = jnp.arange(height) + _integers(y_key, images, int(height * ratio + 0.5))
@@ -51,6 +56,7 @@ def translation(key: jax.Array, images: jax.Array, ratio: float = 0.125) -> jax.
 
 def cutout(key: jax.Array, images: jax.Array, ratio: float = 0.5) -> jax.Array:
     """0 (grey) in a rectangle of `ratio` of the size along each axis, around a uniform point, ending at the border."""
+    check_key(key)
     cut = True
     for axis, own_key in zip((1, 2), jax.random.split(key), strict=True):
         size = images.shape[axis]
@@ -100,6 +106,7 @@ def blits(key: jax.Array, images: jax.Array, probability: jax.Array) -> jax.Arra
     Raises:
       ValueError: for images that are not square, which a rotation by 90 degrees does not leave as they are.
     """
+    check_key(key)
     height, width = images.shape[1:3]
     if height != width:
         raise ValueError(f"rotations by 90 degrees need square images, not {height} x {width}")

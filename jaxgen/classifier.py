@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from jaxgen import gradients as ways
 from jaxgen import network, objective, sharding
+from jaxgen.arguments import check_function, check_key, check_module
 
 ClassifierState = objective.State
 
@@ -21,11 +22,21 @@ def init(
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
 ) -> ClassifierState:
-    """The state before the first step, for images [H, W, C]."""
+    """The state before the first step, for images [H, W, C].
+
+    Raises:
+      TypeError: for a seed instead of a key, or what is no Linen module that takes `train`.
+      ValueError: for an `image_shape` whose channels come first.
+    """
+    check_key(key)
+    check_module(model, "model")
+    network.check_optimizer(optimizer)
+    network.check_channels_last(image_shape, f"image_shape is {tuple(image_shape)}, expected (H, W, C)")
 
     def build(key):
         params_key, dropout_key = jax.random.split(key)
-        variables = model.init({"params": params_key, "dropout": dropout_key}, jnp.zeros((2, *image_shape)), train=True)
+        keys = {"params": params_key, "dropout": dropout_key}
+        _, variables = network.init_with_output(model, keys, jnp.zeros((2, *image_shape)), name="model")
         return objective.init(variables, optimizer=optimizer)
 
     return network.compiled_init(build, key)
@@ -57,9 +68,14 @@ def make_train_step(
       `grad_norm`, `update_norm`, `clipped`, `skipped`.
 
     Raises:
-      TypeError: at trace time, for images that are not floating point or labels that are not whole numbers; at
-        once, for an optimiser that is a name or a number.
+      TypeError: at trace time, for images that are not floating point, labels that are not whole numbers or a seed
+        instead of a key; at once, for an optimiser that is a name or a number, or what is no Linen module that takes
+        `train`.
+      ValueError: at trace time, for images whose channels come first.
     """
+    check_module(model, "model")
+    if augment is not None:
+        check_function(augment, "key, images", "augment", "augment=data.random_shift")
 
     def cross_entropy_of(params, model_state, batch, key, step):
         image, label = network.images_of(batch), labels_of(batch)
@@ -110,9 +126,10 @@ def make_eval_step(model: nn.Module) -> Callable:
 
     `variables` is `state.ema`; the key is not used.
     """
+    check_module(model, "model")
 
     def eval_step(variables, batch: Mapping[str, jax.Array], key: jax.Array):
-        logits, label = model.apply(variables, network.images_of(batch), train=False), labels_of(batch)
+        logits, label = network.evaluate(model, variables, network.images_of(batch), what="images"), labels_of(batch)
         return {
             "loss": cross_entropy(logits, label),
             "correct": jnp.argmax(logits, -1) == label,

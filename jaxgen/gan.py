@@ -29,6 +29,7 @@ from jax.dtypes import canonicalize_dtype
 
 from jaxgen import gradients as ways
 from jaxgen import network, optim, sharding, turns
+from jaxgen.arguments import check_function, check_key, check_module
 from jaxgen.losses import adversarial
 from jaxgen.losses.penalties import Penalty
 from jaxgen.network import Network
@@ -80,8 +81,15 @@ def init(
       frozen: arrays that terms read as `turn.frozen`; they travel in the state.
 
     Raises:
+      TypeError: for a seed instead of a key, a class or another framework's module instead of a Linen module, or one
+        whose `__call__` does not take what it is given and `train`.
       ValueError: for a condition without an example, or neither latents nor a condition.
     """
+    check_key(key)
+    check_module(generator, "generator")
+    check_module(discriminator, "discriminator")
+    network.check_optimizer(generator_optimizer, "generator_optimizer")
+    network.check_optimizer(discriminator_optimizer, "discriminator_optimizer")
     if condition is not None and example is None:
         raise ValueError("a condition needs an example=, a batch of which the shapes count, to make the networks for")
     if latent_dim is None and condition is None:
@@ -95,10 +103,13 @@ def init(
         if condition is not None:
             batch = jax.tree.map(lambda x: jnp.zeros((2, *x.shape[1:]), canonicalize_dtype(x.dtype)), dict(example))
             told = turns.conditions_of(condition, batch, jnp.zeros((), jnp.int32), generator_key, 2)
-        output, variables = generator.init_with_output(generator_key, *z, *given(told.generator), train=True)
+        inputs = *z, *given(told.generator)
+        output, variables = network.init_with_output(generator, generator_key, *inputs, name="generator")
         image, _ = network.split_output(output)
         generator_network = Network.new(variables, generator_optimizer)
-        discriminator_variables = discriminator.init(discriminator_key, *given(image, told.fake), train=True)
+        _, discriminator_variables = network.init_with_output(
+            discriminator, discriminator_key, *given(image, told.fake), name="discriminator"
+        )
         discriminator_network = Network.new(discriminator_variables, discriminator_optimizer)
         players = Players(generator_network, discriminator_network)
         states = turns.init_states(discriminator_terms, players)
@@ -199,12 +210,16 @@ def make_train_step(
       ValueError: at trace time, for images of another shape than the generator's, a batch that is no multiple of
         `num_discriminator_steps`, a condition that the batch does not have, a term that is no number; at once, if
         there is less than one discriminator step or two penalties or terms share a name.
-      TypeError: at once, for a loss, penalty, term, update rule or optimiser that is a name, a number or not wrapped.
+      TypeError: at once, for a loss, penalty, term, update rule or optimiser that is a name, a number or not wrapped,
+        a factory that was not called, or what is no Linen module that takes `train`; at trace time for a seed instead
+        of a key.
 
     Goodfellow et al. 2014, algorithm 1; two time scales: Heusel et al. 2017.
     """
     if num_discriminator_steps < 1:
         raise ValueError(f"num_discriminator_steps must be at least 1, not {num_discriminator_steps}")
+    check_module(generator, "generator")
+    check_module(discriminator, "discriminator")
     network.check_optimizer(generator_optimizer, "generator_optimizer")
     network.check_optimizer(discriminator_optimizer, "discriminator_optimizer")
     if not (callable(getattr(loss, "generator", None)) and callable(getattr(loss, "discriminator", None))):
@@ -214,11 +229,19 @@ def make_train_step(
         )
     if not callable(update_rule):
         raise TypeError(f"update_rule must be a function such as gan.simultaneous, not {update_rule!r}")
+    check_function(update_rule, "players, fakes, moves", "update_rule", "update_rule=gan.simultaneous")
+    check_function(sample_latent, "key, shape", "sample_latent", "sample_latent=jax.random.normal")
+    if condition is not None:
+        check_function(condition, "batch, step, key", "condition", 'condition=turns.told("label")')
+    if real is not None:
+        check_function(real, "batch, step", "real", 'real=lambda batch, step: batch["image"]')
     generator_terms = turns.check_terms(generator_terms, "generator")
     penalty_terms = turns.as_penalty_terms(penalties)
     discriminator_terms = penalty_terms + turns.check_terms(discriminator_terms, "discriminator", penalty_terms)
     augment = turns.as_augment(augment)
     generator_way, discriminator_way = gradients if isinstance(gradients, tuple) else (gradients, gradients)
+    ways.check_way(generator_way)
+    ways.check_way(discriminator_way)
     for module, its_ways in ((generator, {generator_way}), (discriminator, {generator_way, discriminator_way})):
         if its_ways != {ways.plain} and getattr(module, "couples_images", False):
             raise ValueError(
@@ -394,6 +417,7 @@ def make_train_step(
         return keep_states(moved, states, update_metrics), metrics | network.prefixed("generator", update_metrics)
 
     def train_step(state: GANState, batch: dict[str, jax.Array], key: jax.Array):
+        check_key(key)
         network.images_of(batch)
         parts = jax.tree.map(lambda x: ways.divide(x, num_discriminator_steps, "discriminator steps"), dict(batch))
         keys = jax.random.split(jax.random.fold_in(key, state.step), num_discriminator_steps)
@@ -536,6 +560,9 @@ def sample(
       [N, ...] in [-1, 1].
 
     Raises:
-      TypeError, ValueError: for a whole state instead of variables, or latents that do not fit them.
+      TypeError, ValueError: for a whole state instead of variables, variables of another network, or latents that do
+        not fit them.
     """
+    if key is not None:
+        check_key(key)
     return network.images_from(generator, variables, z, condition, key)

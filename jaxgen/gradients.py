@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxgen.arguments import check_function
+
 Way = Callable[[Callable, Any, jax.Array], tuple[Any, Any]]
 """(gradient_of, examples, key) -> (gradients, rest)."""
 
@@ -26,6 +28,11 @@ COUPLING = ("batch_stats",)  # collections of layers that make an image's output
 def plain(gradient_of: Callable, examples: Any, key: jax.Array) -> tuple[Any, Any]:
     """The gradient of the whole batch at once."""
     return gradient_of(examples, key)
+
+
+def check_way(way: Any) -> None:
+    """Raises a TypeError for what is no way of taking gradients: a number, a name, `accumulated` itself."""
+    check_function(way, "gradient_of, examples, key", "gradients", "gradients=gradients.accumulated(4)")
 
 
 def accumulated(num_slices: int) -> Way:

@@ -1,17 +1,20 @@
 """A network in training: parameters, mutable collections and optimiser state, and what every family does with them."""
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax import lax
 
 from jaxgen import optim
+from jaxgen.arguments import at_step, check_inputs, check_key, described
 from jaxgen.data.check import check_images
 from jaxgen.models.convolution import Conv
 
@@ -41,7 +44,12 @@ class Network:
 
 
 def compiled_init(build: Callable[[jax.Array], Any], key: jax.Array) -> Any:
-    """`build(key)`, compiled: several times faster than eagerly, and on CPU faster still without optimisation."""
+    """`build(key)`, compiled: several times faster than eagerly, and on CPU faster still without optimisation.
+
+    Raises:
+      TypeError: for what is no key.
+    """
+    check_key(key)
     if any(isinstance(x, jax.core.Tracer) for x in (key, jnp.zeros(()))):  # inside the caller's own jit or vmap
         return build(key)
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
@@ -80,7 +88,15 @@ def apply(
 
     Returns:
       (output, model_state), the latter updated by what the module changed, such as running batch statistics.
+
+    Raises:
+      TypeError: for what is no Linen module, or one whose `__call__` does not take the inputs and `train`; for what is
+        no key.
     """
+    if key is not None:
+        check_key(key)
+    if method is None:
+        check_inputs(module, inputs, type(module).__name__)
     # Flax draws from "params" for a stream that is not given.
     rngs = None if key is None else {"dropout": key, "params": jax.random.fold_in(key, 1)}
     output, model_state = module.apply(
@@ -93,6 +109,110 @@ def check_optimizer(optimizer: Any, name: str = "the optimizer") -> None:
     """Raises a TypeError unless it is an optax transformation: a rate or a name, for example."""
     if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
         raise TypeError(f"{name} must be an optax transformation such as optax.adam(1e-4), not {optimizer!r}")
+
+
+def init_with_output(module: nn.Module, key: Any, *inputs: Any, name: str) -> tuple[Any, Any]:
+    """(output, variables) of a module in training mode, with new parameters.
+
+    Args:
+      module: a network.
+      key: of the parameters, or a dict of keys, as Flax takes them.
+      inputs: arrays or trees of them.
+      name: what errors call it, such as "generator".
+
+    Raises:
+      TypeError: for what is no Linen module, or one whose `__call__` does not take the inputs and `train`.
+    """
+    check_inputs(module, inputs, name)
+    return module.init_with_output(key, *inputs, train=True)
+
+
+def evaluate(
+    module: nn.Module, variables: Any, *inputs: Any, key: jax.Array | None = None, what: str = "the input"
+) -> Any:
+    """What a module returns in evaluation mode; of an `Output` the value.
+
+    Args:
+      module: a network.
+      variables: its variables: `state.ema`, or its member of that where there are several networks.
+      inputs: arrays or trees of them.
+      key: of what it draws itself.
+      what: errors call the inputs.
+
+    Raises:
+      TypeError: for what is no module, no key, or no variables, such as the whole state of a training.
+      ValueError: for variables of another module, or inputs that do not fit them.
+    """
+    if key is not None:
+        check_key(key)
+    check_inputs(module, inputs, type(module).__name__)
+    check_variables(variables)
+    try:
+        output = module.apply(variables, *inputs, train=False, rngs=None if key is None else {"params": key})
+    except flax.errors.ScopeParamShapeError as error:
+        shapes = ", ".join(str(list(jnp.shape(x))) for x in inputs[:1])
+        sizes = "latent_dim" if what == "z" else "image size"
+        raise ValueError(
+            f"these variables do not fit {what} of shape {shapes}: they are of another {sizes}, or of another "
+            f"{type(module).__name__}. {_sentence(error)}"
+        ) from error
+    except _OF_OTHER_VARIABLES as error:
+        raise ValueError(
+            f"these variables are not those of {type(module).__name__}, they hold {', '.join(sorted(variables))}; "
+            f"give what belongs to this network, {{'params': ...}}, such as state.ema of a GAN. {_sentence(error)}"
+        ) from error
+    return split_output(output)[0]
+
+
+_OF_OTHER_VARIABLES = (
+    flax.errors.ScopeParamNotFoundError,
+    flax.errors.ScopeVariableNotFoundError,
+    flax.errors.ScopeCollectionNotFound,
+    flax.errors.ApplyScopeInvalidVariablesStructureError,
+    flax.errors.ApplyScopeInvalidVariablesTypeError,
+)
+
+
+def _sentence(error):
+    """What Flax says, without the address of a page."""
+    return str(error).partition(" (http")[0]
+
+
+def check_variables(variables: Any, what: str = "state.ema") -> None:
+    """Raises a TypeError for the state of a training, or anything else that is no dict, instead of variables.
+
+    Args:
+      variables: that were given.
+      what: to give instead.
+    """
+    if hasattr(variables, "ema"):
+        raise TypeError(f"variables must be those of a network, not a whole {type(variables).__name__}: give {what}")
+    if isinstance(variables, Network):
+        raise TypeError(f"variables must be those of a network, not a {type(variables).__name__}: give its .variables")
+    if not isinstance(variables, Mapping):
+        raise TypeError(f"variables must be a dict such as {what}, not {described(variables)}")
+
+
+def member(variables: Any, name: str) -> Any:
+    """The variables of one network of several.
+
+    Args:
+      variables: {"encoder": variables, "decoder": variables}, such as `state.ema` of a VAE.
+      name: of the network.
+
+    Raises:
+      TypeError: for a whole state, or anything else that is no dict.
+      ValueError: for the variables of one network alone, or of others.
+    """
+    check_variables(variables)
+    if name not in variables:
+        found = ", ".join(map(str, variables)) or "nothing"
+        hint = f", which are one network's: give all of state.ema, not state.ema[{name!r}]"
+        raise ValueError(
+            f"variables must be those of all networks, with the key {name!r}, such as state.ema; these hold {found}"
+            + (hint if "params" in variables else "")
+        )
+    return variables[name]
 
 
 def images_from(
@@ -108,23 +228,15 @@ def images_from(
       key: of what it draws itself.
 
     Raises:
-      TypeError: for the state of a training instead of its variables.
-      ValueError: for latents of another number or rank.
+      TypeError: for the state of a training instead of its variables, what is no module, what is no key.
+      ValueError: for latents of another number or rank, or variables of another module.
     """
-    if hasattr(variables, "ema"):
-        raise TypeError(f"variables must be those of a network, not a whole {type(variables).__name__}: give state.ema")
+    if key is not None:
+        check_key(key)
+    check_variables(variables)
     if z is not None and jnp.ndim(z) != 2:
         raise ValueError(f"z must have the shape [N, latent_dim], not {list(jnp.shape(z))}")
-    inputs = [x for x in (z, condition) if x is not None]
-    try:
-        return split_output(
-            module.apply(variables, *inputs, train=False, rngs=None if key is None else {"params": key})
-        )[0]
-    except flax.errors.ScopeParamShapeError as error:
-        raise ValueError(
-            f"these variables do not fit z of shape {list(jnp.shape(z))}: they are of another latent_dim, or of "
-            f"another {type(module).__name__}. {str(error).partition(' (http')[0]}"
-        ) from error
+    return evaluate(module, variables, *(x for x in (z, condition) if x is not None), key=key, what="z")
 
 
 def apply_to_each(
@@ -156,6 +268,8 @@ def apply_to_each(
     Raises:
       TypeError: at trace time, for parameters of other layers.
     """
+    if key is not None:
+        check_key(key)
 
     def logits(params, x):
         return apply(module, params, model_state, x, *condition, key=key)[0]
@@ -249,7 +363,7 @@ def update_ema(
     Returns:
       The new average.
     """
-    decay = decay(step) if callable(decay) else decay
+    decay = at_step(decay, step, "ema_decay")
     average = jax.tree.map(lambda e, v: decay * e + (1 - decay) * v, ema, variables)
     return optim.keep_if_skipped(metrics, ema, average)
 
@@ -260,23 +374,67 @@ def warmed_up(decay: float) -> Callable[[jax.Array], jax.Array]:
 
 
 def images_of(batch: Mapping[str, jax.Array]) -> jax.Array:
-    """batch["image"], checked at trace time.
+    """batch["image"], checked at trace time, and where the values are known.
 
     Raises:
-      TypeError: if the batch is no dict with floating point images (raw bytes, for example).
-      ValueError: outside of jit, where the values are known: if they are not in [-1, 1].
+      TypeError: if the batch is no dict with an array of floating point images (raw bytes, for example).
+      ValueError: for images whose channels come first; outside of jit, where the values are known: if they are not in
+        [-1, 1].
+
+    Warns where all values of a whole batch are in [0, 1].
     """
     if not isinstance(batch, Mapping) or "image" not in batch:
-        found = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
+        found = sorted(batch) if isinstance(batch, Mapping) else described(batch)
         raise TypeError(f"a batch is a dict with the key 'image', not {found}")
-    image = batch["image"]
+    check_image(batch["image"])
+    return batch["image"]
+
+
+def check_image(image: Any) -> None:
+    """The checks of `images_of`, of images [B, H, W, C] or of other rank."""
+    check_kind_of_image(image)
+    if image.ndim == 4 and not isinstance(image, jax.core.Tracer):
+        check_values(image)
+
+
+def check_kind_of_image(image: Any) -> None:
+    """The checks that are possible at trace time: an array, floating point, channels last; [B, H, W, C] or other rank.
+
+    Raises:
+      TypeError, ValueError: as `images_of`.
+    """
+    if not isinstance(image, (jax.Array, np.ndarray)):
+        hint = "give jnp.asarray(x.numpy())" if hasattr(image, "numpy") else "give jnp.asarray(x)"
+        raise TypeError(f"images must be an array of JAX or NumPy, not {described(image)}: {hint}")
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise TypeError(
             f"images must be floating point in [-1, 1], not {image.dtype}; for bytes use x.astype(float32) / 127.5 - 1"
         )
-    if image.ndim == 4 and not isinstance(image, jax.core.Tracer):
-        check_images(image)
-    return image
+    if image.ndim == 4:
+        check_channels_last(image.shape[1:], f"images have the shape {list(image.shape)}, expected [B, H, W, C]")
+
+
+def check_channels_last(shape: tuple[int, ...], found: str) -> None:
+    """Raises a ValueError if an image's shape is [C, H, W], with 1, 3 or 4 channels, and not [H, W, C].
+
+    Args:
+      shape: of one image.
+      found: the beginning of the error.
+    """
+    if len(shape) == 3 and shape[0] in (1, 3, 4) and min(shape[1:]) > 4:
+        raise ValueError(f"{found}: the channels come first, move them with x.transpose(0, 2, 3, 1)")
+
+
+def check_values(image: jax.Array | np.ndarray) -> None:
+    """Raises a ValueError for images [B, H, W, C] that are not in [-1, 1], and warns if all values are in [0, 1]."""
+    check_images(image)
+    image = np.asarray(image).astype(np.float32)
+    if len(image) > 1 and image.min() >= 0 and image.max() > 0.5:
+        warnings.warn(
+            "all values of a batch of images are in [0, 1], the upper half of the range that networks are made for; "
+            "if black is 0 and white 1 in these data, give 2 * x - 1",
+            stacklevel=4,
+        )
 
 
 def prefixed(prefix: str, metrics: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -22,6 +22,7 @@ import optax
 
 from jaxgen import gradients as ways
 from jaxgen import network
+from jaxgen.arguments import check_key
 from jaxgen.network import Network
 
 Objective = Callable[[Any, Any, Mapping[str, jax.Array], jax.Array, jax.Array], tuple[jax.Array, tuple[Any, dict]]]
@@ -79,13 +80,18 @@ def variables_of_group(group: Network) -> dict[str, dict[str, Any]]:
     return {name: {"params": group.params[name], **group.model_state[name]} for name in group.params}
 
 
+def variables_of(one: Network) -> dict[str, Any]:
+    """What a network's module takes: {"params": ..., "batch_stats": ...}."""
+    return one.variables
+
+
 def make_train_step(
     objective: Objective,
     *,
     optimizer: optax.GradientTransformation,
     ema_decay: network.Decay = 0.0,
     gradients: ways.Way = ways.plain,
-    variables_of: Callable[[Network], Any] = lambda network: network.variables,
+    variables_of: Callable[[Network], Any] = variables_of,
     axis_name: str | None = None,
 ) -> Callable:
     """Builds `train_step(state, batch, key) -> (state, metrics)` that minimises an objective.
@@ -105,13 +111,16 @@ def make_train_step(
       the objective's, with `grad_norm`, `update_norm`, and where the optimiser tells `clipped` and `skipped`.
 
     Raises:
-      TypeError: at once, for an optimiser that is a name or a number, or an objective that is no function.
+      TypeError: at once, for an optimiser that is a name or a number, or an objective that is no function; at trace
+        time, for a seed instead of a key.
     """
     network.check_optimizer(optimizer)
+    ways.check_way(gradients)
     if not callable(objective):
         raise TypeError(f"an objective is a function of (params, model_state, batch, key, step), not {objective!r}")
 
     def train_step(state: State, batch: Mapping[str, jax.Array], key: jax.Array):
+        check_key(key)
         frozen = {"frozen": state.frozen} if hasattr(state, "frozen") else {}
 
         def gradient_of(batch, key):

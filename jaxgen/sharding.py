@@ -24,8 +24,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxgen import compilation
-from jaxgen.data.check import check_images
+from jaxgen import compilation, network
+from jaxgen.arguments import check_key
 from jaxgen.models import onednn
 
 AXIS = "data"
@@ -217,7 +217,11 @@ def draw(sampler: Callable, key: jax.Array, shape: tuple[int, ...], *, axis_name
       In the global view `sampler(key, shape)`, divided over the mesh like the batch: left alone, it would be
       replicated, and every device would run the generator on the whole batch. In the per-device view this device's
       rows of `sampler(key, global shape)`.
+
+    Raises:
+      TypeError: for what is no key, such as a seed.
     """
+    check_key(key)
     if axis_name is not None:
         rows = shape[0]
         everything = sampler(key, (rows * lax.axis_size(axis_name), *shape[1:]))
@@ -227,6 +231,7 @@ def draw(sampler: Callable, key: jax.Array, shape: tuple[int, ...], *, axis_name
 
 def per_device_key(key: jax.Array, axis_name: str | None) -> jax.Array:
     """A key that differs from device to device, in the per-device view: for dropout, which must not repeat on each."""
+    check_key(key)
     return key if axis_name is None else jax.random.fold_in(key, lax.axis_index(axis_name))
 
 
@@ -299,6 +304,7 @@ def jit_step(train_step: Callable, mesh: Mesh | None = None, *, donate: bool = T
 
     @functools.wraps(train_step)
     def checked_step(state, batch, key):
+        check_key(key)
         shapes = tuple(x.shape for x in jax.tree.leaves(batch))
         if shapes not in checked_shapes:  # once, before it is traced
             for shape in shapes:
@@ -318,7 +324,7 @@ def _check_values(batch):
     image = batch.get("image") if isinstance(batch, Mapping) else None
     if image is not None and image.ndim == 4 and jnp.issubdtype(image.dtype, jnp.floating):
         if getattr(image, "is_fully_addressable", True):
-            check_images(image)
+            network.check_values(image)
 
 
 def pmap_step(train_step: Callable, *, axis_name: str = AXIS, num_devices: int | None = None) -> Callable:
@@ -352,6 +358,8 @@ def pmap_step(train_step: Callable, *, axis_name: str = AXIS, num_devices: int |
 
     @functools.wraps(train_step)
     def divided_step(state, batch, key):
+        check_key(key)
+
         def divide(x):
             check_divisible(x.shape[0], len(devices))
             return x.reshape(len(devices), x.shape[0] // len(devices), *x.shape[1:])

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import data, gan, network, sharding
+from jaxgen.arguments import check_key, short
 
 CAPABILITIES = {
     "draw": "draw images",
@@ -105,6 +106,9 @@ class Measure(NamedTuple):
     summarize: Callable
     best: str | None = None
     mode: Literal["max", "min"] = "max"
+
+    def __repr__(self) -> str:
+        return short(self)
 
 
 def _averaged(state: Any) -> Any:
@@ -202,6 +206,7 @@ class System:
 
 def drawn_labels(key: jax.Array, num: int, num_labels: int) -> jax.Array:
     """Labels of `num` new images, all classes alike: int32 [num], divided over devices as the images are."""
+    check_key(key)
     return sharding.draw(lambda key, shape: jax.random.randint(key, shape, 0, num_labels), key, (num,))
 
 

@@ -10,7 +10,6 @@ sees. All three are arguments of `gan.make_train_step`, which is why a new metho
 """
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxgen import network, sharding
+from jaxgen.arguments import at_step, check_function, check_key, described, short, takes
 from jaxgen.losses.penalties import Penalty
 from jaxgen.network import Network
 
@@ -97,6 +97,7 @@ def conditions_of(condition: Condition | None, batch, step, key, num_images: int
       TypeError: if the function returns something else than `Conditions`.
       ValueError: for leaves of another number of rows.
     """
+    check_key(key)
     if condition is None:
         return Conditions()
     found = condition(batch, step, key)
@@ -142,6 +143,9 @@ class Augment:
     update: Callable[[Any, Mapping[str, jax.Array]], Any] | None = None
     metrics: Callable[[Any], Mapping[str, jax.Array]] | None = None
 
+    def __repr__(self) -> str:
+        return short(self)
+
 
 STATE_OF_AUGMENT = "augment"  # its name among the states of the discriminator's terms
 
@@ -158,7 +162,8 @@ def as_augment(augment: Any) -> Augment | None:
     if augment is None or isinstance(augment, Augment):
         return augment
     if not callable(augment):
-        raise TypeError(f"augment must be a function (key, images) -> images or an Augment, not {augment!r}")
+        raise TypeError(f"augment must be a function (key, images) -> images or an Augment, not {described(augment)}")
+    check_function(augment, "key, images", "augment", "augment=augmentation.diff_augment() or an Augment")
     return Augment(lambda key, image, condition, state, step: (augment(key, image), condition))
 
 
@@ -334,6 +339,9 @@ class Term:
     every: int = 1
     prefix: str | None = None  # of its metric; that of the player by default
 
+    def __repr__(self) -> str:
+        return short(self)
+
 
 def term(
     value: Callable[[Turn], jax.Array],
@@ -386,14 +394,15 @@ def check_terms(terms: Sequence[Term], player: str, others: Sequence[Term] = ())
       TypeError: for what is no term.
       ValueError: for a name that is taken, or a term that is due less often than never.
     """
-    if isinstance(terms, Term) or callable(terms):
+    if isinstance(terms, (Term, str)) or callable(terms):
         raise TypeError(f"{player}_terms must be a list of terms: write {player}_terms=[...]")
     taken = {(player, name) for name in (*_REPORTED, "adversarial_weight")}
     taken |= {(one.prefix or player, one.name) for one in others}
     kept = {STATE_OF_AUGMENT}
     for one in terms:
         if not isinstance(one, Term):
-            raise TypeError(f"a term is made by turns.term(function) or turns.Term(...), not {one!r}")
+            hint = "; a factory is to be called, as in terms.lecam(0.3)" if callable(one) else ""
+            raise TypeError(f"a term is made by turns.term(function) or turns.Term(...), not {described(one)}{hint}")
         if one.every < 1:
             raise ValueError(f"the term {one.name!r} is due every {one.every} steps; that must be at least 1")
         key = (one.prefix or player, one.name)
@@ -413,22 +422,18 @@ def as_penalty_terms(penalties: Sequence[Penalty]) -> tuple[Term, ...]:
       TypeError: for what is no penalty: one function instead of a list, a factory that was not called.
       ValueError: for two of one name.
     """
-    if callable(penalties):
+    if callable(penalties) or isinstance(penalties, str):
         raise TypeError("penalties must be a list of functions: write penalties=[penalties.r1(gamma=1.0)]")
     for penalty in penalties:
         if not callable(penalty) or not hasattr(penalty, "__name__"):
             raise TypeError(
                 f"a penalty must be a function with a __name__, under which it is reported, not {penalty!r}"
             )
-        try:
-            inspect.signature(penalty).bind(*range(4))
-        except TypeError:
+        if not takes(penalty, 4):
             raise TypeError(
                 f"the penalty {penalty.__name__} does not take (discriminator_fn, real, fake, key); a factory such as "
                 f"penalties.r1 is to be called: penalties.r1(gamma=1.0)"
-            ) from None
-        except ValueError:  # a builtin without a signature
-            pass
+            )
     names = [penalty.__name__ for penalty in penalties]
     if len(set(names)) < len(names):
         raise ValueError(f"penalties are reported by name, but two share one: {', '.join(names)}")
@@ -475,7 +480,7 @@ def add_terms(
 
 
 def _value_of(one, turn, state):
-    weight = one.weight(turn.step) if callable(one.weight) else one.weight
+    weight = at_step(one.weight, turn.step, f"weight= of the term {one.name!r}")
 
     def due():
         found = one.value(turn, state)
@@ -512,7 +517,16 @@ def state_after(new: Any, old: Any, whose: str) -> Any:
 def _number(value, name, num_images):
     if value is None:
         raise TypeError(f"the term {name!r} returned nothing; a term is one number, or one for each image")
-    value = jnp.asarray(value)
+    if callable(value) or isinstance(value, Term):
+        raise TypeError(
+            f"the term {name!r} returned {described(value)}: it makes terms or penalties, and is to be called first"
+        )
+    try:
+        value = jnp.asarray(value)
+    except TypeError:
+        raise TypeError(
+            f"the term {name!r} returned {described(value)}; a term is one number, or one for each image"
+        ) from None
     shape = value.shape
     if shape == (num_images,):
         return jnp.mean(value)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxgen import network
+from jaxgen.arguments import short
 from jaxgen.network import Network
 
 
@@ -48,6 +49,9 @@ class Moves(NamedTuple):
     generate: Callable[[Network], Fakes]
     discriminator: Callable[[Network, Fakes], tuple[Network, dict[str, jax.Array]]]
     generator: Callable[[Network, Fakes], tuple[Network, dict[str, jax.Array]]]
+
+    def __repr__(self) -> str:
+        return short(self)
 
 
 UpdateRule = Callable[[Players, Fakes, Moves], tuple[Players, dict[str, jax.Array]]]

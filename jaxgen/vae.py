@@ -6,7 +6,7 @@ is a bound on log p(x) in nats and is reported at beta = 1. What is minimised is
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax import lax
 
 from jaxgen import gradients as ways
 from jaxgen import network, objective, sharding
+from jaxgen.arguments import at_step, check_key, check_module, described
 from jaxgen.losses import variational
 
 VAEState = objective.State
@@ -31,16 +32,55 @@ def init(
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
 ) -> VAEState:
-    """The state before the first step, for images [H, W, C]."""
+    """The state before the first step, for images [H, W, C].
+
+    Raises:
+      TypeError: for a seed instead of a key, or what is no Linen module that takes `train`.
+      ValueError: for an `image_shape` whose channels come first, or an encoder that does not return (mean, logvar).
+    """
+    check_key(key)
+    _check_modules(encoder, decoder)
     network.check_optimizer(optimizer)
+    network.check_channels_last(image_shape, f"image_shape is {tuple(image_shape)}, expected (H, W, C)")
 
     def build(key):
         encoder_key, decoder_key = jax.random.split(key)
-        (mean, _), encoder_variables = encoder.init_with_output(encoder_key, jnp.zeros((2, *image_shape)), train=True)
-        variables = {"encoder": encoder_variables, "decoder": decoder.init(decoder_key, mean, train=True)}
+        images = jnp.zeros((2, *image_shape))
+        output, encoder_variables = network.init_with_output(encoder, encoder_key, images, name="encoder")
+        mean, _ = _posterior(output)
+        _, decoder_variables = network.init_with_output(decoder, decoder_key, mean, name="decoder")
+        variables = {"encoder": encoder_variables, "decoder": decoder_variables}
         return objective.init_group(variables, optimizer=optimizer)
 
     return network.compiled_init(build, key)
+
+
+def _check_modules(encoder, decoder):
+    check_module(encoder, "encoder")
+    check_module(decoder, "decoder")
+
+
+class Posterior(NamedTuple):
+    """q(z|x) = N(mean, exp(logvar)) of each image, both [B, latent_dim]."""
+
+    mean: jax.Array
+    logvar: jax.Array  # of the variance, not of the standard deviation
+
+
+def _posterior(output):
+    """What an encoder returned, as (mean, logvar).
+
+    Raises:
+      ValueError: for anything else than two arrays [B, latent_dim].
+    """
+    if not isinstance(output, (tuple, list)) or len(output) != 2:
+        raise ValueError(f"an encoder returns (mean, logvar), each [B, latent_dim], not {described(output)}")
+    shapes = [jnp.shape(x) for x in output]
+    if shapes[0] != shapes[1] or len(shapes[0]) != 2:
+        raise ValueError(
+            f"an encoder returns (mean, logvar), each [B, latent_dim], not shapes {' and '.join(map(str, shapes))}"
+        )
+    return Posterior(*output)
 
 
 def reparameterize(mean: jax.Array, logvar: jax.Array, noise: jax.Array) -> jax.Array:
@@ -90,11 +130,12 @@ def make_train_step(
       TypeError: at trace time, for images that are not floating point.
       ValueError: at trace time, for images of another shape than the decoder's; at once, for k below 1, negative free
         bits, or importance weighting with another beta or free bits.
-      TypeError: at once, for an optimiser or likelihood that is a name or a number.
+      TypeError: at once, for an optimiser or likelihood that is a name or a number, or what is no Linen module that
+        takes `train`; at trace time for a seed instead of a key.
     """
+    _check_modules(encoder, decoder)
     network.check_optimizer(optimizer)
-    if not hasattr(likelihood, "log_prob"):
-        raise TypeError(f"likelihood must be one of losses.variational, such as bernoulli, not {likelihood!r}")
+    _check_likelihood(likelihood)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, not {num_samples}")
     if free_bits < 0:
@@ -109,10 +150,9 @@ def make_train_step(
         image = network.images_of(batch)
         noise_key, dropout_key = jax.random.split(key)
         dropout_key = sharding.per_device_key(dropout_key, axis_name)
-        weight = jnp.asarray(beta(step) if callable(beta) else beta)
-        (mean, logvar), encoder_state = network.apply(
-            encoder, params["encoder"], old["encoder"], image, key=dropout_key
-        )
+        weight = jnp.asarray(at_step(beta, step, "beta"))
+        output, encoder_state = network.apply(encoder, params["encoder"], old["encoder"], image, key=dropout_key)
+        mean, logvar = _posterior(output)
         noise = sharding.draw(
             jax.random.normal, noise_key, (mean.shape[0], num_samples, mean.shape[1]), axis_name=axis_name
         )
@@ -153,6 +193,13 @@ def make_train_step(
     )
 
 
+def _check_likelihood(likelihood):
+    if not (callable(getattr(likelihood, "log_prob", None)) and callable(getattr(likelihood, "mean", None))):
+        raise TypeError(
+            f"likelihood must be one of losses.variational, such as variational.bernoulli, not {described(likelihood)}"
+        )
+
+
 ACTIVE_UNIT_VARIANCE = 0.01
 """A unit is active if its posterior mean varies over the data by more than this (Burda et al. 2016, section 5.2)."""
 
@@ -187,14 +234,20 @@ def make_eval_step(
       A pure function, not compiled, of `state.ema`, a batch and a key. Its dict holds, in nats: `elbo`, `distortion`,
       `rate`, `importance_weighted_bound` (with k samples), each [B]; `kl_per_unit` and `posterior_mean`,
       [B, latent_dim]. `summarize` makes the numbers of a whole data set from these.
+
+    Raises:
+      TypeError, ValueError: as `make_train_step`, and at trace time as `sample` for other variables.
     """
+    _check_modules(encoder, decoder)
+    _check_likelihood(likelihood)
 
     def eval_step(variables, batch: Mapping[str, jax.Array], key: jax.Array):
+        check_key(key)
         image = network.images_of(batch)
-        mean, logvar = encoder.apply(variables["encoder"], image, train=False)
+        mean, logvar = encode(encoder, variables, image)
         noise = sharding.draw(jax.random.normal, key, (mean.shape[0], num_samples, mean.shape[1]))
         z = reparameterize(mean[:, None], logvar[:, None], noise)
-        output = decoder.apply(variables["decoder"], z.reshape(-1, z.shape[-1]), train=False)
+        output = network.images_from(decoder, network.member(variables, "decoder"), z.reshape(-1, z.shape[-1]))
         log_px = _log_likelihood(likelihood, output, image, num_samples)
         kl_per_unit = variational.gaussian_kl_per_unit(mean, logvar)
         distortion, rate = -jnp.mean(log_px, axis=1), jnp.sum(kl_per_unit, axis=1)
@@ -221,16 +274,49 @@ def summarize(per_image: Mapping[str, np.ndarray]) -> dict[str, float]:
     return summary
 
 
+def encode(encoder: nn.Module, variables: Any, image: jax.Array) -> Posterior:
+    """The posterior q(z|x) of images, with running batch statistics.
+
+        posterior = vae.encode(encoder, state.ema, image)
+        z = vae.reparameterize(*posterior, jax.random.normal(key, posterior.mean.shape))  # a draw from it
+        image = vae.sample(decoder, state.ema, z)
+
+    Args:
+      encoder: the module.
+      variables: `state.ema`, which holds those of encoder and decoder.
+      image: [B, H, W, C] in [-1, 1], or with noise on it.
+
+    Returns:
+      `Posterior(mean, logvar)`, each [B, latent_dim]; logvar is the log of the variance.
+
+    Raises:
+      TypeError, ValueError: for a whole state or one network's variables instead of `state.ema`; for images that are
+        not floating point, whose channels come first or, where the values are known, that are those of bytes.
+    """
+    own = network.member(variables, "encoder")
+    network.check_kind_of_image(image)
+    if not isinstance(image, jax.core.Tracer) and jnp.min(image) >= 0 and jnp.max(image) > 2:
+        network.check_values(image)  # of bytes: it raises
+    return _posterior(network.evaluate(encoder, own, image, what="images"))
+
+
 def sample(
     decoder: nn.Module, variables: Any, z: jax.Array, *, likelihood: variational.Likelihood = variational.bernoulli
 ) -> jax.Array:
     """Mean images [N, H, W, C] in [-1, 1] for latents z [N, latent_dim] (drawn from N(0, 1), for new images).
 
-    `variables` is `state.ema`.
+    Args:
+      decoder: the module.
+      variables: `state.ema`, which holds those of encoder and decoder.
+      z: [N, latent_dim].
+      likelihood: as for `make_train_step`.
+
+    Raises:
+      TypeError: for a whole state instead of variables, or a likelihood that is a name.
+      ValueError: for one network's variables (`state.ema["decoder"]`), or latents that do not fit.
     """
-    if not hasattr(variables, "ema"):  # of a whole state the next line says what to give
-        variables = variables["decoder"]
-    return likelihood.mean(network.images_from(decoder, variables, z))
+    _check_likelihood(likelihood)
+    return likelihood.mean(network.images_from(decoder, network.member(variables, "decoder"), z))
 
 
 def reconstruct(
@@ -241,6 +327,8 @@ def reconstruct(
     *,
     likelihood: variational.Likelihood = variational.bernoulli,
 ) -> jax.Array:
-    """Mean images through the posterior mean: [N, H, W, C] -> [N, H, W, C] in [-1, 1]. `variables` is `state.ema`."""
-    mean, _ = encoder.apply(variables["encoder"], image, train=False)
-    return sample(decoder, variables, mean, likelihood=likelihood)
+    """Mean images through the posterior mean: [N, H, W, C] -> [N, H, W, C] in [-1, 1].
+
+    `variables` is `state.ema`. Raises as `encode` and `sample`.
+    """
+    return sample(decoder, variables, encode(encoder, variables, image).mean, likelihood=likelihood)

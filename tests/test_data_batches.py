@@ -1,10 +1,12 @@
 import contextlib
 import functools
 import itertools
+import textwrap
 import threading
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -191,3 +193,51 @@ def test_the_batch_of_a_step_is_the_rows_of_that_step_prepared_with_a_key_of_its
         np.testing.assert_array_equal(batch[name], expected[name])
     assert set(np.unique(batch["image"])) == {-1.0, 1.0}
     data.check_batch(batch, image_shape=(28, 28, 1))
+
+
+def test_a_step_inside_of_jit_or_scan_or_vmap_is_refused_with_the_way_to_do_it():
+    dataset = data.from_arrays("pixels", np.arange(12, dtype=np.uint8).reshape(12, 1, 1, 1))
+    key = jax.random.key(0)
+
+    def batch(step):
+        return data.batch(dataset, step, batch_size=4, seed=0, key=key)["image"]
+
+    traces = {
+        "jit": lambda: jax.jit(batch)(0),
+        "scan": lambda: jax.lax.scan(lambda carry, i: (carry, batch(i)), 0, jnp.arange(3)),
+        "vmap": lambda: jax.vmap(batch)(jnp.arange(3)),
+    }
+    for trace in traces.values():
+        with pytest.raises(
+            TypeError, match="batch_indices of all steps beforehand, .* dataset.gather and dataset.prepare"
+        ):
+            trace()
+    with pytest.raises(TypeError, match="the seed of the order must be a whole number such as 0, not a key"):
+        data.batch(dataset, 0, batch_size=4, seed=key, key=key)
+    with pytest.raises(TypeError, match=r"key must be a random key, not a seed: write jax\.random\.key\(0\)"):
+        data.batch(dataset, 0, batch_size=4, seed=0, key=0)
+
+
+def test_the_recipe_for_a_scan_in_the_docstring_gives_the_batches_of_the_host_to_the_bit():
+    """What the docstring shows is run as it stands, with a step that keeps what it sees."""
+    image = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1)).astype(np.uint8)
+    dataset = data.from_arrays(
+        "digits",
+        image,
+        np.arange(50) % 10,
+        prepare=lambda raw, key: {
+            **data.prepare_default(raw),
+            "binary": data.binarisation.dynamic(data.to_unit_range(raw["image"]), key),
+        },
+    )
+    recipe = textwrap.dedent(data.batch.__doc__.split("on the device:\n")[1].split("    Args:")[0])
+    scope = {
+        **{"jax": jax, "np": np, "data": data, "dataset": dataset, "n": 50, "key": jax.random.key(3)},
+        **{"state": jnp.zeros((), jnp.int32), "train_step": lambda state, batch, key: (state + 1, batch)},
+    }
+    exec(recipe, scope)
+    assert int(scope["state"]) == 100
+    for i in (0, 7, 99):
+        expected = data.batch(dataset, i, batch_size=64, seed=0, key=jax.random.key(3))
+        for name, value in expected.items():
+            np.testing.assert_array_equal(scope["metrics"][name][i], value)

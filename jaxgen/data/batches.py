@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
+from jaxgen.arguments import check_key
 from jaxgen.data.dataset import Dataset, Raw, read_only
 
 
@@ -58,8 +59,17 @@ def batch_indices(step: int, *, batch_size: int, num_examples: int, seed: int) -
         int32 [B].
 
     Raises:
+        TypeError: for a step of `jit`, `vmap` or `scan`: the order is NumPy's, made on the host. `batch` shows the way.
         ValueError: for a negative step or a batch size below 1.
     """
+    if isinstance(step, jax.core.Tracer):
+        raise TypeError(
+            "the step of a batch must be a number that is known, not one inside of jit, vmap or scan: the order of the "
+            "data is NumPy's. Make data.batch_indices of all steps beforehand, and inside use dataset.gather and "
+            "dataset.prepare; help(jaxgen.data.batch) shows how"
+        )
+    if isinstance(seed, jax.Array) and jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key):
+        raise TypeError("the seed of the order must be a whole number such as 0, not a key")
     step = int(step)
     if step < 0 or batch_size < 1:
         raise ValueError(f"step must be at least 0 and batch_size at least 1, got {step} and {batch_size}")
@@ -76,6 +86,18 @@ def batch_indices(step: int, *, batch_size: int, num_examples: int, seed: int) -
 def batch(dataset: Dataset, step: int, *, batch_size: int, seed: int, key: jax.Array) -> Mapping[str, jax.Array]:
     """Return the batch of one step, ready for a train step: for notebooks, where a loop of one's own is enough.
 
+    Not inside of `jit`, `vmap` or `scan`. There the same batches, of a set whose `arrays` are on the device:
+
+        rows = np.stack([data.batch_indices(i, batch_size=64, num_examples=n, seed=0) for i in range(100)])
+        arrays = jax.device_put(dataset.arrays)
+
+        def body(state, at):
+            i, rows = at
+            batch = dataset.prepare(dataset.gather(arrays, rows), jax.random.fold_in(key, i))
+            return train_step(state, batch, key)
+
+        state, metrics = jax.jit(lambda state: jax.lax.scan(body, state, (np.arange(100), rows)))(state)
+
     Args:
         dataset: any.
         step: counts from 0; the same step gives the same batch.
@@ -85,7 +107,12 @@ def batch(dataset: Dataset, step: int, *, batch_size: int, seed: int, key: jax.A
 
     Returns:
         `image` [B, H, W, C] float32 in [-1, 1], `label` [B] int32 if there are labels, others by name.
+
+    Raises:
+        TypeError: for a step of `jit`, `vmap` or `scan`, or a seed instead of a key.
+        ValueError: as `batch_indices`.
     """
+    check_key(key)
     rows = batch_indices(step, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed)
     return dataset.prepare(dataset.fetch(rows), jax.random.fold_in(key, step))
 

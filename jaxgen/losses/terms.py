@@ -134,7 +134,12 @@ def reconstruction(
     return turns.term(value, name=name, weight=weight)
 
 
-def feature_matching(weight: Weight = 10.0, features: Callable[[Any], Any] = lambda aux: aux) -> Term:
+def all_of_it(aux: Any) -> Any:
+    """What the discriminator returns beside its logits, as it is."""
+    return aux
+
+
+def feature_matching(weight: Weight = 10.0, features: Callable[[Any], Any] = all_of_it) -> Term:
     """weight * sum_i E mean |f_i(x) - f_i(G(z))|, of the generator, which does not move the discriminator's features.
 
     Image i of the real batch goes with image i of the fake batch: for pairs. The mean is over a feature map's own
@@ -153,12 +158,17 @@ def feature_matching(weight: Weight = 10.0, features: Callable[[Any], Any] = lam
     return turns.term(feature_matching, weight=weight)
 
 
+def labels_of(turn: Turn) -> tuple[Any, Any]:
+    """Labels of the real images, and of the fake ones: batch["label"], and what the generator is told."""
+    return turn.batch["label"], turn.condition.generator
+
+
 def auxiliary_classifier(
     weight: Weight = 1.0,
     *,
     sides: tuple[str, ...] = ("real", "fake"),
-    logits: Callable[[Any], jax.Array] = lambda aux: aux,
-    labels: Callable[[Turn], tuple[Any, Any]] = lambda turn: (turn.batch["label"], turn.condition.generator),
+    logits: Callable[[Any], jax.Array] = all_of_it,
+    labels: Callable[[Turn], tuple[Any, Any]] = labels_of,
 ) -> Term:
     """weight * (E_real -log C(c | x) + E_fake -log C(c | G(z, c))) in nats, for either player, or for both.
 
@@ -232,9 +242,12 @@ def consistency(weight: Weight, transform: Callable, side: str = "real", *, axis
     return turns.term(value, name=f"consistency_{side}", weight=weight)
 
 
-def orthogonal(
-    weight: Weight = 1e-4, which: Callable[[tuple[str, ...]], bool] = lambda path: path[-1] == "kernel"
-) -> Term:
+def is_kernel(path: tuple[str, ...]) -> bool:
+    """Whether a parameter is called "kernel"."""
+    return path[-1] == "kernel"
+
+
+def orthogonal(weight: Weight = 1e-4, which: Callable[[tuple[str, ...]], bool] = is_kernel) -> Term:
     """weight * sum over kernels |W' W * (1 - I)|_F^2: directions of filters, not their lengths; of either player.
 
     W [n, O] is a kernel with all axes but the last flattened. Brock et al. 2019, eq. 3. No mean is taken: the term

@@ -2,8 +2,12 @@
 
 Log-likelihoods are log-likelihoods: larger is better. The negative is the distortion, the KL divergence the rate, and
 ELBO = -distortion - rate.
+
+Where a true value is a finite number of the dtype, so are the value and its gradient, for logits, scales and variances
+of any size. Ordinary inputs take the plain formula: no bit of theirs depends on the care for others.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,11 +15,49 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.arguments import short
+
 LOG_2PI = math.log(2 * math.pi)
 
 
 def _sum_per_image(x):
     return jnp.sum(x, axis=range(1, x.ndim))
+
+
+@jax.custom_jvp
+def _finite(x):
+    """x, infinities replaced by the largest number of the dtype; the derivative is 1 everywhere, and NaN stays NaN."""
+    largest = jnp.finfo(x.dtype).max
+    return jax.lax.clamp(-largest, x, largest)
+
+
+_finite.defjvps(lambda tangent, _, x: tangent)
+
+
+@jax.custom_jvp
+def _square_over_variance(x, logvar):
+    """x^2 exp(-logvar), finite wherever that is."""
+    factor, inverse_variance = _factors(logvar)
+    return (x * factor) ** 2 * inverse_variance
+
+
+@_square_over_variance.defjvp
+def _square_over_variance_jvp(primals, tangents):
+    x, logvar = primals
+    factor, inverse_variance = _factors(logvar)
+    squared = (x * factor) ** 2
+    value = squared * inverse_variance
+    # Each factor by itself, in the order of the plain formula, whose roundings these are.
+    of_x = tangents[0] * (2 * (x * factor)) * inverse_variance * factor
+    return value, of_x + squared * (-tangents[1] * inverse_variance)
+
+
+def _factors(logvar):
+    """(f, b) with f^2 b = exp(-logvar): 1 and that, or its root and 1, where it is at the end of the dtype's range."""
+    end = 0.9 * math.log(jnp.finfo(logvar.dtype).max)
+    far = jnp.abs(logvar) > end
+    found = jnp.exp(-jnp.where(far, jnp.maximum(0.5 * logvar, -end), logvar))
+    return jnp.where(far, found, 1.0), jnp.where(far, 1.0, found)
 
 
 def gaussian_kl_per_unit(mean, logvar, prior_mean=0.0, prior_logvar=0.0) -> jax.Array:
@@ -48,12 +90,13 @@ def bernoulli_log_likelihood(logits: jax.Array, x: jax.Array) -> jax.Array:
     """log p(x) = sum_i x_i log sigmoid(logits_i) + (1 - x_i) log(1 - sigmoid(logits_i)).
 
     Args:
-      logits: [B, ...].
+      logits: [B, ...]; an infinite one counts as the largest number.
       x: the shape of `logits`, in {0, 1}. Grey levels in between give a number, but no likelihood: binarise first.
 
     Returns:
       [B], at most 0, in nats.
     """
+    logits = _finite(logits)  # infinite ones would be inf - inf, or 0 * inf
     return -_sum_per_image(_softplus(logits) - x * logits)
 
 
@@ -78,7 +121,7 @@ def gaussian_log_likelihood(mean: jax.Array, logvar: jax.Array, x: jax.Array) ->
     Returns:
       [B] in nats.
     """
-    return -0.5 * _sum_per_image(LOG_2PI + logvar + (x - mean) ** 2 * jnp.exp(-logvar))
+    return -0.5 * _sum_per_image(LOG_2PI + logvar + _square_over_variance(x - mean, logvar))
 
 
 def discretized_logistic_log_likelihood(mean: jax.Array, log_scale: jax.Array, x: jax.Array) -> jax.Array:
@@ -97,26 +140,44 @@ def discretized_logistic_log_likelihood(mean: jax.Array, log_scale: jax.Array, x
       [B], at most 0, in nats.
     """
     level = jnp.clip(jnp.round((x + 1) * 127.5), 0, 255)
-    inverse_scale = jnp.exp(-log_scale)
+    mean = _finite(mean)
+    inverse_scale = jnp.exp(-_at_least(log_scale, -math.log(jnp.finfo(log_scale.dtype).max)))
     # From half-integers, which are exact: the upper edge of a bin is the lower edge of the next to the last bit.
     upper = ((level + 0.5) / 127.5 - 1 - mean) * inverse_scale
     lower = ((level - 0.5) / 127.5 - 1 - mean) * inverse_scale
     # log(sigmoid(upper) - sigmoid(lower)) = log_sigmoid(upper) + log_sigmoid(-lower) + log(1 - exp(lower - upper)),
     # which keeps its precision where both sigmoids are near 0 or 1.
     width = jnp.broadcast_to(2 / 255 * inverse_scale, upper.shape)
-    middle = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + _log1mexp(width)
+    middle = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + _log1mexp(width, math.log(2 / 255) - log_scale)
     log_mass = jnp.where(
         level <= 0, jax.nn.log_sigmoid(upper), jnp.where(level >= 255, jax.nn.log_sigmoid(-lower), middle)
     )
     return _sum_per_image(log_mass)
 
 
-def _log1mexp(a):
-    """log(1 - exp(-a)) for a > 0, without cancellation at either end."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _at_least(x, smallest):
+    """max(x, smallest) with the derivative 1, just above the end of the range."""
+    return jnp.maximum(x, 0.999 * smallest)
+
+
+@_at_least.defjvp
+def _at_least_jvp(smallest, primals, tangents):
+    return _at_least(*primals, smallest), tangents[0]
+
+
+def _log1mexp(a, log_a):
+    """log(1 - exp(-a)) for a > 0, without cancellation at either end; log_a is log(a), where a itself vanishes."""
+    vanishing = a < 2 * jnp.finfo(a.dtype).tiny
     small = a < math.log(2)
-    # The branch not taken gets a harmless argument: near 0 the derivative of the second one is infinite, and its
-    # product with the 0 of `where` would be NaN.
-    return jnp.where(small, jnp.log(-jnp.expm1(-a)), jnp.log1p(-jnp.exp(-jnp.where(small, 1.0, a))))
+    # Branches not taken get a harmless argument: where a derivative is infinite, its product with the 0 of `where`
+    # would be NaN.
+    ordinary = jnp.where(
+        small,
+        jnp.log(-jnp.expm1(-jnp.where(vanishing, 1.0, a))),
+        jnp.log1p(-jnp.exp(-jnp.where(small, 1.0, a))),
+    )
+    return jnp.where(vanishing, log_a, ordinary)
 
 
 def importance_weighted_bound(log_weights: jax.Array, axis: int = 0) -> jax.Array:
@@ -147,21 +208,37 @@ class Likelihood(NamedTuple):
     log_prob: Callable
     mean: Callable
 
+    def __repr__(self) -> str:
+        return short(self)
 
-bernoulli = Likelihood(
-    log_prob=lambda logits, image: bernoulli_log_likelihood(logits, (image + 1) / 2),
-    mean=lambda logits: 2 * jax.nn.sigmoid(logits) - 1,
-)
+
+def _bernoulli_log_prob(logits, image):
+    return bernoulli_log_likelihood(logits, (image + 1) / 2)
+
+
+def _bernoulli_mean(logits):
+    return 2 * jax.nn.sigmoid(logits) - 1
+
+
+bernoulli = Likelihood(_bernoulli_log_prob, _bernoulli_mean)
 """The decoder returns logits of the pixel being 1; images are binarised, so they are -1 or 1."""
 
-gaussian = Likelihood(
-    log_prob=lambda output, image: gaussian_log_likelihood(*output, image),
-    mean=lambda output: jnp.clip(output[0], -1, 1),
-)
+
+def _gaussian_log_prob(output, image):
+    return gaussian_log_likelihood(*output, image)
+
+
+def _clipped_mean(output):
+    return jnp.clip(output[0], -1, 1)
+
+
+gaussian = Likelihood(_gaussian_log_prob, _clipped_mean)
 """The decoder returns (mean, logvar); a density, so its nats are not comparable with those of discrete pixels."""
 
-discretized_logistic = Likelihood(
-    log_prob=lambda output, image: discretized_logistic_log_likelihood(*output, image),
-    mean=lambda output: jnp.clip(output[0], -1, 1),
-)
+
+def _discretized_logistic_log_prob(output, image):
+    return discretized_logistic_log_likelihood(*output, image)
+
+
+discretized_logistic = Likelihood(_discretized_logistic_log_prob, _clipped_mean)
 """The decoder returns (mean, log_scale) for images on 256 levels."""

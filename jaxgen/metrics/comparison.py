@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import data, images, run_directory
+from jaxgen.arguments import check_key
 from jaxgen.data import npz
 from jaxgen.metrics import confidence, fid, inception_score, kid, prdc, sliced_wasserstein
 from jaxgen.metrics.double_precision import check_features, check_same_width
@@ -326,6 +327,7 @@ def of_train(train: Seen, real: Seen, num: int, metrics: Iterable[str], key: jax
       metrics: names in `METRICS`; those of `fid`, `kid` and `prdc` are computed.
       key: of the draw.
     """
+    check_key(key)
     rows = np.asarray(jax.random.permutation(key, len(train.features)))[:num]
     drawn = Seen(train.features[rows], train.logits[rows])
     values = {}
@@ -403,6 +405,11 @@ def image_digests(dataset: data.Dataset) -> list[bytes]:
     ]
 
 
+def silently(batches: Iterable, total: int, what: str) -> Iterable:
+    """The batches, as they are: no progress is shown."""
+    return batches
+
+
 def see(
     backbone: Backbone,
     dataset: data.Dataset,
@@ -410,7 +417,7 @@ def see(
     batch_size: int = 250,
     cache: str | os.PathLike | None = None,
     digest: str | None = None,
-    progress: Callable[[Iterable, int, str], Iterable] = lambda batches, total, what: batches,
+    progress: Callable[[Iterable, int, str], Iterable] = silently,
 ) -> Seen:
     """Runs a network over every image of a set.
 
@@ -491,6 +498,7 @@ def compare(
     Returns:
       (values, settings), both by the names of the values.
     """
+    check_key(key)
     values, settings = {}, {}
     for name, metric in metrics.items():
         try:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxgen.arguments import check_key
 from jaxgen.metrics import fid
 from jaxgen.metrics.comparison import Measured, Seen
 from jaxgen.metrics.double_precision import check_features, check_same_width
@@ -116,6 +117,7 @@ def _frechet_distance(a, b) -> float:
 
 def rows_of_each_class(label, counts, key: jax.Array) -> np.ndarray:
     """Rows drawn at random, of each class as many as `counts` says, or all that there are."""
+    check_key(key)
     order = np.asarray(jax.random.permutation(key, len(label)))
     of_class = np.asarray(label)[order]
     return np.concatenate([order[of_class == c][:count] for c, count in enumerate(counts)])
@@ -158,6 +160,7 @@ def within_classes_of_train(
 
     About what a generator has that learnt the training images' distribution in each class without any error.
     """
+    check_key(key)
     rows = rows_of_each_class(train.label, np.bincount(fake.label, minlength=num_classes), key)
     drawn = train.seen.features[rows], train.label[rows]
     found = frechet_within_classes(real.seen.features, real.label, *drawn, num_classes)

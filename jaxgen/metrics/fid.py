@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.arguments import check_key
 from jaxgen.metrics.double_precision import check_features, double_precision
 
 BLOCK = 2048  # rows that enter the sums at once, whatever the batches of the caller
@@ -259,6 +260,7 @@ def standard_error(reference: FeatureStatistics, features, key: jax.Array, num_g
 
     Source: Efron and Stein 1981, "The jackknife estimate of variance".
     """
+    check_key(key)
     features = check_features(features, "features", at_least=2 * num_groups)
     order = np.asarray(jax.random.permutation(key, len(features)))
     groups = [feature_statistics([features[rows]]) for rows in np.array_split(order, num_groups)]
@@ -284,6 +286,7 @@ def distance_between_halves(features, key: jax.Array) -> float:
     Raises:
       ValueError: for fewer than 4 rows, or as `feature_statistics`.
     """
+    check_key(key)
     features = check_features(features, "features", at_least=4)
     order = np.asarray(jax.random.permutation(key, len(features)))
     first, second = (feature_statistics([features[half]]) for half in np.split(order, [len(order) // 2]))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxgen.arguments import check_key
 from jaxgen.metrics.double_precision import check_features, check_same_width, double_precision
 
 BLOCK_ELEMENTS = 2**23  # of the kernel matrix that exist at once: 64 MiB
@@ -55,6 +56,8 @@ def kernel_distance(
       ValueError: for fewer than 2 rows in a set or in a subset, larger subsets than sets, unequal D, values that are
         not finite, or only some of the three arguments of subsets.
     """
+    if key is not None:
+        check_key(key)
     real, fake = check_features(real, "real features", at_least=2), check_features(fake, "fake features", at_least=2)
     check_same_width(real, fake)
     subsets = (subset_size, num_subsets, key)

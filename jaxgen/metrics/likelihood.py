@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax import lax
 
 from jaxgen import compilation, network, sharding, vae
+from jaxgen.arguments import check_key
 from jaxgen.losses import variational
 
 
@@ -91,13 +92,14 @@ def make_eval_step(
         raise ValueError(f"num_samples and chunk_size must be at least 1, not {num_samples} and {chunk_size}")
 
     def eval_step(variables, batch: Mapping[str, jax.Array], key: jax.Array):
+        check_key(key)
         image = network.images_of(batch)
-        mean, logvar = encoder.apply(variables["encoder"], image, train=False)
+        mean, logvar = vae.encode(encoder, variables, image)
 
         def sample(index):
             noise = sharding.draw(jax.random.normal, jax.random.fold_in(key, index), mean.shape)
             z = vae.reparameterize(mean, logvar, noise)
-            output = decoder.apply(variables["decoder"], z, train=False)
+            output = network.images_from(decoder, network.member(variables, "decoder"), z)
             shape = jax.eval_shape(likelihood.mean, output).shape
             if shape != image.shape:  # a grey decoder for colour images would broadcast, without an error
                 raise ValueError(f"the decoder makes images of shape {shape[1:]}, but the data have {image.shape[1:]}")
@@ -155,7 +157,9 @@ def evaluate(
     Raises:
       ValueError: for no images, unequal ones, or dims that are not in them; for grey pixels under
         `variational.bernoulli`, whose number would be no likelihood; for values that are not finite.
+      TypeError: for a seed instead of a key, or what is no Linen module.
     """
+    check_key(key)
     step = compilation.jit(
         make_eval_step(encoder, decoder, likelihood=likelihood, num_samples=num_samples, chunk_size=chunk_size)
     )

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxgen.arguments import check_key
+
 
 def sliced_wasserstein_distance(
     real, fake, key: jax.Array, *, num_projections: int = 1000, order: float = 2.0, block_size: int = 32
@@ -33,6 +35,7 @@ def sliced_wasserstein_distance(
 
     Source: Rabin, Peyré, Delon, Bernot 2011, "Wasserstein barycenter and its application to texture mixing".
     """
+    check_key(key)
     real, fake = (_flat(x, name) for x, name in ((real, "real"), (fake, "fake")))
     if real.shape[1] != fake.shape[1]:
         raise ValueError(f"real points have {real.shape[1]} dimensions and fake points {fake.shape[1]}")

@@ -88,13 +88,18 @@ class Generator(nn.Module):
         return jnp.tanh(x.astype(jnp.float32))
 
 
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """max(x, 0.2 x)."""
+    return nn.leaky_relu(x, 0.2)
+
+
 class Discriminator(nn.Module):
     """Images [B, H, W, C] in [-1, 1] -> logits [B]; with classes, beside labels [B]. The size is read off x."""
 
     features: int = 64  # of the first layer; doubled with every halving of the size
     num_classes: int = 0  # 0: it is told no label
     batch_norm: bool = True  # False where a gradient penalty is used
-    activation: Callable = lambda x: nn.leaky_relu(x, 0.2)
+    activation: Callable = leaky_relu
     dtype: Any = None
     axis_name: str | None = None
 

@@ -29,6 +29,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxgen import gan, network, optim
+from jaxgen.arguments import check_key
 from jaxgen.models import spectral_norm
 from jaxgen.stability import oracles, updates
 from jaxgen.stability.games import Field, Players
@@ -163,6 +164,8 @@ def ritz_values(
     Raises:
       ValueError: if a derivative is not finite, rates are not above 0, or the memory does not hold the vectors.
     """
+    if key is not None:
+        check_key(key)
     if num_iterations < 1:
         raise ValueError(f"num_iterations must be at least 1, not {num_iterations}")
     point = jax.tree.map(jnp.asarray, point)
@@ -257,6 +260,7 @@ def field_of_game(game: gan.Game, state: gan.GANState, batch: Mapping[str, jax.A
     Returns:
       Players(generator params, discriminator params) -> a tree like it.
     """
+    check_key(key)
     step = game.train_step(**RECORDING, update_rule=gan.simultaneous, ema_decay=0.0)
     return field_of_step(step, state, batch, key)
 
@@ -283,6 +287,7 @@ def field_of_step(train_step: Callable, state: gan.GANState, batch: Mapping[str,
     Returns:
       Players(generator params, discriminator params) -> a tree like it. Single precision or double, as the parameters.
     """
+    check_key(key)
     recording = optim.recording()
 
     def field(players: Players) -> Players:
@@ -324,6 +329,8 @@ def shares(field: Map, point: Any, *, rates: Any = None, num_probes: int = 16, k
     Raises:
       ValueError: for fewer than two probes, or a Jacobian that is 0 or not finite.
     """
+    if key is not None:
+        check_key(key)
     if num_probes < 2:
         raise ValueError(f"num_probes must be at least 2, not {num_probes}")
     point = jax.tree.map(jnp.asarray, point)
@@ -374,6 +381,7 @@ def train_step_map(train_step: Callable, state: Any, batch: Any, key: jax.Array)
       all others. Second moments below 1e-30 are read as 1e-30, since Adam's root has no derivative at 0; it adds 1e-8
       to the root anyway.
     """
+    check_key(key)
     paths, structure = jax.tree_util.tree_flatten_with_path(state)
     leaves = [jnp.asarray(leaf) if not hasattr(leaf, "dtype") else leaf for _, leaf in paths]
 
@@ -531,6 +539,8 @@ def largest_stable_scale(
     Returns:
       The scale: 0 if a millionth of the rates is unstable, infinity if a million times is not.
     """
+    if key is not None:
+        check_key(key)
     key = jax.random.key(0) if key is None else key
     players = Players(*jax.tree.map(jnp.asarray, tuple(players)))
 
@@ -652,6 +662,8 @@ def layer_singular_values(
       A dict from the layer's path, such as "Conv_0", in the order in which they are called. Layers that are told
       something beside their input (a style) are left out.
     """
+    if key is not None:
+        check_key(key)
     key = jax.random.key(0) if key is None else key
     called = {}
 

@@ -13,6 +13,10 @@ from jaxgen.stability import runs, spectrum
 from jaxgen.stability.games import Players
 
 
+def tell_nobody(line: str) -> None:
+    """Says nothing: where no progress is wanted."""
+
+
 def of_run(
     run: runs.GameRun,
     name: str,
@@ -25,7 +29,7 @@ def of_run(
     seed: int = 0,
     earlier: runs.GameRun | None = None,
     schedule_ended_after: bool = False,
-    tell: Callable[[str], None] = lambda what: None,
+    tell: Callable[[str], None] = tell_nobody,
 ) -> dict[str, Any]:
     """Spectra of a checkpoint, and the learning rates that they predict.
 

@@ -33,6 +33,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxgen import checkpoint, run_directory
+from jaxgen.arguments import short
 from jaxgen.data.batches import batch_indices
 from jaxgen.data.dataset import Dataset
 from jaxgen.stability import trajectories
@@ -60,6 +61,9 @@ class Program(NamedTuple):
     score: Callable | None = None
     radius: Callable | None = None
     check: Callable | None = None
+
+    def __repr__(self) -> str:
+        return short(self)
 
 
 class Data(NamedTuple):

@@ -299,6 +299,10 @@ def _test_digits():
 PRESETS = {"ring": ring, "grid": grid, "mnist-gan": mnist_gan, "mnist-vae": mnist_vae}
 
 
+def tell_nobody(line: str) -> None:
+    """Says nothing: where no progress is wanted."""
+
+
 def run(
     name: str,
     directory: Path,
@@ -318,7 +322,7 @@ def run(
     system: runs.OwnSystem | None = None,
     dataset: data.Dataset | None = None,
     progress: bool = True,
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] = tell_nobody,
 ) -> Swept:
     """Runs a preset with other values, and writes its results.
 

@@ -25,6 +25,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from jaxgen.arguments import short
 from jaxgen.stability.games import Field, Players
 
 Number = float | jax.Array
@@ -40,6 +41,9 @@ class Rule(NamedTuple):
 
     init: Callable[[Field, Players], Any]
     update: Callable[[Field, Players, Any], tuple[Players, Any]]
+
+    def __repr__(self) -> str:
+        return short(self)
 
 
 # ---------------------------------------------------------------------------------------------------------------- rules

@@ -106,7 +106,7 @@ def build(config: Config, spec: Spec) -> System:
         draw=lambda variables, key, n: decode(variables, latents(key, n)),
         latents=latents,
         decode=decode,
-        encode=lambda variables, batch: encoder.apply(variables["encoder"], batch["image"], train=False)[0],
+        encode=lambda variables, batch: vae.encode(encoder, variables, batch["image"]).mean,
         reconstruct=lambda variables, batch: vae.reconstruct(
             encoder, decoder, variables, batch["image"], likelihood=likelihood
         ),

@@ -55,6 +55,10 @@ PLATES = {
 }
 
 
+def tell_nobody(line: str) -> None:
+    """Says nothing: where no progress is wanted."""
+
+
 def write(
     directory: str | os.PathLike,
     names: Sequence[str] = (),
@@ -62,7 +66,7 @@ def write(
     *,
     again: bool = False,
     progress: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] = tell_nobody,
 ) -> list[Record]:
     """Computes plates and writes, after each, its pictures, numbers and the page of all plates so far.
 
