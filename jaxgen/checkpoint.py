@@ -40,6 +40,7 @@ import jax
 import numpy as np
 
 from jaxgen import __version__
+from jaxgen.local_path import local
 
 if TYPE_CHECKING:  # orbax costs 0.3 s to import: inside the functions, it is paid by those who save and restore
     import orbax.checkpoint as ocp
@@ -571,7 +572,9 @@ def _directory(path: str | os.PathLike) -> "epath.Path":
     """An absolute path (Orbax insists), or a bucket's address as it is."""
     from etils import epath  # comes with orbax
 
-    return epath.Path(path) if "://" in os.fspath(path) else epath.Path(os.path.abspath(os.path.expanduser(path)))
+    if "://" in os.fspath(path):
+        return epath.Path(path)
+    return epath.Path(os.path.abspath(local(path, "the directory of checkpoints")))
 
 
 def _check_writable(path: "epath.Path") -> None:

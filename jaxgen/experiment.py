@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from jaxgen import checkpoint, compilation, configuration, data, loop, options, run_directory, sharding, systems
+from jaxgen.local_path import local
 from jaxgen.metrics import comparison
 from jaxgen.options import Run
 from jaxgen.system import CAPABILITIES, Spec, System
@@ -106,6 +107,7 @@ def _naming_flags(config: Run) -> Iterator[None]:
 
 def train(config: Run, directory: str, *, preset: str = "", progress: bool = True) -> loop.Result:
     """Builds an experiment and trains it in a run directory, from its newest checkpoint if it holds one."""
+    local(directory, "the run directory")  # refused before the data are opened
     with _naming_flags(config):
         return _train(config, directory, preset, progress)
 
@@ -224,6 +226,7 @@ def train_system(
       MissingCapability: for metrics of a system that does not draw.
       ValueError and others: as `loop.train`.
     """
+    local(directory, "the run directory")
     if metrics:
         system.need("draw", "metrics")
         if held_out is None:
@@ -378,7 +381,7 @@ def load(directory: str | Path, *, step: int | None = None, system: System | Mod
     if system.frozen is not None and stored.get("frozen_sha256") != digest_of(system.frozen):
         raise ValueError(f"{directory} was trained with other frozen arrays (a perceptual network, perhaps) than these")
     shapes = checkpoint.without_frozen(system.shapes)
-    state, record = checkpoint.restore(Path(directory) / "checkpoints", shapes, step=step)
+    state, record = checkpoint.restore(local(directory, "the run") / "checkpoints", shapes, step=step)
     state = checkpoint.with_frozen(state, system.frozen)
     class_names = tuple(shown.get("class_names") or map(str, range(spec.num_classes)))
     return Trained(system, state, record, stored, spec, class_names, config)

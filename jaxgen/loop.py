@@ -28,6 +28,7 @@ import numpy as np
 from jax import lax
 
 from jaxgen import checkpoint, data, images, report, run_directory, sharding
+from jaxgen.local_path import local
 
 MAX_STEPS_PER_DISPATCH = 64
 SECONDS_PER_DISPATCH = 0.25  # what a progress bar or Ctrl-C waits for at the most, about
@@ -222,7 +223,7 @@ def train(
         raise ValueError(f"best_metric is {best_metric!r}, but nothing evaluates; give evaluate, too")
     mesh = sharding.make_mesh(num_devices)
     sharding.check_divisible(batch_size, mesh.size)
-    directory, primary = Path(directory), jax.process_index() == 0
+    directory, primary = local(directory, "the run directory"), jax.process_index() == 0
     train_step = _traced_once(train_step)
     plan = _Plan(num_steps, log_every, sample_every, evaluate_every, checkpoint_every, sample, evaluate, best_metric)
     with contextlib.ExitStack() as stack:

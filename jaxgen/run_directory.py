@@ -39,6 +39,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxgen.local_path import local
+
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
 SYSTEM = "system.json"
@@ -185,15 +187,10 @@ def flatten(config: Mapping, prefix: str = "") -> dict[str, object]:
 
 
 def _checked(path: str | os.PathLike) -> Path:
-    text = os.fspath(path)
-    if not text:
-        raise RunDirectoryError("the run directory is an empty path; name a directory, for example runs/first")
-    if "://" in text:
-        raise RunDirectoryError(
-            f"{text} is an URL, and a run directory is a local path; mount the bucket (for example with gcsfuse) and "
-            "name the directory where it is mounted"
-        )
-    return Path(text).expanduser()
+    try:
+        return local(path, "the run directory")
+    except ValueError as error:
+        raise RunDirectoryError(str(error)) from None
 
 
 def create(

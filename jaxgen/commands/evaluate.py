@@ -21,6 +21,7 @@ from typing import Annotated, Literal  # noqa: E402
 import tyro  # noqa: E402
 
 from jaxgen import command_line  # noqa: E402
+from jaxgen.commands import arguments as words  # noqa: E402
 
 
 def evaluate(
@@ -332,6 +333,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluates, and prints the numbers; with --table, prints a table."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command_line.use_compilation_cache()
+    words.check(arguments)
+    words.suggest(arguments, [*words.options_of(evaluate), "--table"])
     program = command_line.program("evaluate")
     if "--table" in arguments:
         arguments = [argument for argument in arguments if argument != "--table"]

@@ -6,6 +6,7 @@ compare with.
 
 import io
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from typing import Annotated
 import tyro
 
 from jaxgen import command_line
+from jaxgen.commands import arguments as words
 
 MANY_CLASSES = 32  # above which a picture does not show all of them
 
@@ -133,6 +135,9 @@ def labels_of(trained, asked: tuple[str, ...]) -> list[int]:
 def main(arguments: list[str] | None = None) -> int:
     """Draws, and prints where."""
     command_line.use_compilation_cache()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    words.check(arguments)
+    words.suggest(arguments, words.options_of(sample))
     program = command_line.program("sample")
     chosen = tyro.cli(sample, args=arguments, prog=program, config=(tyro.conf.FlagCreatePairsOff,))
     print(chosen)

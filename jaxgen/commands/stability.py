@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxgen import command_line
+from jaxgen.commands import arguments as words
 
 UpdateRule = Literal["simultaneous", "alternating", "extragradient", "optimistic", "consensus", "lookahead"]
 
@@ -438,6 +439,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns 0."""
     command_line.use_compilation_cache()
     arguments = sys.argv[1:] if arguments is None else arguments
+    words.check(arguments)
+    if arguments and arguments[0] in COMMANDS:
+        words.suggest(arguments, words.options_of(COMMANDS[arguments[0]]))
     tyro.extras.subcommand_cli_from_dict(
         COMMANDS, prog=command_line.program("stability"), description=__doc__, args=arguments or ["--help"]
     )

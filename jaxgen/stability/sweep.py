@@ -35,6 +35,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxgen import checkpoint, run_directory
 from jaxgen.data.batches import batch_indices
 from jaxgen.data.dataset import Dataset
+from jaxgen.local_path import local
 from jaxgen.stability import trajectories
 
 Settings = Mapping[str, Any]
@@ -300,6 +301,7 @@ def run(
         raise TypeError(
             f"data is what sweep.stream, sweep.of_dataset or sweep.NO_DATA gives, not {type(data).__name__}"
         )
+    directory = None if directory is None else local(directory, "the directory of checkpoints")
     settings = _checked(settings)
     if program.check is not None:
         program.check(settings)
@@ -338,7 +340,7 @@ def run(
     fingerprint = _fingerprint(program, settings, num_steps, num_records, seed)
     try:
         if directory is not None:
-            manager = checkpoint.open_checkpoints(Path(directory) / "checkpoints", keep_last=2)
+            manager = checkpoint.open_checkpoints(directory / "checkpoints", keep_last=2)
             _check_same_sweep(manager, fingerprint, directory)
         arrays = jax.tree.map(layout.replicate, data.arrays)
         if manager is not None and checkpoint.all_steps(manager):
@@ -848,7 +850,7 @@ def write(
     Returns:
       The paths. What is not finite is empty in the table and null in JSON.
     """
-    directory = Path(directory)
+    directory = local(directory, "the directory for results")
     directory.mkdir(parents=True, exist_ok=True)
     result = result._replace(table=result.table | {"failed": failures(result.table, failed_below)})
     names = list(result.table)
