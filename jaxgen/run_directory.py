@@ -49,7 +49,7 @@ REAL = "real.png"
 METRICS = "metrics.jsonl"
 STATUS = "status.json"
 LOCK = ".lock"
-STATUSES = ("running", "finished", "stopped", "non-finite")
+STATUSES = ("running", "finished", "stopped", "non-finite", "failed")
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _ABSENT = object()
 
@@ -397,7 +397,7 @@ def write_status(
 
     Args:
       path: the run directory.
-      status: "running", "finished", "stopped" or "non-finite".
+      status: "running", "finished", "stopped", "non-finite" or "failed" (by an error, which the message tells).
       step: the number of finished train steps.
       message: one sentence for people, for example which metric was not finite.
       is_primary: False: does nothing (the other hosts).
