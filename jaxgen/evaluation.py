@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import __version__, configuration, data, experiment, images, options, run_directory, systems
+from jaxgen import __version__, configuration, data, experiment, images, memory, options, run_directory, systems
 from jaxgen.data import decode
 from jaxgen.metrics import comparison, conditional, features, inception
 from jaxgen.models import inception as network
@@ -100,7 +100,7 @@ def open_images(
     path = Path(what).expanduser()
     if name in BUILT_IN:
         return first(_open_built_in(name, split or "test", shape, image_size), num)
-    if (path / run_directory.CONFIG).exists():
+    if run_directory.is_run(path):
         trained = experiment.load(path, step=step, system=system)
         return draw(trained, what, num=num or 10_000, seed=seed, progress=progress)
     if path.is_dir():
@@ -288,6 +288,8 @@ def draw(
 
 def drawn_batches(trained: experiment.Trained, num: int, key: jax.Array) -> Iterator[dict[str, np.ndarray]]:
     """What a run draws, a batch at a time; of a class-conditional run image i is of class i mod num_classes."""
+    needed = num * int(np.prod(trained.image_shape))  # as stored; features come on top
+    memory.check(needed, memory.free_of_machine(), f"drawing {num:,} images", "draw fewer")
     classes = range(trained.system.choices.get("label", 0))
     return experiment.generate_batches(trained, num, key, batch_size=BATCH, label=classes or None)
 
@@ -328,7 +330,7 @@ def open_backbone(
     if name in features.SHIPPED:
         return features.shipped(name)
     path = Path(name).expanduser()
-    if (path / run_directory.CONFIG).exists():
+    if run_directory.is_run(path):
         judge = experiment.load(path, system=system)
         judge.system.need("classify", f"--backbone {name}")
         if judge.system.backbone is None:

@@ -313,6 +313,23 @@ def load_config(path: str | os.PathLike) -> dict:
     raise RunDirectoryError(f"{path} holds no {CONFIG}, so it is not a run{_near(path)}")
 
 
+def is_run(path: str | os.PathLike) -> bool:
+    """Whether a directory is a run's: other programs write a config.json, too, also beside pictures.
+
+    One that cannot be read counts as a run's, whose reader then says what is wrong with it.
+    """
+    path = Path(path)
+    if not (path / CONFIG).is_file():
+        return False
+    if (path / "checkpoints").is_dir():
+        return True
+    try:
+        stored = _read_config(path)
+    except (OSError, RunDirectoryError):
+        return True
+    return any(name in stored for name in ("images", "system", "family"))
+
+
 def _near(parent: Path) -> str:
     runs = []
     with contextlib.suppress(OSError):

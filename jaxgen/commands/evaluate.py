@@ -20,10 +20,12 @@ from typing import Annotated, Literal  # noqa: E402
 
 import tyro  # noqa: E402
 
-from jaxgen import command_line  # noqa: E402
+from jaxgen import command_line, ranges  # noqa: E402
 from jaxgen.commands import arguments as words  # noqa: E402
+from jaxgen.ranges import Count, CountOrZero, Seed, WholeShare  # noqa: E402
 
 
+@ranges.checked
 def evaluate(
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_IMAGES")],
     reference: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="REFERENCE")] = None,
@@ -31,15 +33,15 @@ def evaluate(
     metrics: tuple[str, ...] = (),
     backbone: str | None = None,
     classifier: Path | None = None,
-    num_images: Annotated[int | None, tyro.conf.arg(aliases=["--num", "-n"])] = None,
-    num_real_images: Annotated[int | None, tyro.conf.arg(aliases=["--num-real"])] = None,
+    num_images: Annotated[Count | None, tyro.conf.arg(aliases=["--num", "-n"])] = None,
+    num_real_images: Annotated[Count | None, tyro.conf.arg(aliases=["--num-real"])] = None,
     train: str | None = None,
-    image_size: int | None = None,
+    image_size: Count | None = None,
     value_range: tuple[float, float] | None = None,
-    max_broken_share: float = 0.01,
+    max_broken_share: WholeShare = 0.01,
     resize_rule: Literal["tf1_bilinear", "antialiased_bicubic"] = "tf1_bilinear",
-    seed: int = 0,
-    step: int | None = None,
+    seed: Seed = 0,
+    step: CountOrZero | None = None,
     samples: int | None = None,
     system: Path | None = None,
     pictures: bool = True,
@@ -252,7 +254,7 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, system, output) 
 
     run = Path(what)
     holds_images = run.is_dir() and any(file.suffix.lower() in folder.EXTENSIONS for file in run.iterdir())
-    if not (run / run_directory.CONFIG).exists() and (
+    if not run_directory.is_run(run) and (
         holds_images
         or run.suffix in (".npz", ".npy")
         or not run.is_dir()

@@ -13,19 +13,21 @@ from typing import Annotated
 
 import tyro
 
-from jaxgen import command_line
+from jaxgen import command_line, ranges
 from jaxgen.commands import arguments as words
+from jaxgen.ranges import Count, CountOrZero, Seed
 
 MANY_CLASSES = 32  # above which a picture does not show all of them
 
 
+@ranges.checked
 def sample(
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     /,
-    num_images: Annotated[int | None, tyro.conf.arg(aliases=["--num", "-n"])] = None,
+    num_images: Annotated[Count | None, tyro.conf.arg(aliases=["--num", "-n"])] = None,
     label: tuple[str, ...] = (),
-    seed: int = 0,
-    step: int | None = None,
+    seed: Seed = 0,
+    step: CountOrZero | None = None,
     output: Path | None = None,
     separate: bool = False,
     system: Path | None = None,

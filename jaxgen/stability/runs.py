@@ -13,7 +13,7 @@ from jaxgen import checkpoint, configuration, data, experiment, gan, options, ru
 from jaxgen.local_path import local
 from jaxgen.stability import oracles, spectrum
 from jaxgen.stability.games import Field, Players
-from jaxgen.system import Spec, System
+from jaxgen.system import System
 
 OwnSystem = System | ModuleType
 """What reads a run that is not of one of ours: the system it was trained with, or the module that builds it."""
@@ -85,7 +85,7 @@ def open_run(directory: str | os.PathLike, *, system: OwnSystem | None = None, *
     if not isinstance(system, System):
         try:
             config = dataclasses.replace(configuration.from_dict(stored, system), **changes)
-            system = experiment.build_system(config, Spec.from_dict(stored["images"]))
+            system = experiment.build_system(config, configuration.spec_of(stored)[0])
         except ValueError as error:
             error.add_note(f"The run is {directory}")
             raise
