@@ -23,6 +23,7 @@ all of them see; only the first renames and deletes.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import json
@@ -31,6 +32,7 @@ import math
 import os
 import tempfile
 import textwrap
+import time
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -39,7 +41,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import numpy as np
 
-from jaxgen import __version__
+from jaxgen import __version__, orbax_log
+from jaxgen.local_path import local
 
 if TYPE_CHECKING:  # orbax costs 0.3 s to import: inside the functions, it is paid by those who save and restore
     import orbax.checkpoint as ocp
@@ -104,7 +107,7 @@ def open_checkpoints(
         raise ValueError(f'best_mode must be "min" or "max"; got {best_mode!r}')
     import orbax.checkpoint as ocp
 
-    _quieten_orbax()
+    orbax_log.quieten()
     path = _directory(directory)
     if jax.process_index() == 0:
         _check_writable(path)
@@ -276,12 +279,38 @@ def restore(
     directory, manager = (_directory(source), None) if _is_path(source) else (source.directory, source)
     if manager is not None:
         wait(manager)
-    steps = all_steps(directory)
-    if not steps:
-        raise FileNotFoundError(f"no checkpoint in {directory}: nothing was saved there yet, or the path is wrong")
-    if step is not None and step not in steps:
-        raise FileNotFoundError(f"no checkpoint of step {step} in {directory}; available steps: {steps}")
+    while True:
+        steps = all_steps(directory)
+        if not steps:
+            raise FileNotFoundError(f"no checkpoint in {directory}: nothing was saved there yet, or the path is wrong")
+        if step is not None and step not in steps:
+            raise FileNotFoundError(f"no checkpoint of step {step} in {directory}; available steps: {steps}")
+        try:
+            host_leaves, record, damaged = _newest_good(directory, template, step, steps)
+        except _Deleted:  # by a training beside, which keeps few
+            continue
+        break
+    if damaged and manager is not None:
+        _move_aside(manager, damaged)
 
+    leaves, structure = _flatten(template)
+    placed = [_place(host_leaves[path], leaf, record["keys"].get(path)) for path, leaf in leaves]
+    return jax.tree.unflatten(structure, placed), record
+
+
+class _Deleted(Exception):
+    """Steps were deleted while they were read: what there is must be looked up again."""
+
+
+def _newest_good(
+    directory: "epath.Path", template: Any, step: int | None, steps: list[int]
+) -> tuple[dict[str, np.ndarray], dict[str, Any], list[int]]:
+    """(leaves, record, damaged steps that are newer) of this step, or of the newest one that is not damaged.
+
+    Raises:
+      _Deleted: when a step was deleted meanwhile, which looks like damage.
+      CheckpointError and others: as `restore`.
+    """
     damaged = {}
     for candidate in reversed(steps) if step is None else [step]:
         error = None
@@ -289,6 +318,9 @@ def restore(
             host_leaves, record = _read_verified(directory, candidate, template)
         except Exception as caught:
             error = caught
+            now = all_steps(directory) if isinstance(caught, (CheckpointDamaged, FileNotFoundError)) else steps
+            if jax.process_count() == 1 and (candidate not in now or now[-1] > steps[-1]):
+                raise _Deleted from None
         # The processes must take the same step, whatever each of them could read.
         worst = _worst_of_all_processes(0 if error is None else 1 if isinstance(error, CheckpointDamaged) else 2)
         if worst == 0:
@@ -298,26 +330,21 @@ def restore(
         damaged[candidate] = str(error or f"step {candidate} of {directory} is damaged for another process")
         older = [other for other in steps if other < candidate]
         if older:
-            warnings.warn(f"{damaged[candidate]}. Trying step {older[-1]} instead.", stacklevel=2)
+            warnings.warn(f"{damaged[candidate]}. Trying step {older[-1]} instead.", stacklevel=3)
     else:
         raise CheckpointDamaged(
             f"every checkpoint in {directory} is damaged; nothing was changed there:\n  "
             + "\n  ".join(damaged.values())
             + "\nBring back a copy of one of them, or start again in another directory."
         )
-    if damaged and manager is not None:
-        _move_aside(manager, list(damaged))
-
-    leaves, structure = _flatten(template)
-    placed = [_place(host_leaves[path], leaf, record["keys"].get(path)) for path, leaf in leaves]
-    return jax.tree.unflatten(structure, placed), record
+    return host_leaves, record, list(damaged)
 
 
 def all_steps(source: "ocp.CheckpointManager | str | os.PathLike") -> list[int]:
     """The finished steps of a manager or directory, in increasing order; empty when there is no such directory."""
     import orbax.checkpoint as ocp
 
-    _quieten_orbax()
+    orbax_log.quieten()
     directory = _directory(source) if _is_path(source) else source.directory
     if not directory.is_dir():
         return []
@@ -534,6 +561,21 @@ def _check_same_model(directory: "epath.Path", step: int, expected: dict[str, li
     def text(leaf: list | None) -> str:
         return "nothing" if leaf is None else f"{leaf[1]}{leaf[0]}"
 
+    doubled = {"float32": "float64", "int32": "int64", "uint32": "uint64", "complex64": "complex128"}
+    doubled |= {wide: narrow for narrow, wide in doubled.items()}
+    if all(p in found and p in expected for p in differing) and all(
+        found[p][0] == expected[p][0] and doubled.get(found[p][1]) == expected[p][1] for p in differing
+    ):
+        wide = "64" in expected[differing[0]][1] or "128" in expected[differing[0]][1]
+        here, there = ("on", "off") if wide else ("off", "on")
+        raise CheckpointMismatch(
+            f"the checkpoint of step {step} in {directory} was saved with jax_enable_x64 {there}, and it is {here} "
+            f"now: {len(differing)} of {len(paths)} leaves have the other precision, such as "
+            f"{differing[0] or 'the state'} ({found[differing[0]][1]} there, {expected[differing[0]][1]} here). "
+            f"Switch it {there}: set "
+            f"JAX_ENABLE_X64={int(not wide)}, or jax.config.update('jax_enable_x64', {not wide})"
+        )
+
     lines = [f"{p or 'the state'}: expected {text(expected.get(p))}, found {text(found.get(p))}" for p in differing]
     if len(lines) > _SHOWN:
         lines = [*lines[:_SHOWN], f"... and {len(lines) - _SHOWN} more"]
@@ -571,7 +613,9 @@ def _directory(path: str | os.PathLike) -> "epath.Path":
     """An absolute path (Orbax insists), or a bucket's address as it is."""
     from etils import epath  # comes with orbax
 
-    return epath.Path(path) if "://" in os.fspath(path) else epath.Path(os.path.abspath(os.path.expanduser(path)))
+    if "://" in os.fspath(path):
+        return epath.Path(path)
+    return epath.Path(os.path.abspath(local(path, "the directory of checkpoints")))
 
 
 def _check_writable(path: "epath.Path") -> None:
@@ -611,6 +655,18 @@ def _worst_of_all_processes(status: int) -> int:
     return int(np.max(multihost_utils.process_allgather(np.int32(status))))
 
 
+def _remove_unfinished(directory: "epath.Path", step: int | None, attempts: int = 20) -> None:
+    """Removes what a failed save of a step has left; other arrays of it may still be on their way for a moment."""
+    for attempt in range(attempts):
+        left = [path for path in directory.iterdir() if path.name.startswith(f"{step}.orbax-checkpoint-tmp")]
+        for path in left:
+            with contextlib.suppress(OSError):
+                path.rmtree()
+        if not left:
+            return
+        time.sleep(0.0 if attempt == 0 else 0.05)
+
+
 def _raise_save_failed(manager: "ocp.CheckpointManager", step: int | None, error: Exception) -> None:
     """Turn Orbax's error into one that says what to do, and leave the manager fit for the next save."""
     text = " ".join(str(error).split())
@@ -622,9 +678,7 @@ def _raise_save_failed(manager: "ocp.CheckpointManager", step: int | None, error
         advice = "Mend that, then go on or resume."
     try:
         if jax.process_index() == 0:  # what the failed save had written takes the room that the next one needs
-            for path in manager.directory.iterdir():
-                if path.name.startswith(f"{step}.") and "orbax-checkpoint-tmp" in path.name:
-                    path.rmtree()
+            _remove_unfinished(manager.directory, step)
         manager.reload()  # Orbax forgets the steps that it meant to delete after this save
     except OSError:
         pass  # the directory itself is gone: the message below says so
@@ -634,14 +688,3 @@ def _raise_save_failed(manager: "ocp.CheckpointManager", step: int | None, error
         f"Earlier checkpoints are untouched: steps "
         f"{all_steps(manager)}."
     ) from error
-
-
-def _quieten_orbax() -> None:
-    """Drop what Orbax logs below ERROR, and nothing of other users of absl's logger."""
-    logger = logging.getLogger("absl")
-    if _not_from_orbax not in logger.filters:
-        logger.addFilter(_not_from_orbax)
-
-
-def _not_from_orbax(log: logging.LogRecord) -> bool:
-    return log.levelno >= logging.ERROR or f"{os.sep}orbax{os.sep}" not in log.pathname

@@ -1,8 +1,10 @@
 """What the commands share: errors as sentences, quiet pipes, and the compilation cache."""
 
 import contextlib
+import functools
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +17,10 @@ def use_compilation_cache() -> None:
 
     Call it before JAX is imported. A directory that cannot be written costs the cache, not the run.
     """
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "compiled"))
+    given = os.path.expanduser(os.environ.get("JAX_COMPILATION_CACHE_DIR", "~"))  # JAX makes a directory called ~
+    if given.startswith("~") or "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        given = str(cache_directory() / "compiled")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = given
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")  # by default 1, which most are below
 
 
@@ -26,7 +31,23 @@ def program(command: str) -> str:
 
 def cache_directory() -> Path:
     """Where this package keeps what can be made again, for this user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "jaxgen"
+    given = os.path.expanduser(os.environ.get("XDG_CACHE_HOME", ""))
+    home = os.path.expanduser("~")
+    if os.path.isabs(given):  # the XDG standard tells to ignore others, such as a "~" of a user without a home
+        return Path(given) / "jaxgen"
+    return Path(home) / ".cache" / "jaxgen" if os.path.isabs(home) else _cache_without_home()
+
+
+@functools.cache
+def _cache_without_home() -> Path:
+    """A directory of this user alone: what others could write there would be run."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    directory = Path(tempfile.gettempdir()) / f"jaxgen-{user}"
+    with contextlib.suppress(OSError):
+        directory.mkdir(mode=0o700)
+    found = directory.lstat() if directory.is_dir() and not directory.is_symlink() else None
+    mine = found is not None and (user == "user" or (found.st_uid == user and not found.st_mode & 0o022))
+    return directory if mine else Path(tempfile.mkdtemp(prefix="jaxgen-"))
 
 
 def progress(batches: Iterable, total: int, what: str) -> Iterable:
@@ -38,7 +59,7 @@ def progress(batches: Iterable, total: int, what: str) -> Iterable:
 
 def run(main: Callable[[], int | None]) -> None:
     """Ends the process with main's exit code. Errors that a user can mend are one message and code 2, no traceback."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {_shown(message)}\n"
+    warnings.formatwarning = _sentences()
     try:
         code = main()
     except SystemExit as end:  # --help, or wrong options
@@ -68,6 +89,25 @@ def run(main: Callable[[], int | None]) -> None:
 def _shown(text: object) -> str:
     """As a terminal may take it: a file's name may hold escape sequences, which would be obeyed."""
     return "\n".join(map(show, str(text).split("\n")))
+
+
+def _sentences() -> Callable[..., str]:
+    """Warnings as a line each; those of a cache that cannot be used once, and not for each function or set."""
+    told = set()
+
+    def line(message, *_, **__) -> str:
+        text = str(message)
+        for sign in ("persistent compilation cache", "what was seen could not be kept"):
+            if sign in text:
+                if sign in told:
+                    return ""
+                told.add(sign)
+                if sign == "persistent compilation cache":
+                    reason = text.partition("': ")[2] or text
+                    text = f"compiled programs are not kept for the next time, which costs nothing else: {reason}"
+        return f"warning: {_shown(text)}\n"
+
+    return line
 
 
 def _leave_other_hosts(code: int) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from jaxgen import data, systems
+from jaxgen import data, ranges, systems
 from jaxgen.options import Run
+from jaxgen.ranges import CountOrZero
 from jaxgen.run_directory import flatten
 from jaxgen.system import Spec
 
@@ -84,6 +85,8 @@ def from_dict(stored: Mapping[str, Any], module: ModuleType | None = None) -> Ru
     stored = upgraded(stored)
     if "system" not in stored:
         raise ValueError("this run does not say of which system it is; jaxgen.load(..., system=...) reads it")
+    if not isinstance(stored["system"], str):
+        raise ValueError(f"its system is {stored['system']!r:.80}, which is no name; was it written by train?")
     found = systems.named(stored["system"], module)
     settings = {name: value for name, value in stored.items() if name not in _BESIDE}
     return _typed(_config_of(found), settings)
@@ -113,6 +116,8 @@ def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _typed(cls: type, stored: Mapping[str, Any]) -> Any:
+    if not isinstance(stored, Mapping):
+        raise ValueError(f"where the settings of a group, {cls.__name__}, should stand, there is {stored!r:.80}")
     kinds = typing.get_type_hints(cls)
     if unknown := set(stored) - set(kinds):
         raise ValueError(f"this version does not know the settings {sorted(unknown)} of {cls.__name__}")
@@ -124,7 +129,30 @@ def _value(kind: Any, value: Any) -> Any:
         return _typed(kind, value)
     kinds = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     is_tuple = any(typing.get_origin(k) is tuple for k in kinds)
-    return tuple(value) if is_tuple and value is not None else value
+    return tuple(value) if is_tuple and isinstance(value, list) else value  # what else it is, `options.check` refuses
+
+
+def spec_of(stored: Mapping[str, Any]) -> tuple[Spec, tuple[str, ...]]:
+    """What the batches of a run hold, and the names of its classes, from its RUN/config.json.
+
+    Raises:
+      ValueError: where it does not say so.
+    """
+    shown = stored.get("images") or {}
+    if not isinstance(shown, Mapping) or not {"image_shape", "num_classes"} <= set(shown):
+        raise ValueError("it does not say what the images were; was it written by train?")
+    names = shown.get("class_names") or ()
+    wrong = not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names)
+    wrong = wrong or bool(ranges.broken(CountOrZero, shown["num_classes"]))
+    try:
+        spec = Spec.from_dict(shown)
+        wrong = wrong or len(spec.image_shape) != 3
+        wrong = wrong or any(ranges.broken(CountOrZero, n) for s in spec.batch.values() for n in s.shape)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        wrong = True
+    if wrong:
+        raise ValueError("what it says of the images (images: batch, num_classes, class_names) is damaged")
+    return spec, tuple(names) or tuple(map(str, range(min(spec.num_classes, 1_000_000))))
 
 
 def added_since(stored: Mapping[str, Any], config: Run) -> tuple[str, ...]:

@@ -35,7 +35,6 @@ from jaxgen.opening import (  # noqa: F401 -- what opens sides is known under th
     drawn_batches,
     first,
     is_built_in,
-    is_run,
     no_progress,
     open_images,
     open_test_split,
@@ -81,7 +80,7 @@ def open_backbone(
         )
     if name.removeprefix("jaxgen:") in features.SHIPPED:
         return features.shipped(name.removeprefix("jaxgen:"))
-    if is_run(path):
+    if run_directory.is_run(path):
         judge = experiment.load(path, system=system)
         judge.system.need("classify", f"--backbone {name}")
         if judge.system.backbone is None:
@@ -193,7 +192,8 @@ def kept_warnings():
     finally:
         for found in {(str(found.message), found.category): found for found in caught}.values():
             warnings.warn_explicit(found.message, found.category, found.filename, found.lineno)
-            if issubclass(found.category, UserWarning):
+            # JAX warns so of a cache that cannot be written, which is of this machine and not of the images.
+            if issubclass(found.category, UserWarning) and "persistent compilation cache" not in str(found.message):
                 said.append(str(found.message))
 
 

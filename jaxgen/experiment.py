@@ -17,7 +17,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import checkpoint, compilation, configuration, data, loop, options, run_directory, sharding, systems
+from jaxgen import (
+    checkpoint,
+    compilation,
+    configuration,
+    data,
+    loop,
+    memory,
+    options,
+    run_directory,
+    sharding,
+    systems,
+)
+from jaxgen.local_path import local
 from jaxgen.metrics import comparison
 from jaxgen.options import Run
 from jaxgen.system import CAPABILITIES, Spec, System
@@ -75,7 +87,7 @@ def warn_of_few(held_out: data.Dataset, config: options.Data) -> None:
 
 def build_system(config: Run, spec: Spec) -> System:
     """The system of a configuration, for batches of a spec: no data are needed."""
-    options.check(config)
+    options.check(dataclasses.replace(config, seed=0))  # which is of a training, and was not limited always
     module = systems.module_of(config)
     own = module not in systems.MODULES
     try:
@@ -107,6 +119,7 @@ def _naming_flags(config: Run) -> Iterator[None]:
 
 def train(config: Run, directory: str, *, preset: str = "", progress: bool = True) -> loop.Result:
     """Builds an experiment and trains it in a run directory, from its newest checkpoint if it holds one."""
+    local(directory, "the run directory")  # refused before the data are opened
     with _naming_flags(config):
         return _train(config, directory, preset, progress)
 
@@ -116,6 +129,11 @@ def _train(config: Run, directory: str, preset: str, progress: bool) -> loop.Res
     stored = _stored_in(directory)
     options.check_data(config.data, stored.get("data", {}))
     built = build(config)
+    if config.batch_size > built.dataset.num_examples and not (local(directory) / run_directory.CONFIG).exists():
+        raise ValueError(
+            f"--batch-size {config.batch_size:,} is more than the {built.dataset.num_examples:,} images of "
+            f"{built.dataset.name}: a step would see some twice; give at most that"
+        )
     try:
         return _in_loop(
             built,
@@ -163,10 +181,35 @@ def facts_of(system: System, *, has_test_split: bool = False) -> dict[str, Any]:
     }
 
 
+def _check_memory(system: System, dataset: data.Dataset, num_devices: int | None) -> None:
+    """Refuses a state or a batch that cannot fit, before any of it is made; activations come on top of both.
+
+    Raises:
+      MemoryError: with what is needed, and of what.
+    """
+    mesh = sharding.make_mesh(num_devices)
+    devices, state = list(mesh.devices.flat), memory.of(system.shapes)
+    image = int(np.prod([int(n) for n in dataset.image_shape], dtype=object)) * 4
+    batch = system.images_per_step * image
+    free = memory.free(devices)
+    if state + batch // len(devices) <= (free or state + batch):
+        return
+    if state > batch:
+        names = ", ".join(f"{name} {number:,}" for name, number in system.parameters.items())
+        memory.check(state, free, f"the state of {system.name}", f"its parameters are {names}; make it narrower")
+    memory.check(
+        state + batch // len(devices),
+        free,
+        f"a step on {system.images_per_step:,} images, of {memory.in_words(image)} each,",
+        "take fewer, with a smaller batch_size",
+    )
+
+
 def _in_loop(
     built: Experiment, directory: str | Path, *, seed: int, has_test_split: bool = False, **settings: Any
 ) -> loop.Result:
     system, key = built.system, jax.random.key(seed)
+    _check_memory(system, built.dataset, settings["num_devices"])
     if system.frozen is not None:
         settings["config"] = dict(settings["config"]) | {"frozen_sha256": digest_of(system.frozen)}
     return loop.train(
@@ -231,6 +274,7 @@ def train_system(
       MissingCapability: for metrics of a system that does not draw.
       ValueError and others: as `loop.train`.
     """
+    local(directory, "the run directory")
     if metrics:
         system.need("draw", "metrics")
         if held_out is None:
@@ -376,25 +420,20 @@ def load(directory: str | Path, *, step: int | None = None, system: System | Mod
       ValueError: for settings of another version.
     """
     stored = run_directory.load_config(directory)
-    shown = stored.get("images") or {}
-    if not {"image_shape", "num_classes"} <= set(shown):
-        raise ValueError(
-            f"{directory}/{run_directory.CONFIG} does not say what the images were; was it written by train?"
-        )
-    spec, config = Spec.from_dict(shown), None
-    if not isinstance(system, System):
-        try:
+    config = None
+    try:
+        spec, class_names = configuration.spec_of(stored)
+        if not isinstance(system, System):
             config = configuration.from_dict(stored, system)
-        except ValueError as error:
-            error.add_note(f"The run is {directory}")
-            raise
-        system = build_system(config, spec)
+            system = build_system(config, spec)
+    except ValueError as error:
+        error.add_note(f"The run is {directory}; its settings are in {directory}/{run_directory.CONFIG}")
+        raise
     if system.frozen is not None and stored.get("frozen_sha256") != digest_of(system.frozen):
         raise ValueError(f"{directory} was trained with other frozen arrays (a perceptual network, perhaps) than these")
     shapes = checkpoint.without_frozen(system.shapes)
-    state, record = checkpoint.restore(Path(directory) / "checkpoints", shapes, step=step)
+    state, record = checkpoint.restore(local(directory, "the run") / "checkpoints", shapes, step=step)
     state = checkpoint.with_frozen(state, system.frozen)
-    class_names = tuple(shown.get("class_names") or map(str, range(spec.num_classes)))
     return Trained(system, state, record, stored, spec, class_names, config)
 
 
@@ -429,6 +468,8 @@ def generate(
       ValueError: for num below 1, a label that there is not, or of a run that is told none.
     """
     batches = generate_batches(trained, num, key, batch_size=batch_size, mesh=mesh, label=label)
+    needed = 8 * num * int(np.prod(trained.image_shape))  # float32, and joined
+    memory.check(needed, memory.free_of_machine(), f"drawing {num:,} images", "draw fewer at once")
     return np.concatenate([batch["image"] for batch in batches])
 
 

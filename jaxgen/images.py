@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgen import run_directory
+from jaxgen.local_path import local
 
 NAN_COLOUR = (255, 0, 255)  # magenta: no training image is this colour by accident
 MAX_WIDTH = 900
@@ -131,7 +132,7 @@ def save_png(path: str | os.PathLike, image) -> Path:
         image = to_uint8(image)
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
-    path = Path(path)
+    path = local(path, "the picture")
     with run_directory.explained(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
     run_directory.write_atomically(path, buffer.getvalue())

@@ -27,7 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxgen import checkpoint, data, images, report, run_directory, sharding
+from jaxgen import checkpoint, data, health, images, report, run_directory, sharding
+from jaxgen.local_path import local
 
 MAX_STEPS_PER_DISPATCH = 64
 SECONDS_PER_DISPATCH = 0.25  # what a progress bar or Ctrl-C waits for at the most, about
@@ -37,7 +38,7 @@ LONG_STRIP = 6  # images in a group, from which on each group has a row of the p
 
 
 class NonFiniteLoss(RuntimeError):
-    """A loss or an update became NaN or infinite; the message names the step, its metrics and the last checkpoint."""
+    """A loss, an update or the state became NaN or infinite; the message says where, and names the last checkpoint."""
 
 
 class Result(NamedTuple):
@@ -222,7 +223,7 @@ def train(
         raise ValueError(f"best_metric is {best_metric!r}, but nothing evaluates; give evaluate, too")
     mesh = sharding.make_mesh(num_devices)
     sharding.check_divisible(batch_size, mesh.size)
-    directory, primary = Path(directory), jax.process_index() == 0
+    directory, primary = local(directory, "the run directory"), jax.process_index() == 0
     train_step = _traced_once(train_step)
     plan = _Plan(num_steps, log_every, sample_every, evaluate_every, checkpoint_every, sample, evaluate, best_metric)
     with contextlib.ExitStack() as stack:
@@ -240,9 +241,12 @@ def train(
         manager = checkpoint.open_checkpoints(
             directory / "checkpoints", keep_last=keep_last, best_metric=best_metric, best_mode=best_mode
         )
+        record_status = _status_recorder(directory, primary)
+        stack.enter_context(_failures_told(record_status))
         stack.callback(checkpoint.close, manager)
         stop = stack.enter_context(_listen(mesh))
-        run = _Run(plan, directory, manager, stop, _status_recorder(directory, primary), primary)
+        not_finite = functools.partial(health.not_finite, mesh, fresh=state)
+        run = _Run(plan, directory, manager, stop, record_status, primary, not_finite)
         rollbacks = 0
         while True:
             current, record = _restore_or_start(manager, mesh, state)
@@ -252,7 +256,7 @@ def train(
             if step == num_steps:
                 if progress and primary:
                     print(f"{directory} is finished already, at step {step}", file=sys.stderr)
-                run.record_status("finished", step)
+                run.record_status("finished", step, _doubts(run, dataset))
                 return Result(current, step, None, record["metrics"])
             try:
                 with (
@@ -283,7 +287,12 @@ def train(
                 rollbacks += 1
                 warnings.warn(f"{message} Going back ({rollbacks} of {max_rollbacks} times).", stacklevel=2)
             else:
-                run.record_status("finished" if result.stopped_by is None else "stopped", result.step)
+                if result.stopped_by is not None:
+                    run.record_status("stopped", result.step)
+                    return result
+                if message := _doubts(run, dataset):
+                    warnings.warn(message, stacklevel=2)
+                run.record_status("finished", result.step, message)
                 return result
 
 
@@ -380,6 +389,7 @@ class _Run(NamedTuple):
     stop: "_Stop"
     record_status: Callable
     primary: bool
+    not_finite: Callable  # state -> which of its arrays are not finite, in words
 
 
 class _Attempt(NamedTuple):
@@ -419,9 +429,13 @@ def _train_on(run: _Run, attempt: _Attempt, state: Any, step: int) -> Result:
                 f"after {step} train steps the state's step is {int(state.step)}: train_step must return a state whose "
                 "step is one larger than that of the state it was given, as in state.replace(step=state.step + 1)"
             )
+        evaluates = plan.evaluate is not None and plan.is_due(step, plan.evaluate_every)
+        saves = evaluates or plan.is_due(step, plan.checkpoint_every)
+        if saves:
+            _check_state(run, state, step)
         if plan.sample is not None and plan.is_due(step, plan.sample_every):
             _write_samples(run, attempt.log, step, plan.sample(state))
-        evaluation = _evaluation(plan, attempt, state, step)
+        evaluation = _evaluation(plan, attempt, state, step) if evaluates else {}
         if evaluation or plan.is_due(step, plan.checkpoint_every):
             checkpoint.save(run.manager, step, checkpoint.without_frozen(state), metrics=evaluation, metadata=metadata)
             run.record_status("running", step)
@@ -429,6 +443,7 @@ def _train_on(run: _Run, attempt: _Attempt, state: Any, step: int) -> Result:
         if evaluation and plan.best_metric is not None and plan.best_metric not in evaluation:
             raise ValueError(f"best_metric is {plan.best_metric!r}, but evaluated are: {', '.join(evaluation)}")
     if saved_step < step:  # a signal came between two checkpoints
+        _check_state(run, state, step)
         checkpoint.save(run.manager, step, checkpoint.without_frozen(state), metadata=metadata)
     return Result(state, step, run.stop.number if step < plan.num_steps else None, evaluation)
 
@@ -470,10 +485,17 @@ def _finish(run: _Run, attempt: _Attempt, in_flight: _InFlight) -> None:
         attempt.display.show(in_flight.step)
 
 
+def _check_state(run: _Run, state: Any, step: int) -> None:
+    """Raises `_WentWrong` for a state that is not finite: it would look like a good checkpoint, and be none.
+
+    Moments of an optimiser may be infinite while losses and updates are finite. Nothing is in flight.
+    """
+    if names := run.not_finite(state):
+        raise _WentWrong(step, {}, names)
+
+
 def _evaluation(plan: _Plan, attempt: _Attempt, state: Any, step: int) -> dict[str, float]:
-    """The numbers of a state, logged and shown, where they are due; otherwise none."""
-    if plan.evaluate is None or not plan.is_due(step, plan.evaluate_every):
-        return {}
+    """The numbers of a state, logged and shown."""
     evaluation = {f"eval/{name}": float(value) for name, value in plan.evaluate(state).items()}
     attempt.log.write(step, evaluation)
     attempt.display.tell(step, evaluation)
@@ -483,9 +505,10 @@ def _evaluation(plan: _Plan, attempt: _Attempt, state: Any, step: int) -> dict[s
 class _WentWrong(Exception):
     """Raised where the host learns that a step went wrong."""
 
-    def __init__(self, step: int, metrics: Mapping[str, Any]):
+    def __init__(self, step: int, metrics: Mapping[str, Any], arrays: str = ""):
         super().__init__(step)
         self.step, self.metrics = step, {name: float(value) for name, value in metrics.items()}
+        self.arrays = arrays  # of the state, that are not finite, in words
 
 
 def _describe(bad: _WentWrong, directory: Path, last_good: int | None) -> str:
@@ -493,10 +516,12 @@ def _describe(bad: _WentWrong, directory: Path, last_good: int | None) -> str:
     where = f"The last good checkpoint is {directory / 'checkpoints' / str(last_good)}."
     if last_good is None:
         where = f"There is no checkpoint yet in {directory}."
+    what = f"The step after step {bad.step} went wrong, a loss or an update is not finite: {numbers}."
+    if bad.arrays:
+        what = f"After step {bad.step} the state is not finite, and was not saved: {bad.arrays}."
     return (
-        f"The step after step {bad.step} went wrong, a loss or an update is not finite: {numbers}. {where} "
-        "With max_rollbacks above 0 the same run goes back and on with fresh noise; a smaller learning rate, "
-        "clip_norm or skip_norm is for a new run."
+        f"{what} {where} With max_rollbacks above 0 the same run goes back and on with fresh noise; a smaller learning "
+        "rate, clip_norm or skip_norm is for a new run."
     )
 
 
@@ -785,12 +810,37 @@ def _listen(mesh) -> Iterator[_Stop]:
         let_go()
 
 
+def _doubts(run: _Run, dataset: data.Dataset) -> str:
+    """What the log of a finished run gives to think of, in a sentence."""
+    records = []
+    with contextlib.suppress(OSError, ValueError):  # a log that cannot be read is no reason to fail at the end
+        records = run_directory.read_metrics(run.directory) if run.primary else []
+    return health.doubts(records, dataset.image_shape)
+
+
+@contextlib.contextmanager
+def _failures_told(record_status: Callable) -> Iterator[None]:
+    """Records that a run which was going failed, and why; where not even that can be written, nothing."""
+    try:
+        yield
+    except BaseException as error:
+        if record_status.last is not None and record_status.last[0] == "running":
+            message = str(error) or f"it was ended at once ({type(error).__name__})"
+            with contextlib.suppress(OSError):
+                record_status("failed", record_status.last[1], message)
+        raise
+
+
 def _status_recorder(directory: Path, primary: bool) -> Callable:
-    """`(status, step, message="")`: writes RUN/status.json, and the report now and then and at the end."""
+    """`(status, step, message="")`: writes RUN/status.json, and the report now and then and at the end.
+
+    Its `last` is the last status and step, or None.
+    """
     last_report = time.monotonic()
 
     def record_status(status: str, step: int, message: str = "") -> None:
         nonlocal last_report
+        record_status.last = (status, step)
         run_directory.write_status(directory, status, step=step, message=message, is_primary=primary)
         if primary and (status != "running" or time.monotonic() - last_report > SECONDS_BETWEEN_REPORTS):
             try:
@@ -799,6 +849,7 @@ def _status_recorder(directory: Path, primary: bool) -> Callable:
                 warnings.warn(f"the report could not be written: {error}", stacklevel=2)
             last_report = time.monotonic()
 
+    record_status.last = None
     return record_status
 
 

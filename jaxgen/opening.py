@@ -14,7 +14,7 @@ from types import ModuleType
 import jax
 import numpy as np
 
-from jaxgen import data, experiment, images, options, run_directory
+from jaxgen import data, experiment, images, memory, options, run_directory
 from jaxgen.data import decode, folder, listing
 from jaxgen.system import System
 
@@ -90,7 +90,7 @@ def open_images(
     if is_built_in(what):
         name, _, split = what.partition(":")
         return first(_open_built_in(name, split or "test", shape, image_size), num)
-    if is_run(path):
+    if run_directory.is_run(path):
         trained = experiment.load(path, step=step, system=system)
         return draw(trained, what, num=10_000 if num is None else num, seed=seed, progress=progress)
     if path.is_dir():
@@ -122,15 +122,6 @@ def is_built_in(what: str) -> bool:
             f"{what}:train for the set, ./{what} for the other"
         )
     return True
-
-
-def is_run(path: str | os.PathLike) -> bool:
-    """Whether a directory is a run: it holds a configuration, which pictures may have beside them, too."""
-    path = Path(path)
-    if not (path / run_directory.CONFIG).is_file():
-        return False
-    beside = (run_directory.ENVIRONMENT, run_directory.METRICS, run_directory.STATUS, "checkpoints")
-    return any((path / name).exists() for name in beside) or not any(map(listing.is_image_name, os.listdir(path)))
 
 
 def check_there(what: str) -> None:
@@ -358,6 +349,8 @@ def draw(
 
 def drawn_batches(trained: experiment.Trained, num: int, key: jax.Array) -> Iterator[dict[str, np.ndarray]]:
     """What a run draws, a batch at a time; of a class-conditional run image i is of class i mod num_classes."""
+    needed = num * int(np.prod(trained.image_shape))  # as stored; features come on top
+    memory.check(needed, memory.free_of_machine(), f"drawing {num:,} images", "draw fewer")
     classes = range(trained.system.choices.get("label", 0))
     return experiment.generate_batches(trained, num, key, batch_size=BATCH, label=classes or None)
 

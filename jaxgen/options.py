@@ -8,21 +8,21 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import math
 import os
 import re
 import typing
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 import optax
 
-from jaxgen import augmentation, data, gan, network, optim
+from jaxgen import augmentation, data, gan, local_path, network, optim, ranges
 from jaxgen import gradients as ways
 from jaxgen.losses import adversarial, variational
 from jaxgen.metrics import comparison
+from jaxgen.ranges import Count, CountOrZero, Norm, Positive, Range, Seed, Share, Weight, WholeShare
 
 # Names -> functions ---------------------------------------------------------------------------------------------------
 
@@ -116,15 +116,15 @@ class Data:
     """The folder or array file that evaluation uses; of a folder with train/ and test/ in it the latter by default."""
     labelled: bool | None = None
     """For folders, arrays and hub sets: whether there are labels; by default where what is found can be labels."""
-    image_size: int | None = None
+    image_size: Count | None = None
     """Side in pixels; the set's own by default (28 for MNIST, 64 for folders, ...). Arrays are taken as they are."""
     channels: Literal[1, 3] = 3
     """For folders and hub sets: 1 for grey, 3 for colour."""
     background: str = "white"
     """For folders, arrays and hub sets: what transparent images are composited on."""
-    validation_share: float = 0.05
+    validation_share: Share = 0.05
     """For folders without test images of their own: share of the files held out for evaluation."""
-    max_broken_share: float = 0.01
+    max_broken_share: WholeShare = 0.01
     """For folders and hub sets: share of unreadable images that is tolerated; a single one is, unless this is 0."""
     value_range: tuple[float, float] | None = None
     """For `arrays`: the values of black and white, such as 0 1."""
@@ -165,21 +165,21 @@ class Optimizer:
 
     name: Literal[*OPTIMIZERS] = "adam"
     """The rule."""
-    learning_rate: float = 2e-4
+    learning_rate: Positive = 2e-4
     """At the start of the schedule."""
-    b1: float = 0.9
+    b1: Annotated[float, Range(-1, 1, open_most=True)] = 0.9
     """Decay of the first moment; momentum for sgd and rmsprop."""
-    b2: float = 0.999
+    b2: Share = 0.999
     """Decay of the second moment; for sgd without meaning."""
-    eps: float = 1e-8
+    eps: Weight = 1e-8
     """Added to the denominator."""
-    weight_decay: float = 0.0
+    weight_decay: Weight = 0.0
     """For adamw."""
     schedule: Literal[*SCHEDULES] = "constant"
     """Of the learning rate over num_steps: linear and cosine end at 0."""
-    clip_norm: float | None = None
+    clip_norm: Norm | None = None
     """Scale the gradient down to this global norm."""
-    skip_norm: float | None = None
+    skip_norm: Norm | None = None
     """Skip an update whose gradient has this global norm or more before the clip, or is not finite."""
 
     def rate(self, num_steps: int) -> optax.Schedule:
@@ -211,35 +211,35 @@ class Run:
 
     data: Data = Data()
     """Which images, and how they are prepared."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images in a step (for each discriminator step), over all devices and hosts."""
-    num_steps: int = 10_000
+    num_steps: Count = 10_000
     """Train steps in all, counted from the run's beginning."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the initialisation, the noise and the order of the data."""
     precision: Literal[*PRECISIONS] = "float32"
     """Of the computation; parameters are always float32."""
-    num_devices: int | None = None
+    num_devices: Count | None = None
     """All by default."""
-    log_every: int = 100
+    log_every: Count = 100
     """Steps between lines of the log and of the console, each a mean over these steps."""
-    sample_every: int = 1000
+    sample_every: CountOrZero = 1000
     """Steps between pictures of samples."""
-    evaluate_every: int = 0
+    evaluate_every: CountOrZero = 0
     """Steps between evaluations; 0: only at the end, as for all intervals but log_every."""
-    checkpoint_every: int = 1000
+    checkpoint_every: CountOrZero = 1000
     """Steps between checkpoints: what a kill may cost."""
-    keep_last: int = 3
+    keep_last: Count = 3
     """How many of the newest checkpoints to keep, beside the best."""
-    max_rollbacks: int = 0
+    max_rollbacks: CountOrZero = 0
     """How often to go back to the last checkpoint when a loss is not finite; 0: stop."""
-    ema_half_life: float = 0.0
+    ema_half_life: Weight = 0.0
     """Of the moving average of the weights, in images; 0: the latest weights."""
-    micro_batches: int = 1
+    micro_batches: Count = 1
     """Slices of a batch whose gradients are added up: the memory of one slice."""
     eval_metric: Literal["none", *comparison.OF_EVALUATION] = "none"
     """Of what is drawn, against the test split, every evaluate_every steps; the best checkpoint by it is kept."""
-    eval_images: int = 2000
+    eval_images: Count = 2000
     """How many images to draw for it, and how many of the test split to compare them with."""
 
     @property
@@ -384,17 +384,6 @@ def _needs_path(config: Data, field: str = "path") -> str:
 
 # Checked settings -----------------------------------------------------------------------------------------------------
 
-_AT_LEAST_ONE = (
-    *("batch_size", "num_steps", "keep_last", "image_size", "latent_dim", "features", "num_discriminator_steps"),
-    *("num_samples", "eval_samples", "eval_images", "micro_batches"),
-)
-_AT_LEAST_ZERO = (
-    *("r1", "r2", "gradient_penalty", "gradient_penalty_target", "dragan", "ema_half_life"),
-    *("beta", "kl_warmup_steps", "free_bits", "weight_decay", "eps"),
-)
-_ABOVE_ZERO = ("learning_rate", "clip_norm", "skip_norm")
-_BELOW_ONE = {"b1": -1, "b2": 0, "dropout": 0}  # and from here up; a negative b1 is negative momentum
-
 
 def square_size(image_shape: tuple[int, int, int], model: str) -> int:
     """The side of square images [H, W, C].
@@ -421,16 +410,20 @@ def check(settings: Any, prefix: str = "") -> None:
     Raises:
       ValueError: naming the setting as its flag is, its value and what is allowed.
     """
-    for name, kind in typing.get_type_hints(type(settings)).items():
-        value = getattr(settings, name)
-        if dataclasses.is_dataclass(value):
+    for name, kind, value in ranges.fields(settings):
+        if dataclasses.is_dataclass(value) and dataclasses.is_dataclass(kind):
             check(value, f"{prefix}{name}.")
-        elif typing.get_origin(kind) is Literal:  # the command line has checked it, a notebook has not
+        elif dataclasses.is_dataclass(kind):
+            raise ValueError(f"{ranges.flag(name, prefix)} is a group of settings, not {value!r:.80}")
+        elif typing.get_origin(kind) is Literal and isinstance(value, str):  # the nearest is suggested
             if isinstance(settings, Run):  # those of a group are looked up where it is used
-                lookup(dict.fromkeys(typing.get_args(kind)), value, name)
-        elif allowed := None if value is None else _broken_rule(name, value):
-            flag = f"{prefix}{name}".replace("_", "-")
-            raise ValueError(f"--{flag} must be {allowed}, not {value}")
+                lookup(dict.fromkeys(map(str, typing.get_args(kind))), value, name)
+        elif allowed := ranges.broken(kind, value):
+            raise ValueError(f"{ranges.flag(name, prefix)} must be {allowed}, not {value!r:.80}")
+    if isinstance(settings, Data) and settings.name in ("folder", "arrays"):
+        for name in ("path", "test_path"):
+            if getattr(settings, name) is not None:
+                local_path.local(getattr(settings, name), ranges.flag(name, prefix))
     if isinstance(settings, Data) and settings.name in ("mnist", "stacked_mnist", "emoji"):
         for name in ("path", "test_path"):
             if getattr(settings, name) is not None:
@@ -440,19 +433,6 @@ def check(settings: Any, prefix: str = "") -> None:
                     "comes with the package and would be used instead; for images of your own give --data.name "
                     "folder, arrays or hub"
                 )
-
-
-def _broken_rule(name: str, value: Any) -> str | None:
-    """What is allowed, where a value is not; NaN never is."""
-    if name in _AT_LEAST_ONE and not value >= 1:
-        return "at least 1"
-    if name in _AT_LEAST_ZERO and not 0 <= value < math.inf:
-        return "at least 0 and finite"
-    if name in _ABOVE_ZERO and not value > 0:
-        return "above 0"
-    if name in _BELOW_ONE and not _BELOW_ONE[name] <= value < 1:
-        return f"from {_BELOW_ONE[name]} up and below 1"
-    return None
 
 
 def flags_named_in(text: str, config: Any, prefix: str = "") -> list[str]:

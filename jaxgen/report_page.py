@@ -50,7 +50,7 @@ p { margin: 8px 0; }
 .badge { display: inline-block; margin-right: 8px; padding: 1px 10px; border-radius: 99px; border: 1px solid;
   color: var(--soft); font-size: 13px; font-weight: 600; }
 .badge.running { color: var(--accent); } .badge.finished { color: var(--good); }
-.badge.stopped { color: var(--warn); } .badge.non-finite { color: var(--bad); }
+.badge.stopped { color: var(--warn); } .badge.non-finite, .badge.failed { color: var(--bad); }
 progress { width: 100%; height: 6px; border: 0; border-radius: 3px; appearance: none; background: var(--line);
   overflow: hidden; }
 progress::-webkit-progress-bar { background: var(--line); }

@@ -39,6 +39,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxgen.local_path import local
+
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
 SYSTEM = "system.json"
@@ -47,7 +49,7 @@ REAL = "real.png"
 METRICS = "metrics.jsonl"
 STATUS = "status.json"
 LOCK = ".lock"
-STATUSES = ("running", "finished", "stopped", "non-finite")
+STATUSES = ("running", "finished", "stopped", "non-finite", "failed")
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _ABSENT = object()
 
@@ -185,15 +187,10 @@ def flatten(config: Mapping, prefix: str = "") -> dict[str, object]:
 
 
 def _checked(path: str | os.PathLike) -> Path:
-    text = os.fspath(path)
-    if not text:
-        raise RunDirectoryError("the run directory is an empty path; name a directory, for example runs/first")
-    if "://" in text:
-        raise RunDirectoryError(
-            f"{text} is an URL, and a run directory is a local path; mount the bucket (for example with gcsfuse) and "
-            "name the directory where it is mounted"
-        )
-    return Path(text).expanduser()
+    try:
+        return local(path, "the run directory")
+    except ValueError as error:
+        raise RunDirectoryError(str(error)) from None
 
 
 def create(
@@ -316,6 +313,23 @@ def load_config(path: str | os.PathLike) -> dict:
     raise RunDirectoryError(f"{path} holds no {CONFIG}, so it is not a run{_near(path)}")
 
 
+def is_run(path: str | os.PathLike) -> bool:
+    """Whether a directory is a run's: other programs write a config.json, too, also beside pictures.
+
+    One that cannot be read counts as a run's, whose reader then says what is wrong with it.
+    """
+    path = Path(path)
+    if not (path / CONFIG).is_file():
+        return False
+    if (path / "checkpoints").is_dir():
+        return True
+    try:
+        stored = _read_config(path)
+    except (OSError, RunDirectoryError):
+        return True
+    return any(name in stored for name in ("images", "system", "family"))
+
+
 def _near(parent: Path) -> str:
     runs = []
     with contextlib.suppress(OSError):
@@ -400,7 +414,7 @@ def write_status(
 
     Args:
       path: the run directory.
-      status: "running", "finished", "stopped" or "non-finite".
+      status: "running", "finished", "stopped", "non-finite" or "failed" (by an error, which the message tells).
       step: the number of finished train steps.
       message: one sentence for people, for example which metric was not finite.
       is_primary: False: does nothing (the other hosts).

@@ -456,6 +456,65 @@ def test_when_everything_is_damaged_the_error_lists_it_and_nothing_is_touched(ma
     assert checkpoint.all_steps(manager) == [10, 20]
 
 
+def deleting(monkeypatch, manager, *, saved=None):
+    """The first read of a step finds it deleted by a training beside, which has saved another one, perhaps."""
+    read, calls = checkpoint._read_verified, []
+
+    def read_late(directory, step, template):
+        calls.append(step)
+        if len(calls) == 1:
+            if saved is not None:
+                checkpoint.save(manager, saved, make_state(saved))
+                checkpoint.wait(manager)
+            shutil.rmtree(directory / str(step) / "state")  # half of it: Orbax deletes file by file
+            if saved is None:
+                shutil.rmtree(directory / str(step))
+        return read(directory, step, template)
+
+    monkeypatch.setattr(checkpoint, "_read_verified", read_late)
+    return calls
+
+
+@pytest.mark.parametrize("saved", [3, None])
+def test_a_step_that_is_deleted_while_it_is_read_is_no_damage(tmp_path, monkeypatch, saved):
+    manager = checkpoint.open_checkpoints(tmp_path, keep_last=None)
+    save_steps(manager, *([2] if saved else [1, 2]))
+    calls = deleting(monkeypatch, manager, saved=saved)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, record = checkpoint.restore(tmp_path, make_state())
+    assert record["step"] == (saved or 1) and calls == [2, saved or 1]
+    checkpoint.close(manager)
+
+
+def test_a_step_that_was_asked_for_and_is_deleted_meanwhile_is_not_there(tmp_path, monkeypatch):
+    manager = checkpoint.open_checkpoints(tmp_path)
+    save_steps(manager, 1, 2)
+    deleting(monkeypatch, manager)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 2 in .*; available steps: \[1\]"):
+        checkpoint.restore(tmp_path, make_state(), step=2)
+    deleting(monkeypatch, manager)
+    with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+        checkpoint.restore(tmp_path, make_state())
+    checkpoint.close(manager)
+
+
+@pytest.mark.parametrize("narrow, wide", [("float32", "float64"), ("int32", "int64"), ("uint32", "uint64")])
+def test_a_state_of_the_other_precision_names_the_switch(manager, narrow, wide):
+    def state(dtype):
+        return {"step": np.zeros((), np.int8), "x": np.zeros(3, dtype)}
+
+    checkpoint.save(manager, 1, state(narrow))
+    message = rf"saved with jax_enable_x64 off, and it is on now: 1 of 2 .*\['x'\] \({narrow} there, {wide} here\)"
+    with pytest.raises(checkpoint.CheckpointMismatch, match=message):
+        checkpoint.restore(manager, state(wide))
+    checkpoint.save(manager, 2, state(wide))
+    with pytest.raises(checkpoint.CheckpointMismatch, match="with jax_enable_x64 on, and it is off now.*X64=1"):
+        checkpoint.restore(manager, state(narrow))
+    with pytest.raises(checkpoint.CheckpointMismatch, match="is of another model"):
+        checkpoint.restore(manager, {"step": np.zeros((), np.int8), "x": np.zeros(4, narrow)})
+
+
 def test_a_damaged_step_is_moved_aside_and_can_be_saved_again(manager):
     for attempt in (1, 2):
         save_steps(manager, *([10, 20] if attempt == 1 else [20]))
@@ -558,7 +617,7 @@ def test_a_full_disk_is_named_and_the_earlier_checkpoint_restores(tmp_path):
         import sys, resource, numpy as np
         from jaxgen import checkpoint
         manager = checkpoint.open_checkpoints(sys.argv[1])
-        state = lambda step: {"x": np.random.default_rng(step).random(400_000)}
+        state = lambda step: {name: np.random.default_rng(step).random(400_000) for name in "xyz"}
         checkpoint.save(manager, 1, state(1))
         checkpoint.wait(manager)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
@@ -575,6 +634,7 @@ def test_a_full_disk_is_named_and_the_earlier_checkpoint_restores(tmp_path):
     child = run_python(program, tmp_path)
     output, errors = child.communicate(timeout=120)
     assert child.returncode == 0, errors
+    assert "Traceback" not in errors and "absl" not in errors, errors  # Orbax's and asyncio's, beside the sentence
     assert "step 2 could not be written" in output and str(tmp_path) in output and "free space" in output, output
     assert "Earlier checkpoints are untouched: steps [1]" in output
     assert output.splitlines()[-1] == "4"

@@ -71,7 +71,7 @@ def test_a_damaged_cache_is_told_and_made_anew(tmp_path):
     content = bytearray(file.read_bytes())
     content[content.index(first.features.tobytes()) + 5] ^= 1
     file.write_bytes(content)
-    with pytest.warns(UserWarning, match="is damaged, and made anew"):
+    with pytest.warns(RuntimeWarning, match="is damaged, and made anew"):
         again = comparison.see(backbone, some_images(), cache=tmp_path)
     assert len(calls) == 2 and np.array_equal(first.features, again.features)
     with warnings.catch_warnings():

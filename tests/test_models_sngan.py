@@ -28,7 +28,8 @@ def shapes(module, shape, num_classes=0):
 
 @functools.partial(jax.jit, static_argnums=0)
 def init(module, key, *inputs):
-    return module.init(key, *inputs, train=True)
+    variables = module.init(key, *inputs, train=True)
+    return jax.tree.map(lambda leaf: leaf.astype(float), variables)  # parameters are of single precision by themselves
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ each_layer = pytest.mark.parametrize("layer", LAYERS)
 
 @functools.partial(jax.jit, static_argnums=0)
 def init(module, x, key=None):
-    return module.init(jax.random.key(0) if key is None else key, x, train=True)
+    variables = module.init(jax.random.key(0) if key is None else key, x, train=True)
+    return jax.tree.map(lambda leaf: leaf.astype(float), variables)  # parameters are of single precision by themselves
 
 
 @functools.partial(jax.jit, static_argnums=0)

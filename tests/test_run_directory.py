@@ -253,11 +253,11 @@ def test_an_empty_directory_and_a_lone_file_are_no_runs(tmp_path):
         run_directory.load_config(tmp_path / "file")
 
 
-def test_status_is_one_of_four_words(tmp_path):
+def test_status_is_one_of_five_words(tmp_path):
     run_directory.write_status(tmp_path, "non-finite", step=7, message="generator/loss is NaN")
     record = strict_json((tmp_path / "status.json").read_text())
     assert (record["status"], record["step"], record["message"]) == ("non-finite", 7, "generator/loss is NaN")
-    with pytest.raises(ValueError, match="running, finished, stopped, non-finite, got 'done'"):
+    with pytest.raises(ValueError, match="running, finished, stopped, non-finite, failed, got 'done'"):
         run_directory.write_status(tmp_path, "done", step=7)
 
 

@@ -432,7 +432,7 @@ def test_what_cannot_be_opened_is_one_sentence(sides, tmp_path, monkeypatch, cap
         (["bright.npz", other], "float32 images with values from 0 to 255: their range is not guessed"),
         (["runs", other], "neither a run nor a folder of images: no image found in it"),
         ([other, other, "--backbone", "text.npz"], "no .npz of weights, it is damaged or cut short"),
-        ([other, "mnist", "--num", "0"], "the number of images must be at least 1, not 0"),
+        ([other, "mnist", "--num", "0"], "--num-images must be at least 1, not 0"),
     ]:
         assert message in error_of(capsys, *arguments), arguments
     assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -83,6 +83,14 @@ def test_half_precision_computes_in_it_and_keeps_parameters_and_metrics_in_singl
 
 
 @EVERY
+def test_a_state_is_of_single_precision_where_the_switch_for_double_is_on_too(module, double_precision):
+    system, spec = built(module)
+    state, _ = jax.eval_shape(system.train_step, system.shapes, spec.example(system.images_per_step), jax.random.key(0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path((system.shapes, state)):
+        assert leaf.dtype not in (jnp.float64, jnp.int64), jax.tree_util.keystr(path)
+
+
+@EVERY
 def test_a_system_is_rebuilt_from_what_its_run_stores_without_data(module):
     config, spec = tiny(module)
     stored = json.loads(json.dumps(configuration.to_dict(config) | {"images": spec.to_dict()}))

@@ -20,9 +20,12 @@ from typing import Annotated, Literal  # noqa: E402
 
 import tyro  # noqa: E402
 
-from jaxgen import command_line  # noqa: E402
+from jaxgen import command_line, ranges  # noqa: E402
+from jaxgen.commands import arguments as words  # noqa: E402
+from jaxgen.ranges import Count, CountOrZero, Seed, WholeShare  # noqa: E402
 
 
+@ranges.checked
 def evaluate(
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_IMAGES")],
     reference: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="REFERENCE")] = None,
@@ -30,15 +33,15 @@ def evaluate(
     metrics: tuple[str, ...] = (),
     backbone: str | None = None,
     classifier: Path | None = None,
-    num_images: Annotated[int | None, tyro.conf.arg(aliases=["--num", "-n"])] = None,
-    num_real_images: Annotated[int | None, tyro.conf.arg(aliases=["--num-real"])] = None,
+    num_images: Annotated[Count | None, tyro.conf.arg(aliases=["--num", "-n"])] = None,
+    num_real_images: Annotated[Count | None, tyro.conf.arg(aliases=["--num-real"])] = None,
     train: str | None = None,
-    image_size: int | None = None,
+    image_size: Count | None = None,
     value_range: tuple[float, float] | None = None,
-    max_broken_share: float = 0.01,
+    max_broken_share: WholeShare = 0.01,
     resize_rule: Literal["tf1_bilinear", "antialiased_bicubic"] = "tf1_bilinear",
-    seed: int = 0,
-    step: int | None = None,
+    seed: Seed = 0,
+    step: CountOrZero | None = None,
     samples: int | None = None,
     system: Path | None = None,
     pictures: bool = True,
@@ -251,7 +254,7 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, system, output) 
 
     run = Path(what)
     holds_images = run.is_dir() and any(listing.is_image_name(file.name) for file in run.iterdir())
-    if not evaluation.is_run(run) and (
+    if not run_directory.is_run(run) and (
         holds_images
         or run.suffix in (".npz", ".npy")
         or not run.is_dir()
@@ -332,6 +335,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluates, and prints the numbers; with --table, prints a table."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command_line.use_compilation_cache()
+    words.check(arguments)
+    words.suggest(arguments, [*words.options_of(evaluate), "--table"])
     program = command_line.program("evaluate")
     if "--table" in arguments:
         arguments = [argument for argument in arguments if argument != "--table"]

@@ -6,24 +6,28 @@ compare with.
 
 import io
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from jaxgen import command_line
+from jaxgen import command_line, ranges
+from jaxgen.commands import arguments as words
+from jaxgen.ranges import Count, CountOrZero, Seed
 
 MANY_CLASSES = 32  # above which a picture does not show all of them
 
 
+@ranges.checked
 def sample(
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     /,
-    num_images: Annotated[int | None, tyro.conf.arg(aliases=["--num", "-n"])] = None,
+    num_images: Annotated[Count | None, tyro.conf.arg(aliases=["--num", "-n"])] = None,
     label: tuple[str, ...] = (),
-    seed: int = 0,
-    step: int | None = None,
+    seed: Seed = 0,
+    step: CountOrZero | None = None,
     output: Path | None = None,
     separate: bool = False,
     system: Path | None = None,
@@ -133,6 +137,9 @@ def labels_of(trained, asked: tuple[str, ...]) -> list[int]:
 def main(arguments: list[str] | None = None) -> int:
     """Draws, and prints where."""
     command_line.use_compilation_cache()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    words.check(arguments)
+    words.suggest(arguments, words.options_of(sample))
     program = command_line.program("sample")
     chosen = tyro.cli(sample, args=arguments, prog=program, config=(tyro.conf.FlagCreatePairsOff,))
     print(chosen)

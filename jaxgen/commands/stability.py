@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxgen import command_line
+from jaxgen import command_line, ranges
+from jaxgen.commands import arguments as words
+from jaxgen.ranges import Count, CountOrZero, Range, Seed
 
 UpdateRule = Literal["simultaneous", "alternating", "extragradient", "optimistic", "consensus", "lookahead"]
 
@@ -81,6 +83,12 @@ def dirac(
         require(0 < clip_norm < math.inf, f"--clip-norm must be above 0 and finite, not {clip_norm:g}")
         require(clip != "none", "--clip-norm does nothing without --clip joint or --clip per-player")
     require(num_steps >= 31, f"--num-steps must be at least 31 for a growth law, not {num_steps}")
+    for option, value, most in (
+        ("--num-steps", num_steps, 10_000_000),
+        ("--num-discriminator-steps", num_discriminator_steps, 1000),
+        ("--lookahead-steps", lookahead_steps, 1000),
+    ):
+        require(value <= most, f"{option} must be at most {most:,}, not {value}")
     require(all(map(math.isfinite, start)), f"--start must be two finite numbers, not {start[0]:g} {start[1]:g}")
 
     from jaxgen.losses import adversarial, penalties
@@ -153,19 +161,20 @@ def dirac(
         )
 
 
+@ranges.checked
 def spectrum(
     run: tyro.conf.Positional[Path],
     /,
-    step: int | None = None,
-    from_step: int | None = None,
-    iterations: int = 40,
+    step: CountOrZero | None = None,
+    from_step: CountOrZero | None = None,
+    iterations: Annotated[int, Range(2)] = 40,
     train_step: bool = True,
     layers: bool = True,
-    probes: int = 16,
-    latents: int = 8,
+    probes: Annotated[int, Range(2)] = 16,
+    latents: CountOrZero = 8,
     batch_size: int | None = None,
-    seed: int = 0,
-    top: int = 8,
+    seed: Seed = 0,
+    top: Count = 8,
     system: Path | None = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
@@ -197,14 +206,6 @@ def spectrum(
       system: The file of a system of your own, for a run of it: nothing that a run names is imported.
       as_json: One JSON object instead of sentences, with all eigenvalues.
     """
-    for option, value, least in (
-        ("--iterations", iterations, 2),
-        ("--probes", probes, 2),
-        ("--latents", latents, 0),
-        ("--top", top, 1),
-    ):
-        require(value >= least, f"{option} must be at least {least}, not {value}")
-
     from tqdm import tqdm
 
     from jaxgen import checkpoint, systems
@@ -325,6 +326,9 @@ def sweep(
       num_images: How many each network draws for that.
       system: The file of a system of your own, for a run of it: nothing that a run names is imported.
     """
+    whole = {"--seeds": seeds, "--num-steps": num_steps, "--batch-size": batch_size, "--num-images": num_images}
+    for option, value in (whole | {"--records": records, "--block-size": block_size}).items():
+        require(value is None or value <= ranges.LARGEST, f"{option} must be at most {ranges.LARGEST:,}, not {value}")
     one_device_for_each_core()
     from jaxgen import systems
     from jaxgen.stability import sweep_presets, sweep_report
@@ -438,6 +442,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns 0."""
     command_line.use_compilation_cache()
     arguments = sys.argv[1:] if arguments is None else arguments
+    words.check(arguments)
+    if arguments and arguments[0] in COMMANDS:
+        words.suggest(arguments, words.options_of(COMMANDS[arguments[0]]))
     tyro.extras.subcommand_cli_from_dict(
         COMMANDS, prog=command_line.program("stability"), description=__doc__, args=arguments or ["--help"]
     )

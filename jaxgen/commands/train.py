@@ -1,10 +1,13 @@
 """Train a preset, or a system of your own: `jaxgen train PRESET [settings]`. Run it again to resume."""
 
+import math
 import sys
+import typing
 from types import ModuleType
 from typing import Annotated, Any, NamedTuple
 
 from jaxgen import command_line
+from jaxgen.commands import arguments as words
 
 
 class Chosen(NamedTuple):
@@ -74,6 +77,7 @@ def parse(arguments: list[str], command: str = "train") -> Chosen:
 
     from jaxgen import configuration, systems
 
+    words.check(arguments)
     given, rest = systems.DEFAULT, arguments
     if arguments and not arguments[0].startswith("-"):
         given, rest = arguments[0], arguments[1:]
@@ -81,6 +85,7 @@ def parse(arguments: list[str], command: str = "train") -> Chosen:
         print(help_text())
         raise SystemExit(0)
     name, preset, module = find(given)
+    _check_words(given, preset.config, rest, command)
 
     about_directory = f"The run directory; runs/{name} by default, or runs/{name}-SETTINGS if it has other settings."
 
@@ -99,6 +104,28 @@ def parse(arguments: list[str], command: str = "train") -> Chosen:
         description=f"{preset.about}. {preset.paper}",
         config=(tyro.conf.FlagConversionOff,),
     )
+
+
+def _check_words(given: str, config: Any, arguments: list[str], command: str) -> None:
+    """Raises a ValueError for what other programs call otherwise, with its name here."""
+    known = [*words.flags_of(config), "--directory"]
+    words.suggest(arguments, known)
+    kinds = typing.get_type_hints(type(config))
+    if losses := typing.get_args(kinds.get("loss")):
+        words.check_loss(arguments, losses)
+    words.check_data(arguments, typing.get_args(typing.get_type_hints(type(config.data))["name"]))
+    rest, epochs = words.without(arguments, words.EPOCHS)
+    if len(rest) < len(arguments) and not set(words.EPOCHS) & set(known):
+        said = "training is counted in steps, and there is no option for epochs: give --num-steps"
+        chosen = parse([given, *rest], command).config
+        try:
+            wanted, num_images = float(epochs), chosen.data.open("train").num_examples
+            batch = chosen.batch_size * getattr(chosen, "num_discriminator_steps", 1)
+            steps = math.ceil(wanted * num_images / batch)
+        except (ValueError, TypeError, OverflowError, OSError, ImportError):  # no number, or no data
+            raise ValueError(said) from None
+        times = "1 epoch" if wanted == 1 else f"{epochs} epochs"
+        raise ValueError(f"{said} {steps} for {times} of {num_images:,} images, {batch:,} in a step")
 
 
 def main(arguments: list[str] | None = None) -> int:

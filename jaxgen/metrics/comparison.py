@@ -459,12 +459,12 @@ def see(
 
 
 def _cached(file: Path, num_examples: int) -> Seen | None:
-    if not file.exists():
-        return None
     try:
         seen = Seen(**npz.read_arrays(file, lambda names: ["features", "logits"]))  # checksums are compared
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
     except (OSError, ValueError, KeyError) as error:
-        warnings.warn(f"{file} is damaged, and made anew: {error}", stacklevel=3)
+        warnings.warn(f"{file} is damaged, and made anew: {error}", RuntimeWarning, stacklevel=3)
         return None
     return seen if len(seen.features) == num_examples else None
 
@@ -476,7 +476,7 @@ def _keep(file: Path, seen: Seen) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         run_directory.write_atomically(file, buffer.getvalue())
     except OSError as error:
-        warnings.warn(f"what was seen could not be kept: {error}", stacklevel=3)
+        warnings.warn(f"what was seen could not be kept: {error}", RuntimeWarning, stacklevel=3)  # no note of a number
 
 
 def check_enough(metrics: dict[str, Metric], num_real: int, num_fake: int) -> None:

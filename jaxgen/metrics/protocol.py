@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgen import run_directory
+from jaxgen.local_path import local
 
 SUBJECT = ("images", "latents", "labels", "weights", "precision")
 """Entries that say what was evaluated: they may differ within a table, which then says so below it."""
@@ -76,7 +77,7 @@ def write(path: str | os.PathLike, new: Mapping[str, Any]) -> tuple[Path, dict[s
     Raises:
       OSError: with the path and what to do.
     """
-    path = Path(path)
+    path = local(path, "the evaluation")
     how = _how(new)
     digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:8]
     whole = dict(new)
@@ -144,7 +145,7 @@ def read(path: str | os.PathLike) -> list[Record]:
       FileNotFoundError: if there is nothing.
       ValueError: for a file that is no evaluation.
     """
-    path = Path(path)
+    path = local(path, "the evaluation")
     if path.is_dir():
         files = sorted((path / "evaluation").glob("*.json")) or sorted(path.glob("*.json"))
         files = [file for file in files if file.name not in OTHER_FILES]

@@ -60,7 +60,7 @@ class SelfAttention(nn.Module):
         key = max_pool(conv(channels // 8, "key", x))
         value = max_pool(conv(channels // 2, "value", x))
         seen = attend(pixels(query), pixels(key), pixels(value)).reshape(batch, height, width, -1)
-        gain = self.param("gain", nn.initializers.zeros, ())
+        gain = self.param("gain", nn.initializers.zeros, (), jnp.float32)
         seen = conv(channels, "output", seen)
         return x + gain.astype(seen.dtype) * seen
 

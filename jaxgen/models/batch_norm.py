@@ -57,8 +57,8 @@ class ConditionalBatchNorm(nn.Module):
         )
         nn.share_scope(self, norm)  # `mean` and `var` stand beside `scale` and `bias`, as in nn.BatchNorm
         shape = (self.num_classes, x.shape[-1])
-        scale = rows_of(self.param("scale", nn.initializers.ones, shape), label)
-        bias = rows_of(self.param("bias", nn.initializers.zeros, shape), label)
+        scale = rows_of(self.param("scale", nn.initializers.ones, shape, jnp.float32), label)
+        bias = rows_of(self.param("bias", nn.initializers.zeros, shape, jnp.float32), label)
         along = (-1, *(1,) * (x.ndim - 2), x.shape[-1])
         y = norm(x) * scale.reshape(along) + bias.reshape(along)
         return y.astype(self.dtype or y.dtype)

@@ -250,7 +250,7 @@ class Generator(nn.Module):
         """What the first map is made of, then what each block is told."""
         if self.embedding_dim == 0:
             return [z] + [jnp.asarray(label)] * num_blocks
-        table = self.param("embedding", self.kernel_init, (self.num_classes, self.embedding_dim))
+        table = self.param("embedding", self.kernel_init, (self.num_classes, self.embedding_dim), jnp.float32)
         embedded = rows_of(table, label)
         if self.deep:
             return [jnp.concatenate([embedded, z], axis=-1)] * (num_blocks + 1)

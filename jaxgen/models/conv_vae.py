@@ -58,5 +58,5 @@ class Decoder(nn.Module):
                 x = nn.silu(ConvTranspose(width, 4, 2, 1, target % 2, dtype=self.dtype)(x))
         if not self.learned_width:
             return x
-        log_width = self.param("log_width", nn.initializers.constant(-3.0), (self.channels,))
+        log_width = self.param("log_width", nn.initializers.constant(-3.0), (self.channels,), jnp.float32)
         return x, jnp.broadcast_to(log_width, x.shape)

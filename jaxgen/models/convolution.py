@@ -236,8 +236,10 @@ class Conv(nn.Module):
         kernel_size = _pair(self.kernel_size)
         if x.shape[-1] % self.groups or self.features % self.groups:
             raise ValueError(f"{self.groups} groups must divide {x.shape[-1]} channels and {self.features} features")
-        kernel = self.param("kernel", self.kernel_init, (*kernel_size, x.shape[-1] // self.groups, self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        kernel = self.param(
+            "kernel", self.kernel_init, (*kernel_size, x.shape[-1] // self.groups, self.features), jnp.float32
+        )
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = self.operation(x, kernel)
         return y if bias is None else y + bias
@@ -269,8 +271,8 @@ class ConvTranspose(nn.Module):
     @nn.compact
     def __call__(self, x):
         kernel_size, strides, padding = _pair(self.kernel_size), _pair(self.strides), _pair(self.padding)
-        kernel = self.param("kernel", self.kernel_init, (*kernel_size, self.features, x.shape[-1]))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        kernel = self.param("kernel", self.kernel_init, (*kernel_size, self.features, x.shape[-1]), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         size = tuple(
             (n - 1) * s - 2 * p + k + self.output_padding

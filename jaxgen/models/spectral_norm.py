@@ -115,8 +115,8 @@ class SpectralConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         kernel_size = _pair(self.kernel_size)
-        kernel = self.param("kernel", self.kernel_init, (*kernel_size, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        kernel = self.param("kernel", self.kernel_init, (*kernel_size, x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32) if self.use_bias else None
         sigma = spectral_norm(self, kernel, train=train, num_iterations=self.num_iterations, epsilon=self.epsilon)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel / sigma, bias, dtype=self.dtype)
         y = self.operation(x, kernel)
@@ -172,8 +172,8 @@ class SpectralDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32) if self.use_bias else None
         sigma = spectral_norm(self, kernel, train=train, num_iterations=self.num_iterations, epsilon=self.epsilon)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel / sigma, bias, dtype=self.dtype)
         y = x @ kernel
@@ -195,6 +195,6 @@ class SpectralEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, label: jax.Array, *, train: bool) -> jax.Array:
-        embedding = self.param("embedding", self.embedding_init, (self.num_embeddings, self.features))
+        embedding = self.param("embedding", self.embedding_init, (self.num_embeddings, self.features), jnp.float32)
         sigma = spectral_norm(self, embedding, train=train, num_iterations=self.num_iterations, epsilon=self.epsilon)
         return (rows_of(embedding, label) / sigma).astype(self.dtype or embedding.dtype)

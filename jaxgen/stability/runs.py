@@ -4,16 +4,16 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxgen import checkpoint, configuration, data, experiment, gan, options, run_directory, turns
+from jaxgen.local_path import local
 from jaxgen.stability import oracles, spectrum
 from jaxgen.stability.games import Field, Players
-from jaxgen.system import Spec, System
+from jaxgen.system import System
 
 OwnSystem = System | ModuleType
 """What reads a run that is not of one of ours: the system it was trained with, or the module that builds it."""
@@ -85,7 +85,7 @@ def open_run(directory: str | os.PathLike, *, system: OwnSystem | None = None, *
     if not isinstance(system, System):
         try:
             config = dataclasses.replace(configuration.from_dict(stored, system), **changes)
-            system = experiment.build_system(config, Spec.from_dict(stored["images"]))
+            system = experiment.build_system(config, configuration.spec_of(stored)[0])
         except ValueError as error:
             error.add_note(f"The run is {directory}")
             raise
@@ -197,7 +197,7 @@ def moving_step(directory: str | os.PathLike, *, system: OwnSystem | None = None
     the schedules, of optimisers that are no `options.Optimizer`.
     """
     opened = open_run(directory, system=system)
-    steps = checkpoint.all_steps(Path(directory) / "checkpoints")
+    steps = checkpoint.all_steps(local(directory, "the run") / "checkpoints")
     return max((step for step in steps if any(learning_rates(opened, step) or ())), default=None)
 
 

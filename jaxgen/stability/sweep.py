@@ -36,6 +36,8 @@ from jaxgen import checkpoint, run_directory
 from jaxgen.arguments import short
 from jaxgen.data.batches import batch_indices
 from jaxgen.data.dataset import Dataset
+from jaxgen.local_path import local
+from jaxgen.memory import free, in_words
 from jaxgen.stability import trajectories
 
 Settings = Mapping[str, Any]
@@ -306,6 +308,7 @@ def run(
         raise TypeError(
             f"data is what sweep.stream, sweep.of_dataset or sweep.NO_DATA gives, not {type(data).__name__}"
         )
+    directory = None if directory is None else local(directory, "the directory of checkpoints")
     settings = _checked(settings)
     if program.check is not None:
         program.check(settings)
@@ -344,7 +347,7 @@ def run(
     fingerprint = _fingerprint(program, settings, num_steps, num_records, seed)
     try:
         if directory is not None:
-            manager = checkpoint.open_checkpoints(Path(directory) / "checkpoints", keep_last=2)
+            manager = checkpoint.open_checkpoints(directory / "checkpoints", keep_last=2)
             _check_same_sweep(manager, fingerprint, directory)
         arrays = jax.tree.map(layout.replicate, data.arrays)
         if manager is not None and checkpoint.all_steps(manager):
@@ -512,7 +515,7 @@ class _Tell:
 
     def __init__(self, num, devices, memory, layout):
         self.num, self.num_devices, self.layout = num, len(devices), layout
-        self.memory = memory if memory is not None else _free_memory(devices)
+        self.memory = memory if memory is not None else free(devices)
 
     def check_states(self, init, settings):
         """Before anything is compiled: two copies of all states must fit."""
@@ -522,9 +525,9 @@ class _Tell:
         if self.memory is not None and need > self.memory:
             fit = self.memory // self.state * self.num_devices
             raise MemoryError(
-                f"the states of {self.num:,} members need {_size(need)} on each device, and {_size(self.memory)} are "
-                f"free: up to {fit:,} members fit. Run the sweep in parts, of other seeds for example, or with smaller "
-                "networks"
+                f"the states of {self.num:,} members need {in_words(need)} on each device, and {in_words(self.memory)} "
+                f"are free: up to {fit:,} members fit. Run the sweep in parts, of other seeds for example, or with "
+                "smaller networks"
             )
 
     def check_program(self, compiled):
@@ -541,30 +544,9 @@ class _Tell:
             fit = max(0, (self.memory - each) // self.state) * self.num_devices
             advice = f"run at most {fit} members at once, with block_size=1, or a smaller batch"
         raise MemoryError(
-            f"{self.num} members in blocks of {self.layout.block_size} need {_size(states + working)} on each device, "
-            f"and {_size(self.memory)} are free: {advice}"
+            f"{self.num} members in blocks of {self.layout.block_size} need {in_words(states + working)} on each "
+            f"device, and {in_words(self.memory)} are free: {advice}"
         )
-
-
-def _free_memory(devices):
-    """Bytes for each device, None where nobody knows."""
-    if devices[0].platform == "cpu":
-        try:  # free pages alone would leave out what the system caches and gives back
-            lines = Path("/proc/meminfo").read_text().splitlines()
-            (available,) = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-        except (OSError, ValueError):
-            return None
-        return int(0.9 * available / len(devices))
-    stats = devices[0].memory_stats() or {}
-    limit = stats.get("bytes_limit")
-    return None if limit is None else int(0.95 * limit) - stats.get("bytes_in_use", 0)
-
-
-def _size(number):
-    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if number >= unit:
-            return f"{number / unit:.3g} {name}"
-    return f"{number} bytes"
 
 
 # ------------------------------------------------------------------------------------------------------------- resuming
@@ -854,7 +836,7 @@ def write(
     Returns:
       The paths. What is not finite is empty in the table and null in JSON.
     """
-    directory = Path(directory)
+    directory = local(directory, "the directory for results")
     directory.mkdir(parents=True, exist_ok=True)
     result = result._replace(table=result.table | {"failed": failures(result.table, failed_below)})
     names = list(result.table)

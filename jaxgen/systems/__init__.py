@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from jaxgen.local_path import local
 from jaxgen.options import lookup
 from jaxgen.systems import article, biggan, cgan, classifier, dcgan, sagan, sngan, vae
 from jaxgen.systems.preset import Preset
@@ -69,7 +70,7 @@ def from_file(path: str | Path) -> ModuleType:
       ValueError: if it lacks what files in `systems/` have, naming what; if it is no Python.
       Exception: what the file itself raises, with its name in a note.
     """
-    path = Path(path).expanduser()
+    path = local(path, "the file of a system")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: a system of your own is a Python file like those of jaxgen")
     name = f"{_OWN}{path.stem}"

@@ -25,6 +25,7 @@ from jaxgen import turns
 from jaxgen.losses import terms
 from jaxgen.models import biggan as networks
 from jaxgen.options import LOSSES, Data, Optimizer, lookup, square_size
+from jaxgen.ranges import Count, CountOrZero, Weight
 from jaxgen.system import Spec, System
 from jaxgen.systems import two_player
 from jaxgen.systems.preset import Preset
@@ -36,7 +37,7 @@ INITIALISERS = {"orthogonal": networks.orthogonal_init, "normal": nn.initializer
 class Config(two_player.TwoPlayers):
     """A wide residual GAN for labelled square images of 28, 32, 64, 128 or 256 pixels."""
 
-    latent_dim: int = 120
+    latent_dim: Count = 120
     """Numbers of noise from which the generator makes an image; a multiple of its blocks and one, for the chunks."""
     loss: Literal[*LOSSES] = "hinge"
     """Of both players."""
@@ -44,19 +45,19 @@ class Config(two_player.TwoPlayers):
     """The generator's optimiser."""
     discriminator: Optimizer = Optimizer(learning_rate=2e-4, b1=0.0, b2=0.999)
     """The discriminator's optimiser; two learning rates are TTUR."""
-    num_discriminator_steps: int = 2
+    num_discriminator_steps: Count = 2
     """Discriminator updates for each generator update, each on fresh images."""
-    orthogonal: float = 1e-4
+    orthogonal: Weight = 1e-4
     """Weight of the orthogonal term sum |W'W * (1 - I)|^2 of the generator."""
-    features: int = 96
+    features: Count = 96
     """Width of both players: of the generator's last map, and of the discriminator's first."""
-    embedding_dim: int = 128
+    embedding_dim: CountOrZero = 128
     """Numbers in the class embedding; 0: no embedding and no chunks, but a table for each normalisation."""
     deep: bool = False
     """BigGAN-deep: blocks of four convolutions, two at each size; all of the latent is seen everywhere."""
     discriminator_wide: bool = True
     """Hidden maps of the discriminator's blocks are as wide as their output, or as their input, as in SNGAN."""
-    attention: int | None = None
+    attention: CountOrZero | None = None
     """Side of the map that attends to itself, in both players; the published one by default; 0: none."""
     initialisation: Literal[*INITIALISERS] = "orthogonal"
     """Of kernels and embeddings: orthogonal, or normal with deviation 0.02."""

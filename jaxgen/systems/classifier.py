@@ -6,6 +6,7 @@ import functools
 from jaxgen import classifier, data
 from jaxgen.models import cnn
 from jaxgen.options import Data, Optimizer, Run
+from jaxgen.ranges import Count, CountOrZero, Share
 from jaxgen.system import Measure, Spec, System
 from jaxgen.systems.preset import Preset
 
@@ -14,13 +15,13 @@ from jaxgen.systems.preset import Preset
 class Config(Run):
     """A convolutional classifier."""
 
-    widths: tuple[int, ...] = (32, 64, 128)
+    widths: tuple[Count, ...] = (32, 64, 128)
     """Features of each 3x3 convolution; a 2x2 pooling follows each."""
-    dropout: float = 0.3
+    dropout: Share = 0.3
     """Share of the last features that a train step leaves out."""
-    shift: int = 2
+    shift: CountOrZero = 2
     """Augmentation: random shifts by up to so many pixels."""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Share of each label that is spread over all classes."""
     optimizer: Optimizer = Optimizer(learning_rate=1e-3, schedule="cosine")
     """Of the classifier."""

@@ -7,6 +7,7 @@ import dataclasses
 
 from jaxgen.models import dcgan
 from jaxgen.options import Data, Optimizer, square_size
+from jaxgen.ranges import Count
 from jaxgen.system import Spec, System
 from jaxgen.systems import two_player
 from jaxgen.systems.preset import Preset
@@ -16,7 +17,7 @@ from jaxgen.systems.preset import Preset
 class Config(two_player.TwoPlayers):
     """A deep convolutional GAN for square images of 28 to 64 pixels."""
 
-    features: int = 64
+    features: Count = 64
     """Of the outermost hidden layer."""
     discriminator_batch_norm: bool = True
     """Switch it off where a gradient penalty is used."""

@@ -14,6 +14,7 @@ import dataclasses
 from jaxgen import turns
 from jaxgen.models import sagan as networks
 from jaxgen.options import Data, Optimizer, square_size
+from jaxgen.ranges import Count, CountOrZero
 from jaxgen.system import Spec, System
 from jaxgen.systems import sngan, two_player
 from jaxgen.systems.preset import Preset
@@ -27,9 +28,9 @@ class Config(sngan.Config):
     """The generator's optimiser."""
     discriminator: Optimizer = Optimizer(learning_rate=4e-4, b1=0.0, b2=0.9)
     """The discriminator's optimiser; two learning rates are TTUR."""
-    num_discriminator_steps: int = 1
+    num_discriminator_steps: Count = 1
     """Discriminator updates for each generator update, each on fresh images."""
-    attention: int | None = None
+    attention: CountOrZero | None = None
     """Side of the map that attends to itself, in both players; half the image, and at most 32, by default; 0: none."""
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 from jaxgen import turns
 from jaxgen.models import sngan
 from jaxgen.options import LOSSES, Data, Optimizer, square_size
+from jaxgen.ranges import Count
 from jaxgen.system import Spec, System
 from jaxgen.systems import two_player
 from jaxgen.systems.preset import Preset
@@ -25,7 +26,7 @@ ADAM = Optimizer(learning_rate=2e-4, b1=0.0, b2=0.9, schedule="linear")
 class Config(two_player.TwoPlayers):
     """A residual GAN with spectral normalisation, for square images of 28, 32, 48, 64 or 128 pixels."""
 
-    latent_dim: int = 128
+    latent_dim: Count = 128
     """Numbers of noise from which the generator makes an image."""
     loss: Literal[*LOSSES] = "hinge"
     """Of both players."""
@@ -33,13 +34,13 @@ class Config(two_player.TwoPlayers):
     """The generator's optimiser."""
     discriminator: Optimizer = ADAM
     """The discriminator's optimiser; two learning rates are TTUR."""
-    num_discriminator_steps: int = 5
+    num_discriminator_steps: Count = 5
     """Discriminator updates for each generator update, each on fresh images."""
     projection: bool = False
     """Tell both players the label: needs labelled data."""
-    generator_features: int | None = None
+    generator_features: Count | None = None
     """Width of the generator; the published one of the image size by default."""
-    discriminator_features: int | None = None
+    discriminator_features: Count | None = None
     """Width of the discriminator; the published one of the image size by default."""
 
 

@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxgen import gan, network, sharding, turns
 from jaxgen.losses import penalties
 from jaxgen.options import AUGMENTATIONS, LOSSES, UPDATE_RULES, Optimizer, Run, lookup
+from jaxgen.ranges import Count, Weight
 from jaxgen.system import Spec, System, drawn_labels
 
 
@@ -19,23 +20,23 @@ from jaxgen.system import Spec, System, drawn_labels
 class TwoPlayers(Run):
     """A generator and a discriminator."""
 
-    latent_dim: int = 100
+    latent_dim: Count = 100
     """Numbers of noise from which the generator makes an image."""
     loss: Literal[*LOSSES] = "non_saturating"
     """Of both players."""
-    r1: float = 0.0
+    r1: Weight = 0.0
     """Weight gamma of the R1 penalty gamma/2 E|grad D(real)|^2."""
-    r2: float = 0.0
+    r2: Weight = 0.0
     """Weight gamma of the R2 penalty gamma/2 E|grad D(fake)|^2."""
-    gradient_penalty: float = 0.0
+    gradient_penalty: Weight = 0.0
     """Weight of the WGAN-GP penalty."""
-    gradient_penalty_target: float = 1.0
+    gradient_penalty_target: Weight = 1.0
     """The norm that the WGAN-GP penalty pulls gradients to."""
-    dragan: float = 0.0
+    dragan: Weight = 0.0
     """Weight of the DRAGAN penalty."""
     augmentation: Literal[*AUGMENTATIONS] = "none"
     """Of what the discriminator sees, for a few thousand images: DiffAugment, or adaptive (ADA's pixel blits)."""
-    num_discriminator_steps: int = 1
+    num_discriminator_steps: Count = 1
     """Discriminator updates for each generator update, each on fresh images."""
     update_rule: Literal[*UPDATE_RULES] = "alternating"
     """How the last of them and the generator's are joined; extragradient costs two steps."""

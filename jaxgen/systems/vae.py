@@ -14,6 +14,7 @@ from jaxgen import sharding, vae
 from jaxgen.metrics import likelihood as likelihoods
 from jaxgen.models import conv_vae, mlp
 from jaxgen.options import LIKELIHOODS, Data, Optimizer, Run, lookup, square_size
+from jaxgen.ranges import Count, CountOrZero, Weight
 from jaxgen.system import Measure, Spec, System
 from jaxgen.systems.preset import Preset
 
@@ -24,23 +25,23 @@ class Config(Run):
 
     model: Literal["mlp", "conv"] = "mlp"
     """The networks: fully connected (binarised images) or convolutional (28 to 64 pixels)."""
-    latent_dim: int = 50
+    latent_dim: Count = 50
     """Numbers that the encoder describes an image with."""
-    features: int = 32
+    features: Count = 32
     """Of the outermost hidden layer of the convolutional model."""
     likelihood: Literal[*LIKELIHOODS] = "bernoulli"
     """Of pixels given the latents; bernoulli is for binarised images."""
-    beta: float = 1.0
+    beta: Weight = 1.0
     """Weight of the rate (KL divergence) in the loss."""
-    kl_warmup_steps: int = 0
+    kl_warmup_steps: CountOrZero = 0
     """Steps over which beta rises linearly from 0."""
-    free_bits: float = 0.0
+    free_bits: Weight = 0.0
     """Nats for each latent unit below which its rate is not pushed."""
-    num_samples: int = 1
+    num_samples: Count = 1
     """Latents for each image."""
     importance_weighted: bool = False
     """Maximise the importance-weighted bound with num_samples (IWAE)."""
-    eval_samples: int = 1
+    eval_samples: Count = 1
     """k of the importance-weighted bound in evaluation."""
     optimizer: Optimizer = Optimizer(learning_rate=1e-3)
     """Of encoder and decoder."""

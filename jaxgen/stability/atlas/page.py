@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgen import run_directory
+from jaxgen.local_path import local
 from jaxgen.stability import sweep
 from jaxgen.stability.atlas import closed_forms, linear_vae, networks
 from jaxgen.stability.atlas.record import Claim, Record, finish
@@ -92,7 +93,7 @@ def write(
     unknown = [name for name in names if name not in PLATES]
     if unknown:
         raise ValueError(f"no plate of the atlas is called {', '.join(unknown)}; there are {', '.join(PLATES)}")
-    directory = Path(directory)
+    directory = local(directory, "the directory of the atlas")
     directory.mkdir(parents=True, exist_ok=True)
     records, sections = [], []
     for name in names:

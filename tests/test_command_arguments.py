@@ -1,0 +1,120 @@
+"""Command lines: what means nothing is refused at once, and words of other programs are answered with ours."""
+
+import re
+
+import pytest
+
+from jaxgen import command_line
+from jaxgen.commands import arguments, describe, evaluate, sample, stability, train
+
+COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate, "stability": stability, "describe": describe}
+
+
+def refused(command, words, message):
+    with pytest.raises(ValueError, match=message):
+        COMMANDS[command].main(list(words))
+
+
+@pytest.mark.parametrize(
+    "command, words, message",
+    [
+        ("train", ["--lr", "1e-3"], "no option --lr; .* --generator.learning-rate and --discriminator.learning-rate"),
+        ("train", ["mnist-vae", "--lr=1e-3"], "called --optimizer.learning-rate here"),
+        ("train", ["mnist-dcgan", "--steps", "5"], "called --num-steps here"),
+        ("train", ["mnist-dcgan", "--output-dir", "x"], "called --directory here"),
+        ("describe", ["mnist-dcgan", "--lr", "1"], "--generator.learning-rate"),
+        ("sample", ["x", "--n", "16"], "no option --n; it is called --num-images"),
+        ("evaluate", ["x", "--n=16"], "no option --n; it is called --num-images"),
+        ("stability", ["sweep", "ring", "--lr", "1"], "called --learning-rate"),
+        (
+            "train",
+            ["mnist-dcgan", "--loss", "wgan"],
+            "no loss 'wgan'; it is called wasserstein here. There is: non_sat",
+        ),
+        ("train", ["mnist-sngan", "--loss=LSGAN"], "least_squares"),
+        ("train", ["mnist-dcgan", "--data.name", "cifar10"], "--data.name folder --data.path FOLDER.* --data.name hub"),
+    ],
+)
+def test_words_of_other_programs_are_answered_with_ours(command, words, message):
+    refused(command, words, message)
+
+
+def test_epochs_are_told_in_steps_for_these_data_and_this_batch():
+    refused("train", ["mnist-dcgan", "--epochs", "5", "--batch-size", "100"], "--num-steps 3000 for 5 epochs of 60,000")
+    refused("train", ["mnist-vae", "--num-epochs=1"], "--num-steps 600 for 1 epoch of 60,000 images, 100 in a step")
+    refused("train", ["mnist-sngan", "--epochs", "0.5", "--num-discriminator-steps", "5"], "--num-steps 94 for 0.5")
+    for wrong in ("many", "inf", "nan"):
+        refused("train", ["mnist-dcgan", "--epochs", wrong], "give --num-steps$")
+    refused("train", ["mnist-dcgan", "--epochs"], "give --num-steps$")
+    refused("train", ["mnist-dcgan", "--epochs", "1", "--data.name", "folder"], "give --num-steps$")
+
+
+def test_our_own_options_are_none_of_other_programs():
+    for function in (sample.sample, evaluate.evaluate, *stability.COMMANDS.values()):
+        known = arguments.options_of(function)
+        arguments.suggest(known, known)
+    assert {"--num", "-n"} <= set(arguments.options_of(sample.sample))
+
+
+@pytest.mark.parametrize(
+    "command, words, option",
+    [
+        ("train", ["mnist-dcgan", "--directory", ""], "--directory"),
+        ("train", ["mnist-dcgan", "--data.path="], "--data.path"),
+        ("train", [""], "the argument"),
+        ("sample", [""], "the argument"),
+        ("sample", ["runs/a", "--output", ""], "--output"),
+        ("evaluate", ["runs/a", "mnist:test", "--metrics", ""], "--metrics"),
+        ("evaluate", ["--table", ""], "--table"),
+        ("stability", ["sweep", "ring", "--directory", ""], "--directory"),
+        ("describe", ["mnist-dcgan", "--data.path", ""], "--data.path"),
+    ],
+)
+def test_an_empty_argument_is_refused(command, words, option):
+    refused(command, words, f"{option} is empty: '' names nothing")
+
+
+@pytest.mark.parametrize("address", ["gs://b/r", "s3://b/r", "http://x/y", "gs:/b/r"])
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        ("train", ["mnist-dcgan", "--directory", "@"]),
+        ("train", ["emoji-dcgan-r1", "--data.name=folder", "--data.path=@"]),
+        ("sample", ["@"]),
+        ("sample", ["runs/a", "--output", "@"]),
+        ("evaluate", ["@"]),
+        ("evaluate", ["runs/a", "@"]),
+        ("evaluate", ["runs/a", "mnist:test", "--backbone", "@"]),
+        ("evaluate", ["--table", "@"]),
+        ("stability", ["spectrum", "@"]),
+        ("stability", ["sweep", "ring", "--directory", "@"]),
+        ("stability", ["atlas", "--directory", "@"]),
+    ],
+)
+def test_no_command_takes_an_address(command, words, address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(command, [word.replace("@", address) for word in words], "is an URL, and only local paths")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_one_line():
+    line = command_line._sentences()
+    texts = [
+        f"Error writing persistent compilation cache entry for 'jit_{name}': PermissionError: [Errno 13] /c/x"
+        for name in ("f", "g", "h")
+    ]
+    assert re.fullmatch(r"warning: compiled programs are not kept .*: \[Errno 13\] /c/x\n", line(texts[0]))
+    assert [line(text) for text in texts] == ["", "", ""]
+    assert line("what was seen could not be kept: a") and not line("what was seen could not be kept: b")
+    assert line("another") == line("another") == "warning: another\n"
+
+
+def test_a_cache_that_cannot_be_written_is_no_note_of_an_evaluation():
+    import warnings
+
+    from jaxgen import evaluation
+
+    with pytest.warns(UserWarning) as told, evaluation.kept_warnings() as said:
+        warnings.warn("Error writing persistent compilation cache entry for 'jit_f': OSError: full", stacklevel=1)
+        warnings.warn("few images", stacklevel=1)
+    assert said == ["few images"] and len(told) == 2
