@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from jaxgen import command_line, data, evaluation, opening
+from jaxgen import command_line, data, evaluation, opening, run_directory
 from jaxgen.commands import sample
 
 SIZE = (16, 12)  # width, height
@@ -124,7 +124,7 @@ def test_pictures_beside_a_foreign_configuration_are_no_run(tmp_path):
     (tmp_path / "config.json").write_text('{"a": 1}')
     assert opened(tmp_path)[0].dataset.num_examples == 3
     (tmp_path / "checkpoints").mkdir()
-    assert opening.is_run(tmp_path)
+    assert run_directory.is_run(tmp_path)
 
 
 def test_splits_that_are_taken_together_are_told(tmp_path):

@@ -248,7 +248,7 @@ def keep(output: Path | None, directory: Path, name: str, record: dict) -> tuple
 
 def evaluate_run(what, *, classifier, num, seed, step, samples, system, output) -> dict:
     """A run by itself; see `evaluate`."""
-    from jaxgen import evaluation, evaluation_of_runs, experiment
+    from jaxgen import evaluation, evaluation_of_runs, experiment, run_directory
     from jaxgen.data import listing
     from jaxgen.metrics import features
 
