@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxgen import command_line, configuration, experiment, images, options, report, report_curves, run_directory
+from jaxgen.commands import report as command
 from jaxgen.system import Spec, System
 from jaxgen.systems import cgan, classifier, dcgan, vae
 
@@ -99,6 +100,17 @@ def test_a_report_of_a_whole_run_shows_every_part(tmp_path):
     assert "accuracy 0.75 latest, step 300 best 0.75, step 300" in page.text
     assert page.count("svg") == 5  # fid, accuracy, the two losses, the two logits, r1
     assert page.text.index("step 200 Earlier") < page.text.index("step 100")  # the latest picture comes first
+
+
+def test_the_command_writes_pages_anew_and_refuses_what_is_no_run(tmp_path, capsys):
+    runs = [make_run(tmp_path / name) or tmp_path / name for name in ("a", "b")]
+    assert command.main([str(run) for run in runs]) == 0
+    assert capsys.readouterr().out.split() == [str(run / "report.html") for run in runs]
+    assert "discriminator/loss" in (runs[1] / "report.html").read_text()
+    for arguments, error in ((["--output", "x"], "no options"), ([str(tmp_path)], "is no run")):
+        with pytest.raises((ValueError, FileNotFoundError), match=error):
+            command.main(arguments)
+    assert command.main([]) == 0 and "jaxgen report" in capsys.readouterr().out
 
 
 def test_a_report_needs_no_network_and_no_other_file(tmp_path):

@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "train a preset, or a system of your own",
     "sample": "draw images from a run",
     "evaluate": "measure a run, or anybody's images against others",
+    "report": "write a run's page anew",
     "describe": "what a preset is: networks, parameters, arithmetic, paper; without data or training",
     "stability": "the stability laboratory: dirac, spectrum, sweep, atlas",
 }
