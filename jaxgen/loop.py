@@ -11,29 +11,20 @@ import dataclasses
 import functools
 import json
 import math
-import os
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from jaxgen import checkpoint, data, health, images, report, run_directory, sharding
+from jaxgen import checkpoint, console, data, dispatch, health, images, report, run_directory, sharding, stop_signals
 from jaxgen.local_path import local
 
-MAX_STEPS_PER_DISPATCH = 64
-SECONDS_PER_DISPATCH = 0.25  # what a progress bar or Ctrl-C waits for at the most, about
 SECONDS_BETWEEN_REPORTS = 60.0
-RUN_AHEAD = 2  # dispatches in flight
 LONG_STRIP = 6  # images in a group, from which on each group has a row of the picture for itself
 
 
@@ -48,94 +39,6 @@ class Result(NamedTuple):
     step: int
     stopped_by: int | None  # the signal's number, or None for a finished run
     evaluation: dict[str, float]  # of the last state, if the loop evaluates
-
-
-# On the device --------------------------------------------------------------------------------------------------------
-
-
-@flax.struct.dataclass
-class Tally:
-    """Metrics summed on the device since the last line of the log, and the first step that went wrong."""
-
-    sums: dict[str, jax.Array]
-    counts: dict[str, jax.Array]  # steps in each sum
-    bad_step: jax.Array  # finished steps before the one that went wrong; -1 as long as all is well
-    bad_metrics: dict[str, jax.Array]
-
-
-def went_wrong(metrics: Mapping[str, jax.Array]) -> jax.Array:
-    """Whether a loss, bound or update is not finite, in a player whose update was not skipped: a boolean scalar."""
-    wrong = jnp.array(False)
-    for name, value in metrics.items():
-        prefix, _, last = name.rpartition("/")
-        if last in ("loss", "elbo", "update_norm") or prefix == "penalty":
-            player = {"penalty": "discriminator/"}.get(prefix, prefix + "/" if prefix else "")
-            taken = jnp.asarray(metrics.get(f"{player}skipped", 0.0)) <= 0
-            wrong |= taken & ~jnp.isfinite(value)
-    return wrong
-
-
-def _add(tally: Tally, metrics: Mapping[str, jax.Array], step: jax.Array) -> Tally:
-    metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
-    wrong = went_wrong(metrics)
-    skipped = jnp.array(False)
-    for name, value in metrics.items():
-        if name.rpartition("/")[2] == "skipped":
-            skipped |= value > 0
-    # What a skipped update could not use would make the means of all other steps useless, too.
-    counted = {name: jnp.isfinite(value) | ~skipped for name, value in metrics.items()}
-    return Tally(
-        sums={name: tally.sums[name] + jnp.where(counted[name], value, 0.0) for name, value in metrics.items()},
-        counts={name: tally.counts[name] + counted[name] for name in metrics},
-        bad_step=jnp.where(wrong, step, tally.bad_step),
-        bad_metrics={name: jnp.where(wrong, value, tally.bad_metrics[name]) for name, value in metrics.items()},
-    )
-
-
-def make_one_step(train_step: Callable, prepare: Callable) -> Callable:
-    """Builds `(state, tally, raw, key) -> (state, tally)`: one train step on a raw batch.
-
-    Args:
-      train_step: `(state, batch, key) -> (state, metrics)`.
-      prepare: `(raw, key) -> batch`, of the data set.
-    """
-
-    def one_step(state, tally, raw, key):
-        data_key, train_key = jax.random.split(key)
-        batch = prepare(raw, jax.random.fold_in(data_key, state.step))
-        new_state, metrics = train_step(state, batch, train_key)
-        return new_state, _add(tally, metrics, state.step)
-
-    return one_step
-
-
-def make_many_steps(train_step: Callable, prepare: Callable, gather: Callable) -> Callable:
-    """Builds `(state, tally, indices, key, count, arrays) -> (state, tally)`, which takes `count` train steps.
-
-    Args:
-      train_step: `(state, batch, key) -> (state, metrics)`.
-      prepare: `(raw, key) -> batch`, of the data set.
-      gather: `(arrays, indices [B]) -> raw`, of the data set.
-
-    Returns:
-      A pure function. `indices` is [S, B] int32, of which the first `count` <= S rows are used; `count` is traced. It
-      stops after a step that went wrong.
-    """
-    one_step = make_one_step(train_step, prepare)
-
-    def many_steps(state, tally, indices, key, count, arrays):
-        def unfinished(carry):
-            i, _, tally = carry
-            return (i < count) & (tally.bad_step < 0)
-
-        def step(carry):
-            i, state, tally = carry
-            raw = gather(arrays, lax.dynamic_index_in_dim(indices, i, keepdims=False))
-            return i + 1, *one_step(state, tally, raw, key)
-
-        return lax.while_loop(unfinished, step, (jnp.zeros((), jnp.int32), state, tally))[1:]
-
-    return many_steps
 
 
 # The loop -------------------------------------------------------------------------------------------------------------
@@ -244,7 +147,7 @@ def train(
         record_status = _status_recorder(directory, primary)
         stack.enter_context(_failures_told(record_status))
         stack.callback(checkpoint.close, manager)
-        stop = stack.enter_context(_listen(mesh))
+        stop = stack.enter_context(stop_signals.listen(mesh))
         not_finite = functools.partial(health.not_finite, mesh, fresh=state)
         run = _Run(plan, directory, manager, stop, record_status, primary, not_finite)
         rollbacks = 0
@@ -263,8 +166,8 @@ def train(
                     run_directory.open_metrics(
                         directory, resume_step=step, tensorboard=tensorboard, is_primary=primary
                     ) as log,
-                    _Display(num_steps, step, mesh, directory, show=progress and primary) as display,
-                    _dispatcher(
+                    console.Display(num_steps, step, mesh, directory, show=progress and primary) as display,
+                    dispatch.dispatcher(
                         train_step,
                         dataset,
                         mesh,
@@ -273,9 +176,9 @@ def train(
                         seed=seed + rollbacks,
                         start_step=step,
                         metric_names=metric_names,
-                    ) as (dispatch, most),
+                    ) as (take_steps, most),
                 ):
-                    attempt = _Attempt(rollbacks, dispatch, _Pace(mesh, batch_size, most), log, display)
+                    attempt = _Attempt(rollbacks, take_steps, console.Pace(mesh, batch_size, most), log, display)
                     result = _train_on(run, attempt, current, step)
                 checkpoint.wait(manager)
             except _WentWrong as bad:
@@ -386,7 +289,7 @@ class _Run(NamedTuple):
     plan: _Plan
     directory: Path
     manager: Any  # of the checkpoints
-    stop: "_Stop"
+    stop: stop_signals.Stop
     record_status: Callable
     primary: bool
     not_finite: Callable  # state -> which of its arrays are not finite, in words
@@ -396,10 +299,10 @@ class _Attempt(NamedTuple):
     """What belongs to one attempt: from a restored state to the end, a signal, or a step that went wrong."""
 
     rollbacks: int  # before it
-    dispatch: Callable  # of _dispatcher
-    pace: "_Pace"
+    take_steps: Callable  # of dispatch.dispatcher
+    pace: console.Pace
     log: run_directory.MetricsWriter
-    display: "_Display"
+    display: console.Display
 
 
 class _InFlight(NamedTuple):
@@ -407,9 +310,9 @@ class _InFlight(NamedTuple):
 
     step: int  # finished steps after it
     count: int  # its own steps
-    tally: Tally
+    tally: dispatch.Tally
     is_line: bool  # whether its tally makes a line of the log
-    stop: Any  # of _Stop.ask
+    stop: Any  # of Stop.ask
 
 
 def _train_on(run: _Run, attempt: _Attempt, state: Any, step: int) -> Result:
@@ -448,7 +351,9 @@ def _train_on(run: _Run, attempt: _Attempt, state: Any, step: int) -> Result:
     return Result(state, step, run.stop.number if step < plan.num_steps else None, evaluation)
 
 
-def _advance(run: _Run, attempt: _Attempt, state: Any, tally: Tally | None, step: int) -> tuple[Any, Tally | None, int]:
+def _advance(
+    run: _Run, attempt: _Attempt, state: Any, tally: dispatch.Tally | None, step: int
+) -> tuple[Any, dispatch.Tally | None, int]:
     """Takes steps up to the next pause, or to wherever a signal finds it. Nothing is in flight at the end.
 
     Args and Returns: the state, the sums since the last line of the log (None just after one), and the finished steps.
@@ -459,7 +364,7 @@ def _advance(run: _Run, attempt: _Attempt, state: Any, tally: Tally | None, step
         if step < until and not run.stop.number:
             line = run.plan.next_line(step)
             count = min(pace.steps_per_dispatch(), until - step, line - step)
-            state, tally = attempt.dispatch(state, tally, step, count)
+            state, tally = attempt.take_steps(state, tally, step, count)
             if not pace.run_ahead:
                 jax.block_until_ready(tally)
             step += count
@@ -478,7 +383,7 @@ def _finish(run: _Run, attempt: _Attempt, in_flight: _InFlight) -> None:
     attempt.pace.finished(in_flight.count)
     run.stop.hear(in_flight.stop)
     if in_flight.is_line:
-        means = _means(in_flight.tally) | attempt.pace.images_per_second()
+        means = dispatch.means(in_flight.tally) | attempt.pace.images_per_second()
         attempt.log.write(in_flight.step, means)
         attempt.display.show(in_flight.step, means)
     else:
@@ -623,106 +528,6 @@ def _restore_or_start(manager, mesh, fresh: Any) -> tuple[Any, dict[str, Any]]:
     return checkpoint.with_frozen(state, None if frozen is None else sharding.replicate(mesh, frozen)), record
 
 
-@contextlib.contextmanager
-def _dispatcher(train_step, dataset, mesh, *, batch_size, key, seed, start_step, metric_names) -> Iterator:
-    """Yields `dispatch`, a function `(state, tally or None, step, count) -> (state, tally)`, and the largest count.
-
-    Small sets live on the device and many steps run in one dispatch. Large ones are read ahead by threads, a step each.
-    """
-    rows = functools.partial(data.batch_indices, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed)
-    shard = functools.partial(data.process_slice, process_index=jax.process_index(), process_count=jax.process_count())
-    zero, none = np.zeros((), np.float32), np.zeros((), np.int32)
-    empty = sharding.replicate(
-        mesh,
-        Tally(
-            sums={name: zero for name in metric_names},
-            counts={name: none for name in metric_names},
-            bad_step=np.full((), -1, np.int32),
-            bad_metrics={name: zero for name in metric_names},
-        ),
-    )
-
-    if dataset.arrays is not None:
-        arrays = sharding.replicate(mesh, dict(dataset.arrays))
-        most = MAX_STEPS_PER_DISPATCH
-        run = sharding.jit_global(
-            make_many_steps(train_step, dataset.prepare, dataset.gather),
-            mesh,
-            batch_axes=(None, None, 1, None, None, None),
-            donate=(0,),
-            may_be_kept=False,
-        )
-
-        def dispatch(state, tally, step, count):
-            # Always as many rows, of which the program uses the first `count`: one compilation.
-            indices = np.stack([shard(rows(step + min(i, count - 1))) for i in range(most)])
-            indices = sharding.shard_batch(mesh, indices, axis=1)
-            return run(state, empty if tally is None else tally, indices, key, np.int32(count), arrays)
-
-        yield dispatch, most
-        return
-
-    one_step = make_one_step(train_step, dataset.prepare)
-    run = sharding.jit_global(one_step, mesh, batch_axes=(None, None, 0, None), donate=(0,), may_be_kept=False)
-    with contextlib.closing(data.prefetch(dataset.fetch, lambda step: shard(rows(step)), start_step)) as batches:
-
-        def dispatch(state, tally, step, count):
-            return run(state, empty if tally is None else tally, sharding.shard_batch(mesh, next(batches)), key)
-
-        yield dispatch, 1
-
-
-class _Pace:
-    """The host's clock: how many steps go into a dispatch, and how many images a second come out."""
-
-    def __init__(self, mesh, batch_size: int, most: int):
-        self._mesh, self._batch_size, self._most = mesh, batch_size, most
-        self._compiled = False
-        self._seconds_per_step = None
-        self._since = time.monotonic()
-        self._images, self._seconds = 0, 0.0
-
-    @property
-    def run_ahead(self) -> int:
-        """How many dispatches the host may be ahead of the device; none in the first, which is to be timed."""
-        return RUN_AHEAD if self._compiled and sharding.can_run_ahead(self._mesh) else 0
-
-    def steps_per_dispatch(self) -> int:
-        if self._seconds_per_step is None:
-            return 1
-        return max(1, min(self._most, int(SECONDS_PER_DISPATCH / self._seconds_per_step)))
-
-    def resume(self) -> None:
-        """Steps follow; what came before them does not count."""
-        self._since = time.monotonic()
-
-    def finished(self, count: int) -> None:
-        """`count` more steps are finished on the device."""
-        now = time.monotonic()
-        seconds, self._since = now - self._since, now
-        if not self._compiled:  # the first dispatch is mostly compilation
-            self._compiled = True
-            return
-        self._images, self._seconds = self._images + count * self._batch_size, self._seconds + seconds
-        seconds_per_step = max(seconds / count, 1e-9)
-        if jax.process_count() == 1:
-            self._seconds_per_step = seconds_per_step
-        elif self._seconds_per_step is None:
-            # Hosts must agree on the steps in a dispatch: once, and not each by its own clock.
-            self._seconds_per_step = float(sharding.max_over_hosts(self._mesh, np.float32(seconds_per_step)))
-
-    def images_per_second(self) -> dict[str, float]:
-        """Since the last call; empty when nothing but compilation happened."""
-        rate = {"images_per_second": self._images / self._seconds} if self._seconds else {}
-        self._images, self._seconds = 0, 0.0
-        return rate
-
-
-def _means(tally: Tally) -> dict[str, float]:
-    sums, counts = jax.device_get((tally.sums, tally.counts))
-    return {name: float(value) / int(counts[name]) if counts[name] else float("nan") for name, value in sums.items()}
-
-
 def _write_samples(run: _Run, log, step: int, samples: Mapping[str, jax.Array]) -> None:
     if run.primary:
         for name, shown in samples.items():
@@ -757,57 +562,6 @@ def _describe_data(directory: Path, dataset: data.Dataset, seed: int) -> None:
         rows = data.batch_indices(0, batch_size=num, num_examples=dataset.num_examples, seed=seed)
         real = dataset.prepare(dataset.fetch(rows), jax.random.key(seed))["image"]
         images.save_png(directory / run_directory.REAL, images.grid(np.asarray(real), upscale=None))
-
-
-class _Stop:
-    """Whether SIGINT or SIGTERM came, to any host.
-
-    All hosts must learn of it between the same two dispatches, or one would wait for ever in a step that the others do
-    not take. So each dispatch is followed by the question, and the answer is read where its metrics are read: that
-    costs no waiting.
-    """
-
-    def __init__(self, mesh):
-        self._mesh = mesh
-        self._received = 0
-        self.number = 0  # of the signal that all hosts know of
-
-    def receive(self, number: int) -> None:
-        self._received = number
-        if jax.process_count() == 1:
-            self.number = number
-
-    def ask(self) -> Any:
-        if jax.process_count() == 1:
-            return self.number
-        return sharding.max_over_hosts(self._mesh, np.int32(self._received))
-
-    def hear(self, answer: Any) -> None:
-        self.number = self.number or int(answer)
-
-
-@contextlib.contextmanager
-def _listen(mesh) -> Iterator[_Stop]:
-    """Yields a `_Stop` that learns of the first SIGINT or SIGTERM; a second one acts as if nobody listened."""
-    stop, previous = _Stop(mesh), {}
-
-    def let_go() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-    def on_signal(number, frame):
-        let_go()
-        stop.receive(number)
-        text = f"\n{signal.Signals(number).name}: saving a checkpoint, then stopping. Once more to stop at once.\n"
-        with contextlib.suppress(OSError):
-            os.write(2, text.encode())  # not print: the signal may have come in the middle of another print
-
-    if threading.current_thread() is threading.main_thread():
-        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        let_go()
 
 
 def _doubts(run: _Run, dataset: data.Dataset) -> str:
@@ -851,55 +605,3 @@ def _status_recorder(directory: Path, primary: bool) -> Callable:
 
     record_status.last = None
     return record_status
-
-
-class _Display:
-    """Progress for people: a bar with the newest line of the log on a terminal, elsewhere each line of the log."""
-
-    def __init__(self, num_steps: int, step: int, mesh, directory: Path, *, show: bool):
-        from tqdm import tqdm
-
-        self._num_steps = num_steps
-        self._show = show
-        self._terminal = sys.stderr.isatty()
-        if show:
-            devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' * (mesh.size > 1)}"
-            start = "Resuming at" if step else "Starting at"
-            print(f"{start} step {step} of {num_steps} on {devices}, in {directory}; compiling.", file=sys.stderr)
-        self._bar = tqdm(
-            total=num_steps, initial=step, unit="step", dynamic_ncols=True, disable=not (show and self._terminal)
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self._bar.close()
-
-    def show(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
-        """So many steps are finished; and what a line of the log says."""
-        self._bar.update(step - self._bar.n)
-        if metrics is None:
-            return
-        text = _in_short(metrics)
-        self._bar.set_postfix_str(text)
-        if not self._terminal:
-            self._print(f"step {step}/{self._num_steps}: {text}")
-
-    def tell(self, step: int, metrics: Mapping[str, float]) -> None:
-        """What is worth a line in any case."""
-        self._print(f"step {step}/{self._num_steps}: {_in_short(metrics)}")
-
-    def _print(self, line: str) -> None:
-        if self._show:
-            self._bar.write(line, file=sys.stderr)
-
-
-def _in_short(metrics: Mapping[str, float]) -> str:
-    known = ("loss", "elbo", "accuracy", "augment/probability")
-    chosen = {name: value for name, value in metrics.items() if name.endswith(known)}
-    if not chosen:
-        chosen = {name: value for name, value in metrics.items() if name != "images_per_second"}
-    if "images_per_second" in metrics:
-        chosen = {"images/s": metrics["images_per_second"]} | chosen
-    return ", ".join(f"{name} {value:.4g}" for name, value in list(chosen.items())[:5])

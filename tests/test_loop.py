@@ -19,7 +19,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen import checkpoint, configuration, data, experiment, loop, options, run_directory, sharding
+from jaxgen import (
+    checkpoint,
+    configuration,
+    console,
+    data,
+    dispatch,
+    experiment,
+    loop,
+    options,
+    run_directory,
+    sharding,
+)
 from jaxgen.system import Spec
 from jaxgen.systems import classifier, dcgan, vae
 
@@ -168,8 +179,8 @@ def test_a_run_takes_every_step_once_on_the_batches_of_its_stream(tmp_path):
 
 @pytest.mark.parametrize("most, seconds", [(64, 0.25), (64, 1e9), (7, 1e9), (1, 0.25)])
 def test_a_line_of_the_log_holds_means_over_the_steps_since_the_line_before(tmp_path, monkeypatch, most, seconds):
-    monkeypatch.setattr(loop, "MAX_STEPS_PER_DISPATCH", most)
-    monkeypatch.setattr(loop, "SECONDS_PER_DISPATCH", seconds)
+    monkeypatch.setattr(dispatch, "MAX_STEPS_PER_DISPATCH", most)
+    monkeypatch.setattr(console, "SECONDS_PER_DISPATCH", seconds)
     train(tmp_path / "run", num_steps=23, log_every=9, checkpoint_every=4)
     which = {step: line["which"] for step, line in lines(tmp_path / "run").items()}
     assert which == {9: np.mean(range(9)), 18: np.mean(range(9, 18)), 23: np.mean(range(18, 23))}
@@ -178,8 +189,8 @@ def test_a_line_of_the_log_holds_means_over_the_steps_since_the_line_before(tmp_
 def test_the_number_of_steps_in_a_dispatch_changes_no_bit(tmp_path, monkeypatch):
     train(tmp_path / "usual")
     for most, seconds in [(1, 0.25), (3, 1e9), (64, 1e9)]:
-        monkeypatch.setattr(loop, "MAX_STEPS_PER_DISPATCH", most)
-        monkeypatch.setattr(loop, "SECONDS_PER_DISPATCH", seconds)
+        monkeypatch.setattr(dispatch, "MAX_STEPS_PER_DISPATCH", most)
+        monkeypatch.setattr(console, "SECONDS_PER_DISPATCH", seconds)
         other = tmp_path / f"{most}"
         train(other)
         assert digests(other) == digests(tmp_path / "usual")
@@ -351,7 +362,10 @@ def test_progress_elsewhere_than_on_a_terminal_is_each_line_of_the_log(tmp_path,
     text = capsys.readouterr().err
     first, *others = text.splitlines()
     assert first == f"Starting at step 0 of 20 on 1 cpu device, in {tmp_path / 'run'}; compiling."
-    steps = [line.split(": ")[0] for line in others if "eval/" not in line]
+    steps = [line.split(":")[0].split(",")[0] for line in others if "eval/" not in line]
+    assert all(
+        (" left: " in line) == (line.split()[1] not in ("2/20:", "20/20:")) for line in others if "eval/" not in line
+    )
     assert steps == [f"step {step}/20" for step in range(2, 21, 2)]
     assert "step 20/20: images/s" in text and "step 10/20: eval/accuracy 0.5" in text and "\r" not in text
     train(tmp_path / "run", progress=True, **evaluate)
@@ -682,7 +696,7 @@ def test_a_skipped_update_is_no_failure_and_does_not_spoil_the_means(tmp_path):
 
 def test_which_metrics_count_as_wrong():
     def wrong(**metrics):
-        return bool(loop.went_wrong({k.replace("__", "/"): jnp.float32(v) for k, v in metrics.items()}))
+        return bool(dispatch.went_wrong({k.replace("__", "/"): jnp.float32(v) for k, v in metrics.items()}))
 
     nan, inf = float("nan"), float("inf")
     assert not wrong(loss=1.0, grad_norm=inf, elbo=-3.0)
@@ -863,7 +877,7 @@ def test_every_family_resumes_to_the_same_bits(tmp_path, monkeypatch, family):
     whole = train_family(tmp_path / "whole", TINY[family])
     assert any(float(jnp.max(jnp.abs(x))) > 0 for x in jax.tree.leaves(whole.state.ema))
     train_family(tmp_path / "run", TINY[family], sample=stop_at(3), sample_every=3)
-    monkeypatch.setattr(loop, "SECONDS_PER_DISPATCH", 1e9)
+    monkeypatch.setattr(console, "SECONDS_PER_DISPATCH", 1e9)
     train_family(tmp_path / "run", TINY[family], sample=stop_at(8), sample_every=8)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")  # as if killed while it was written: from 4 again
     train_family(tmp_path / "run", TINY[family])

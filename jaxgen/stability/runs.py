@@ -155,7 +155,7 @@ def load_game(
         num_examples=dataset.num_examples,
         seed=opened.stored["seed"],
     )
-    # The keys of `experiment.train` and `loop.make_one_step`, in this order.
+    # The keys of `experiment.train` and `dispatch.make_one_step`, in this order.
     data_key, key = jax.random.split(jax.random.fold_in(jax.random.key(opened.stored["seed"]), 3))
     batch = dict(dataset.prepare(dataset.fetch(indices), jax.random.fold_in(data_key, state.step)))
     return GameRun(opened, state, batch, key, spectrum.field_of_game(opened.game, state, batch, key))

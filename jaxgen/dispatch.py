@@ -1,0 +1,155 @@
+"""What training runs on the devices: several steps in one dispatch, with their metrics summed up."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxgen import data, sharding
+
+MAX_STEPS_PER_DISPATCH = 64
+
+
+@flax.struct.dataclass
+class Tally:
+    """Metrics summed on the device since the last line of the log, and the first step that went wrong."""
+
+    sums: dict[str, jax.Array]
+    counts: dict[str, jax.Array]  # steps in each sum
+    bad_step: jax.Array  # finished steps before the one that went wrong; -1 as long as all is well
+    bad_metrics: dict[str, jax.Array]
+
+
+def went_wrong(metrics: Mapping[str, jax.Array]) -> jax.Array:
+    """Whether a loss, bound or update is not finite, in a player whose update was not skipped: a boolean scalar."""
+    wrong = jnp.array(False)
+    for name, value in metrics.items():
+        prefix, _, last = name.rpartition("/")
+        if last in ("loss", "elbo", "update_norm") or prefix == "penalty":
+            player = {"penalty": "discriminator/"}.get(prefix, prefix + "/" if prefix else "")
+            taken = jnp.asarray(metrics.get(f"{player}skipped", 0.0)) <= 0
+            wrong |= taken & ~jnp.isfinite(value)
+    return wrong
+
+
+def _add(tally: Tally, metrics: Mapping[str, jax.Array], step: jax.Array) -> Tally:
+    metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+    wrong = went_wrong(metrics)
+    skipped = jnp.array(False)
+    for name, value in metrics.items():
+        if name.rpartition("/")[2] == "skipped":
+            skipped |= value > 0
+    # What a skipped update could not use would make the means of all other steps useless, too.
+    counted = {name: jnp.isfinite(value) | ~skipped for name, value in metrics.items()}
+    return Tally(
+        sums={name: tally.sums[name] + jnp.where(counted[name], value, 0.0) for name, value in metrics.items()},
+        counts={name: tally.counts[name] + counted[name] for name in metrics},
+        bad_step=jnp.where(wrong, step, tally.bad_step),
+        bad_metrics={name: jnp.where(wrong, value, tally.bad_metrics[name]) for name, value in metrics.items()},
+    )
+
+
+def make_one_step(train_step: Callable, prepare: Callable) -> Callable:
+    """Builds `(state, tally, raw, key) -> (state, tally)`: one train step on a raw batch.
+
+    Args:
+      train_step: `(state, batch, key) -> (state, metrics)`.
+      prepare: `(raw, key) -> batch`, of the data set.
+    """
+
+    def one_step(state, tally, raw, key):
+        data_key, train_key = jax.random.split(key)
+        batch = prepare(raw, jax.random.fold_in(data_key, state.step))
+        new_state, metrics = train_step(state, batch, train_key)
+        return new_state, _add(tally, metrics, state.step)
+
+    return one_step
+
+
+def make_many_steps(train_step: Callable, prepare: Callable, gather: Callable) -> Callable:
+    """Builds `(state, tally, indices, key, count, arrays) -> (state, tally)`, which takes `count` train steps.
+
+    Args:
+      train_step: `(state, batch, key) -> (state, metrics)`.
+      prepare: `(raw, key) -> batch`, of the data set.
+      gather: `(arrays, indices [B]) -> raw`, of the data set.
+
+    Returns:
+      A pure function. `indices` is [S, B] int32, of which the first `count` <= S rows are used; `count` is traced. It
+      stops after a step that went wrong.
+    """
+    one_step = make_one_step(train_step, prepare)
+
+    def many_steps(state, tally, indices, key, count, arrays):
+        def unfinished(carry):
+            i, _, tally = carry
+            return (i < count) & (tally.bad_step < 0)
+
+        def step(carry):
+            i, state, tally = carry
+            raw = gather(arrays, lax.dynamic_index_in_dim(indices, i, keepdims=False))
+            return i + 1, *one_step(state, tally, raw, key)
+
+        return lax.while_loop(unfinished, step, (jnp.zeros((), jnp.int32), state, tally))[1:]
+
+    return many_steps
+
+
+@contextlib.contextmanager
+def dispatcher(train_step, dataset, mesh, *, batch_size, key, seed, start_step, metric_names) -> Iterator:
+    """Yields `dispatch`, a function `(state, tally or None, step, count) -> (state, tally)`, and the largest count.
+
+    Small sets live on the device and many steps run in one dispatch. Large ones are read ahead by threads, a step each.
+    """
+    rows = functools.partial(data.batch_indices, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed)
+    shard = functools.partial(data.process_slice, process_index=jax.process_index(), process_count=jax.process_count())
+    zero, none = np.zeros((), np.float32), np.zeros((), np.int32)
+    empty = sharding.replicate(
+        mesh,
+        Tally(
+            sums={name: zero for name in metric_names},
+            counts={name: none for name in metric_names},
+            bad_step=np.full((), -1, np.int32),
+            bad_metrics={name: zero for name in metric_names},
+        ),
+    )
+
+    if dataset.arrays is not None:
+        arrays = sharding.replicate(mesh, dict(dataset.arrays))
+        most = MAX_STEPS_PER_DISPATCH
+        run = sharding.jit_global(
+            make_many_steps(train_step, dataset.prepare, dataset.gather),
+            mesh,
+            batch_axes=(None, None, 1, None, None, None),
+            donate=(0,),
+            may_be_kept=False,
+        )
+
+        def dispatch(state, tally, step, count):
+            # Always as many rows, of which the program uses the first `count`: one compilation.
+            indices = np.stack([shard(rows(step + min(i, count - 1))) for i in range(most)])
+            indices = sharding.shard_batch(mesh, indices, axis=1)
+            return run(state, empty if tally is None else tally, indices, key, np.int32(count), arrays)
+
+        yield dispatch, most
+        return
+
+    one_step = make_one_step(train_step, dataset.prepare)
+    run = sharding.jit_global(one_step, mesh, batch_axes=(None, None, 0, None), donate=(0,), may_be_kept=False)
+    with contextlib.closing(data.prefetch(dataset.fetch, lambda step: shard(rows(step)), start_step)) as batches:
+
+        def dispatch(state, tally, step, count):
+            return run(state, empty if tally is None else tally, sharding.shard_batch(mesh, next(batches)), key)
+
+        yield dispatch, 1
+
+
+def means(tally: Tally) -> dict[str, float]:
+    """Of each metric over the steps in its sum, on the host; NaN where there is none."""
+    sums, counts = jax.device_get((tally.sums, tally.counts))
+    return {name: float(value) / int(counts[name]) if counts[name] else float("nan") for name, value in sums.items()}
