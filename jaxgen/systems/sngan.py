@@ -95,7 +95,13 @@ _PAPERS = "Miyato, Kataoka, Koyama, Yoshida 2018; networks after Gulrajani et al
 _PROJECTION = f"{_PAPERS}; projection of Miyato and Koyama 2018"
 
 PRESETS = {
-    "mnist-sngan": Preset("digits by a narrow SNGAN", Config(**_SMALL), paper=_PAPERS),
+    "mnist-sngan": Preset(
+        "digits by a narrow SNGAN",
+        Config(**_SMALL),
+        paper=_PAPERS,
+        measured="FID 9.12 +- 0.12 in the package's CNN (10,000 drawn, 10,000 test digits; training images 0.18), 67.4 % "
+        "confident (real: 98.6), precision 0.63, recall 0.78; one seed, 2026-11-29",
+    ),
     "mnist-sngan-projection": Preset(
         "digits that were asked for, by a narrow SNGAN with projection",
         Config(**_SMALL, projection=True),
