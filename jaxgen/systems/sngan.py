@@ -99,8 +99,8 @@ PRESETS = {
         "digits by a narrow SNGAN",
         Config(**_SMALL),
         paper=_PAPERS,
-        measured="FID 9.12 +- 0.12 in the package's CNN (10,000 drawn, 10,000 test digits; training images 0.18), 67.4 % "
-        "confident (real: 98.6), precision 0.63, recall 0.78; one seed, 2026-11-29",
+        measured="FID 9.12 +- 0.12 in the package's CNN (10,000 drawn, 10,000 test digits; training images 0.18), 67.4 "
+        "% confident (real: 98.6), precision 0.63, recall 0.78; one seed, 2026-11-29",
     ),
     "mnist-sngan-projection": Preset(
         "digits that were asked for, by a narrow SNGAN with projection",
