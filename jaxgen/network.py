@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxgen import optim
 from jaxgen.arguments import at_step, check_inputs, check_key, described
-from jaxgen.data.check import check_images
+from jaxgen.data.check import check_images, doubt_of_range
 from jaxgen.models.convolution import Conv
 
 Decay = float | Callable[[jax.Array], jax.Array]
@@ -428,13 +428,8 @@ def check_channels_last(shape: tuple[int, ...], found: str) -> None:
 def check_values(image: jax.Array | np.ndarray) -> None:
     """Raises a ValueError for images [B, H, W, C] that are not in [-1, 1], and warns if all values are in [0, 1]."""
     check_images(image)
-    image = np.asarray(image).astype(np.float32)
-    if len(image) > 1 and image.min() >= 0 and image.max() > 0.5:
-        warnings.warn(
-            "all values of a batch of images are in [0, 1], the upper half of the range that networks are made for; "
-            "if black is 0 and white 1 in these data, give 2 * x - 1",
-            stacklevel=4,
-        )
+    if len(image) > 1 and (doubt := doubt_of_range(np.asarray(image).astype(np.float32))):
+        warnings.warn(f"a batch of images has {doubt}", stacklevel=4)
 
 
 def prefixed(prefix: str, metrics: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -295,8 +295,10 @@ def encode(encoder: nn.Module, variables: Any, image: jax.Array) -> Posterior:
     """
     own = network.member(variables, "encoder")
     network.check_kind_of_image(image)
-    if not isinstance(image, jax.core.Tracer) and jnp.min(image) >= 0 and jnp.max(image) > 2:
-        network.check_values(image)  # of bytes: it raises
+    if not isinstance(image, jax.core.Tracer):
+        values = np.asarray(image)  # not jnp: inside of a jit its results are traced, of known images, too
+        if values.size and values.min() >= 0 and values.max() > 2:
+            network.check_values(image)  # of bytes: it raises
     return _posterior(network.evaluate(encoder, own, image, what="images"))
 
 

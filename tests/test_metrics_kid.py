@@ -89,7 +89,7 @@ def test_the_standard_error_is_that_of_the_influence_of_single_images():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(TypeError, match=r"such as jax.random.key\(0\), not 0"):
+    with pytest.raises(TypeError, match=r"not a seed: write jax.random.key\(0\)"):
         kernel_distance(*sets(), subset_size=5, num_subsets=2, key=0)
     real, fake = sets()
     with pytest.raises(ValueError, match="real features must have at least 2 rows"):

@@ -78,7 +78,7 @@ def test_a_reader_that_leaves_early_causes_no_error():
             "classifier has no 'draw', it can classify images",
         ),
         (["mine.py"], "there is no file mine.py: a system of your own is a Python file"),
-        (["mnist-dcgan", "--data.path", "photos"], "--data.path is photos, but --data.name is mnist"),
+        (["mnist-dcgan", "--data.path", "photos"], "--data.path is photos, which means nothing for --data.name mnist"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_makes_no_directory(tmp_path, capsys, monkeypatch, arguments, message):

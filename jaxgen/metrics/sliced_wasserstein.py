@@ -60,7 +60,7 @@ def _flat(points, name):
     if points.ndim < 2 or 0 in points.shape:
         raise ValueError(f"{name} points must have the shape [N, ...], not {list(points.shape)}")
     points = points.reshape(len(points), -1).astype(jnp.promote_types(points.dtype, jnp.float32))
-    if not isinstance(points, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(points))):
+    if not isinstance(points, jax.core.Tracer) and not np.isfinite(np.asarray(points)).all():
         raise ValueError(f"{name} points hold NaN or infinity")
     return points
 
