@@ -1,6 +1,6 @@
 """Checkpoints: a state and its record, written by Orbax in the background, verified bit for bit when read.
 
-``open_checkpoints`` once, ``save`` now and then, ``restore`` at the start, ``close`` at the end::
+`open_checkpoints` once, `save` now and then, `restore` at the start, `close` at the end:
 
     manager = open_checkpoints("run/checkpoints", keep_last=3, keep_best=1, best_metric="fid")
     if all_steps(manager):
@@ -9,8 +9,8 @@
     save(manager, step, state, metrics={"fid": 12.3}, metadata={"preset": "mnist_gan"})
     close(manager)
 
-One step is one directory: ``<step>/state`` (the arrays, in Orbax's usual format, for any reader of Orbax) and
-``<step>/record`` (JSON: what was saved, with a crc32 of every leaf). Orbax writes both under a temporary name and
+One step is one directory: `<step>/state` (the arrays, in Orbax's usual format, for any reader of Orbax) and
+`<step>/record` (JSON: what was saved, with a crc32 of every leaf). Orbax writes both under a temporary name and
 renames at the end, so a killed process leaves a whole checkpoint or none. It does not notice a flipped byte in a data
 file, nor a template of another dtype; the record is there for both.
 
@@ -18,7 +18,7 @@ Arrays are read to the host, compared with the record, and only then placed by t
 checkpoint of eight devices resumes on one and the other way round, and a checkpoint that cannot be trusted never
 reaches a device.
 
-With several processes every one of them calls ``save`` and ``restore`` with the same arguments, on a directory that
+With several processes every one of them calls `save` and `restore` with the same arguments, on a directory that
 all of them see; only the first renames and deletes.
 """
 
@@ -82,21 +82,21 @@ def open_checkpoints(
     """Open (or create) a directory of checkpoints for writing.
 
     A directory has one writer: leftovers of killed saves are removed here. To read the checkpoints of a run that may
-    still be going, give the directory to ``restore`` instead.
+    still be going, give the directory to `restore` instead.
 
     Args:
       directory: where the steps live; created with its parents.
       keep_last: how many of the newest steps to keep; None keeps every step.
-      keep_best: how many of the best steps by ``best_metric`` to keep besides the newest.
-      best_metric: name of a number in the ``metrics`` given to ``save``. Steps without it, or where it is not finite,
+      keep_best: how many of the best steps by `best_metric` to keep besides the newest.
+      best_metric: name of a number in the `metrics` given to `save`. Steps without it, or where it is not finite,
         are never best.
       best_mode: "min" when smaller is better (FID, loss), "max" when larger is (inception score).
 
     Returns:
-      An Orbax ``CheckpointManager``. ``close`` it at the end.
+      An Orbax `CheckpointManager`. `close` it at the end.
 
     Raises:
-      ValueError: for a ``keep_last`` below 1, a negative ``keep_best`` or another ``best_mode``.
+      ValueError: for a `keep_last` below 1, a negative `keep_best` or another `best_mode`.
       OSError: when the directory cannot be created or written (NotADirectoryError, PermissionError, ...).
     """
     if keep_last is not None and keep_last < 1:
@@ -130,7 +130,7 @@ def wait(manager: "ocp.CheckpointManager") -> None:
 
 
 def close(manager: "ocp.CheckpointManager") -> None:
-    """``wait``, then release Orbax's threads. The manager is closed even when the last save failed.
+    """`wait`, then release Orbax's threads. The manager is closed even when the last save failed.
 
     Raises:
       SaveFailed: when the save in flight could not be written.
@@ -171,11 +171,11 @@ def save(
     The arrays may be donated or overwritten as soon as this returns. A save still in flight is waited for first.
 
     Args:
-      manager: from ``open_checkpoints``.
+      manager: from `open_checkpoints`.
       step: the number of the step, at least 0.
-      state: a pytree of arrays (``jax.Array`` of any dtype, typed PRNG keys, ``numpy`` arrays). With several
-        processes its arrays are global ones, as ``jaxgen.sharding.replicate`` makes them.
-      metrics: scalars to keep in the record, among them ``best_metric``.
+      state: a pytree of arrays (`jax.Array` of any dtype, typed PRNG keys, `numpy` arrays). With several
+        processes its arrays are global ones, as `jaxgen.sharding.replicate` makes them.
+      metrics: scalars to keep in the record, among them `best_metric`.
       metadata: JSON values to keep in the record, for example the name of the preset.
       force: replace an existing checkpoint of this step, and allow a step older than the newest.
 
@@ -186,7 +186,7 @@ def save(
       SaveFailed: when this save could not start, or when the *previous* one failed in the background.
       ValueError: when this step holds another state or newer steps exist (a run continued from an older step into
         the same directory): a resume could not tell the two histories apart.
-      TypeError: when a leaf is not an array, or ``metadata`` is not JSON.
+      TypeError: when a leaf is not an array, or `metadata` is not JSON.
     """
     import orbax.checkpoint as ocp
 
@@ -257,24 +257,24 @@ def restore(
 ) -> tuple[Any, dict[str, Any]]:
     """Read a state back, verified, in the structure and on the devices of a template.
 
-    A damaged newest step is skipped with a warning, and the one before it is taken. When ``source`` is a manager
-    the damaged directory is renamed to ``<step>.damaged-<n>`` once an older step has proved good, so that the run can
-    save that step again. When ``source`` is a directory nothing in it is touched: safe beside a running training.
+    A damaged newest step is skipped with a warning, and the one before it is taken. When `source` is a manager
+    the damaged directory is renamed to `<step>.damaged-<n>` once an older step has proved good, so that the run can
+    save that step again. When `source` is a directory nothing in it is touched: safe beside a running training.
 
     Args:
       source: a manager, or the directory of one.
-      template: a state, or the same pytree of ``jax.ShapeDtypeStruct``. Leaves with a sharding are placed by it,
+      template: a state, or the same pytree of `jax.ShapeDtypeStruct`. Leaves with a sharding are placed by it,
         leaves without one (and arrays that were never committed to a device) go to the default device.
       step: exactly this step; None takes the newest good one.
 
     Returns:
-      ``(state, record)``; the record is the dict of ``read_record``. A leaf whose crc32 in ``record["leaves"]`` is
+      `(state, record)`; the record is the dict of `read_record`. A leaf whose crc32 in `record["leaves"]` is
       None was sharded over processes and could not be verified.
 
     Raises:
       FileNotFoundError: when there is no checkpoint, or not that step.
       CheckpointMismatch: when the newest readable checkpoint is of another state. Never a reason to fall back.
-      CheckpointDamaged: when ``step``, or every step, is damaged.
+      CheckpointDamaged: when `step`, or every step, is damaged.
     """
     directory, manager = (_directory(source), None) if _is_path(source) else (source.directory, source)
     if manager is not None:
@@ -360,8 +360,8 @@ def read_record(source: "ocp.CheckpointManager | str | os.PathLike", step: int) 
     """Read what was saved beside a state, without the state.
 
     Returns:
-      A dict: ``format``, ``jaxgen`` (version), ``step``, ``leaves`` (path -> [shape, dtype, crc32 or None]), ``keys``
-      (path -> implementation of a typed PRNG key), ``metrics``, ``metadata``, ``crc32`` (of all the rest).
+      A dict: `format`, `jaxgen` (version), `step`, `leaves` (path -> [shape, dtype, crc32 or None]), `keys`
+      (path -> implementation of a typed PRNG key), `metrics`, `metadata`, `crc32` (of all the rest).
 
     Raises:
       FileNotFoundError: when there is no such step.
@@ -394,9 +394,9 @@ def read_record(source: "ocp.CheckpointManager | str | os.PathLike", step: int) 
 
 @dataclasses.dataclass(frozen=True)
 class _KeepLastAndBest:
-    """Orbax's ``PreservationPolicy`` protocol: keep the newest steps and the best ones by a metric of the record.
+    """Orbax's `PreservationPolicy` protocol: keep the newest steps and the best ones by a metric of the record.
 
-    Orbax's own ``BestN`` needs the metrics as an item of their own, and a damaged one would keep the manager from
+    Orbax's own `BestN` needs the metrics as an item of their own, and a damaged one would keep the manager from
     opening at all.
     """
 
@@ -432,7 +432,7 @@ class _KeepLastAndBest:
 
 
 def _flatten(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
-    """Leaves named as one would reach them in Python, ``.params['Dense_0']['kernel']``, and the tree structure."""
+    """Leaves named as one would reach them in Python, `.params['Dense_0']['kernel']`, and the tree structure."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves], structure
 
