@@ -276,7 +276,8 @@ def jit_global(
         donate_argnums=donate,
         compiler_options=compilation.options(mesh.devices.flat[0].platform),
     )
-    return compiled if may_be_kept else compilation.never_kept(compiled)
+    calls = not may_be_kept and mesh.size == 1 and mesh.devices.flat[0].platform == "cpu" and onednn.is_there()
+    return compilation.never_kept(compiled) if calls else compiled
 
 
 def jit_step(train_step: Callable, mesh: Mesh | None = None, *, donate: bool = True) -> Callable:
