@@ -134,35 +134,44 @@ def _train(config: Run, directory: str, preset: str, progress: bool) -> loop.Res
             f"--batch-size {config.batch_size:,} is more than the {built.dataset.num_examples:,} images of "
             f"{built.dataset.name}: a step would see some twice; give at most that"
         )
-    try:
-        return _in_loop(
-            built,
-            directory,
-            config=configuration.to_dict(config, preset=preset, dataset=built.dataset, held_out=built.held_out),
-            may_change=(
-                *configuration.may_change(config),
-                *_added_since(stored, config),
-                *configuration.moved(stored, config, built.held_out),
-            ),
-            num_steps=config.num_steps,
-            seed=config.seed,
-            num_devices=config.num_devices,
-            log_every=config.log_every,
-            sample_every=config.sample_every,
-            evaluate_every=config.evaluate_every,
-            checkpoint_every=config.checkpoint_every,
-            keep_last=config.keep_last,
-            max_rollbacks=config.max_rollbacks,
-            progress=progress,
-            has_test_split=config.data.has_test_split,
-        )
-    except run_directory.ConfigMismatch as error:
-        if "\n  num_steps:" not in str(error):
-            raise
-        raise run_directory.ConfigMismatch(
-            f"{error}\nnum_steps is fixed because the learning rate follows a schedule over it; with "
-            "schedule constant it could be raised."
-        ) from None
+    if message := _of_other_length(stored, config):
+        warnings.warn(message, stacklevel=3)
+    return _in_loop(
+        built,
+        directory,
+        config=configuration.to_dict(config, preset=preset, dataset=built.dataset, held_out=built.held_out),
+        may_change=(
+            *configuration.may_change(config),
+            "num_steps",
+            *_added_since(stored, config),
+            *configuration.moved(stored, config, built.held_out),
+        ),
+        num_steps=config.num_steps,
+        seed=config.seed,
+        num_devices=config.num_devices,
+        log_every=config.log_every,
+        sample_every=config.sample_every,
+        evaluate_every=config.evaluate_every,
+        checkpoint_every=config.checkpoint_every,
+        keep_last=config.keep_last,
+        max_rollbacks=config.max_rollbacks,
+        progress=progress,
+        has_test_split=config.data.has_test_split,
+    )
+
+
+def _of_other_length(stored: Mapping[str, Any], config: Run) -> str:
+    """What another number of steps does to a run that goes on, in words; "" where it only ends elsewhere."""
+    before, now = stored.get("num_steps"), config.num_steps
+    scheduled = {name: o for name, o in config.optimizers.items() if o.schedule != "constant"}
+    if not isinstance(before, int) or before == now or not scheduled:
+        return ""
+    kinds = ", ".join(f"{name}'s is {o.schedule}" for name, o in scheduled.items())
+    return (
+        f"this run had {before:,} steps and now has {now:,}. The learning rate follows a schedule over all of them "
+        f"({kinds}): from here on it is that of a training of {now:,} steps, {'higher' if now > before else 'lower'} "
+        "than it was, so the whole differs from one that had this length from its beginning"
+    )
 
 
 def facts_of(system: System, *, has_test_split: bool = False) -> dict[str, Any]:

@@ -118,3 +118,14 @@ def test_a_cache_that_cannot_be_written_is_no_note_of_an_evaluation():
         warnings.warn("Error writing persistent compilation cache entry for 'jit_f': OSError: full", stacklevel=1)
         warnings.warn("few images", stacklevel=1)
     assert said == ["few images"] and len(told) == 2
+
+
+def test_a_run_of_another_length_names_the_one_that_may_have_been_meant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    longer = train.parse(["mnist-dcgan", "--num-steps", "20000"])
+    assert train._meant(longer) == ""  # there is nothing to go on with
+    (tmp_path / "runs" / "mnist-dcgan" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "runs" / "mnist-dcgan" / "config.json").write_text("{}")
+    assert "To go on with runs/mnist-dcgan to step 20,000, give --directory runs/mnist-dcgan" in train._meant(longer)
+    for others in ([], ["--num-steps", "20000", "--seed", "1"], ["--num-steps", "20000", "--directory", "runs/x"]):
+        assert train._meant(train.parse(["mnist-dcgan", *others])) == ""

@@ -259,21 +259,21 @@ def tiny_classifier(path, **changes) -> classifier.Config:
     return classifier.Config(data=options.Data(name="arrays", path=str(path)), **settings | changes)
 
 
-def test_the_number_of_steps_is_fixed_by_a_schedule_and_free_without(tmp_path, digits):
-    config = tiny_classifier(digits)
+def test_a_run_is_made_longer_and_told_what_that_does_to_a_schedule(tmp_path, digits):
+    config = tiny_classifier(digits)  # cosine
     experiment.train(config, str(tmp_path / "cosine"), progress=False)
-    with pytest.raises(run_directory.ConfigMismatch) as raised:
-        experiment.train(dataclasses.replace(config, num_steps=4), str(tmp_path / "cosine"), progress=False)
-    assert "num_steps: 2 there, 4 asked" in str(raised.value)
-    assert "num_steps is fixed because the learning rate follows a schedule" in str(raised.value)
+    longer = dataclasses.replace(config, num_steps=4)
+    with pytest.warns(UserWarning, match=r"had 2 steps and now has 4\. .*optimizer's is cosine.* higher"):
+        assert experiment.train(longer, str(tmp_path / "cosine"), progress=False).step == 4
+    assert run_directory.load_config(tmp_path / "cosine")["num_steps"] == 4
     config = dataclasses.replace(config, optimizer=options.Optimizer())
     experiment.train(config, str(tmp_path / "constant"), progress=False)
-    assert (
-        experiment.train(dataclasses.replace(config, num_steps=4), str(tmp_path / "constant"), progress=False).step == 4
-    )
-    with pytest.raises(run_directory.ConfigMismatch, match=r"widths: \[4\] there, \[8\] asked") as raised:
+    longer = dataclasses.replace(config, num_steps=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert experiment.train(longer, str(tmp_path / "constant"), progress=False).step == 4
+    with pytest.raises(run_directory.ConfigMismatch, match=r"widths: \[4\] there, \[8\] asked"):
         experiment.train(dataclasses.replace(config, widths=(8,)), str(tmp_path / "constant"), progress=False)
-    assert "num_steps is fixed" not in str(raised.value)
 
 
 def test_a_run_of_a_version_without_a_setting_goes_on_where_the_setting_has_its_default(tmp_path, digits):

@@ -1,5 +1,6 @@
 """Train a preset, or a system of your own: `jaxgen train PRESET [settings]`. Run it again to resume."""
 
+import dataclasses
 import math
 import sys
 import typing
@@ -135,6 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
     from jaxgen import experiment, sharding
 
     sharding.initialize_hosts()
+    if hint := _meant(chosen):
+        print(hint, file=sys.stderr)
     result = experiment.train(chosen.config, chosen.directory, preset=chosen.name)
     for name, value in result.evaluation.items():
         print(f"{name}: {value:.6g}")
@@ -143,3 +146,23 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + result.stopped_by
     print(f"finished at step {result.step}; look at {chosen.directory}/report.html")
     return 0
+
+
+def _meant(chosen: Chosen) -> str:
+    """A new run of another length, beside one of the preset itself: how to go on with that, in case it was meant."""
+    from jaxgen import configuration, run_directory
+
+    plain = f"runs/{chosen.name}"
+    only_length = dataclasses.replace(chosen.config, num_steps=chosen.preset.config.num_steps)
+    unnamed, of_length = (
+        configuration.default_directory(chosen.name, config, chosen.preset.config)
+        for config in (chosen.config, only_length)
+    )
+    if chosen.directory != unnamed or unnamed == plain or of_length != plain:
+        return ""
+    if run_directory.is_run(chosen.directory) or not run_directory.is_run(plain):
+        return ""
+    return (
+        f"This is a run of its own, in {chosen.directory}. To go on with {plain} to step {chosen.config.num_steps:,}, "
+        f"give --directory {plain}."
+    )
