@@ -116,8 +116,8 @@ PRESETS = {
         "32x32 colour emoji of nine categories by a narrow SNGAN with projection and DiffAugment",
         Config(**_EMOJI, **_SMALL, projection=True),
         paper=_PROJECTION,
-        measured="FID 26.85 in the package's emoji CNN (10,000 drawn, 440 test emoji; as many training images 9.19), 39 % "
-        "as asked (real: 68), precision 0.87, recall 0.09: coarse; one seed, 2026-11-29",
+        measured="FID 26.85 in the package's emoji CNN (10,000 drawn, 440 test emoji; as many training images 9.19), "
+        "39 % as asked (real: 68), precision 0.87, recall 0.09: coarse; one seed, 2026-11-29",
     ),
     "cifar-sngan": Preset(
         "CIFAR-10 by SNGAN as published; give --data.path, a folder of images, or --data.name hub",
