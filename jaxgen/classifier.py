@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxgen import gradients as ways
 from jaxgen import network, objective, sharding
 from jaxgen.arguments import check_function, check_key, check_module
+from jaxgen.data import check
 
 ClassifierState = objective.State
 
@@ -31,7 +32,7 @@ def init(
     check_key(key)
     check_module(model, "model")
     network.check_optimizer(optimizer)
-    network.check_channels_last(image_shape, f"image_shape is {tuple(image_shape)}, expected (H, W, C)")
+    check.check_layout(image_shape, f"image_shape is {tuple(image_shape)}, expected (H, W, C)")
 
     def build(key):
         params_key, dropout_key = jax.random.split(key)

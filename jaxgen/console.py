@@ -1,8 +1,8 @@
-"""What a training tells on the console, and the clock that its dispatches are measured by."""
+"""What is told on the console: by a training, whose clock is here, too, and by all that takes long."""
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -10,8 +10,20 @@ import numpy as np
 
 from jaxgen import sharding
 
+Progress = Callable[[Iterable, int, str], Iterable]
+"""(batches, number of batches, what they are) -> batches, such as a progress bar."""
+
 SECONDS_PER_DISPATCH = 0.25  # what a progress bar or Ctrl-C waits for at the most, about
 RUN_AHEAD = 2  # dispatches in flight
+
+
+def no_progress(batches: Iterable, total: int, what: str) -> Iterable:
+    """The batches, unseen."""
+    return batches
+
+
+def tell_nobody(line: str) -> None:
+    """Says nothing: where no lines are wanted."""
 
 
 class Display:

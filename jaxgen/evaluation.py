@@ -19,27 +19,10 @@ import jax
 import numpy as np
 
 from jaxgen import __version__, configuration, data, experiment, options, run_directory, systems
+from jaxgen.console import Progress, no_progress
 from jaxgen.metrics import comparison, conditional, features, inception
 from jaxgen.models import inception as network
-from jaxgen.opening import (  # noqa: F401 -- what opens sides is known under this name, too
-    BATCH,
-    BUILT_IN,
-    IN_TURNS,
-    SPLITS,
-    Images,
-    Progress,
-    check_there,
-    data_of,
-    draw,
-    drawing_of,
-    drawn_batches,
-    first,
-    is_built_in,
-    no_progress,
-    open_images,
-    open_test_split,
-    open_training_images,
-)
+from jaxgen.opening import BATCH, Images, drawing_of
 from jaxgen.system import System
 
 

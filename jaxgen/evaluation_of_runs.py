@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import checkpoint, data, evaluation, experiment, images, sharding
-from jaxgen.evaluation import BATCH, Progress, no_progress
+from jaxgen import checkpoint, data, evaluation, experiment, images, opening, sharding
+from jaxgen.console import Progress, no_progress
 from jaxgen.losses import variational
 from jaxgen.metrics import comparison, confidence, coverage, features
+from jaxgen.opening import BATCH
 from jaxgen.watching import assemble
 
 BOUND = "importance_weighted_bound"
@@ -47,7 +48,7 @@ def measured(
     """
     if trained.system.measure is None:
         raise ValueError(f"{trained.system.name} measures nothing by itself; give a REFERENCE")
-    asked = evaluation.data_of(trained, name)
+    asked = opening.data_of(trained, name)
     config = dataclasses.replace(trained.config, seed=seed, num_devices=None, eval_metric="none")
     if samples is not None:
         if not hasattr(config, "eval_samples"):
@@ -57,10 +58,10 @@ def measured(
         config = dataclasses.replace(config, eval_samples=samples)
     if not asked.has_test_split:
         raise ValueError(f"the data {asked.name!r} of {name} have no test split to evaluate on")
-    test = evaluation.open_test_split(asked, name).dataset
+    test = opening.open_test_split(asked, name).dataset
     experiment.warn_of_few(test, asked)
     check_same_kind(trained, test, name)
-    evaluation.open_training_images(trained, name)  # warns where they have changed, or are not there
+    opening.open_training_images(trained, name)  # warns where they have changed, or are not there
     system = experiment.build_system(config, trained.spec)
     built = assemble(system, test, test, key=jax.random.key(seed), mesh=sharding.make_mesh())
     for _ in progress([None], 1, f"measuring {name} on {test.num_examples:,} images of {test.name}"):
@@ -137,12 +138,12 @@ def confidence_of_drawn(
         batches = progress(batches, -(-total // BATCH), what)
         return confidence.class_confidence(np.concatenate([judge.classify(batch) for batch in batches]))
 
-    drawn = evaluation.drawn_batches(trained, num, jax.random.key(seed))
+    drawn = opening.drawn_batches(trained, num, jax.random.key(seed))
     metrics = seen((batch["image"] for batch in drawn), num, f"drawing {num:,} images and classifying them")
     if judge.config is None or not judge.config.data.has_test_split:
         warnings.warn(f"{directory} has no test images of its own, which would tell what real ones score", stacklevel=2)
     else:
-        test = evaluation.open_test_split(judge.config.data, str(directory)).dataset
+        test = opening.open_test_split(judge.config.data, str(directory)).dataset
         real = (
             np.asarray(test.prepare(raw, jax.random.key(0))["image"])[:num_valid]
             for raw, num_valid in data.sequential_batches(test, BATCH)
@@ -150,7 +151,7 @@ def confidence_of_drawn(
         found = seen(real, test.num_examples, "classifying test images")
         metrics["confident_share_of_test_images"] = found["confident_share"]
         protocol |= {"n_real": test.num_examples, "reference_sha256": comparison.content_digest(test)}
-    return {"metrics": metrics, "protocol": protocol | evaluation.drawing_of(trained)}
+    return {"metrics": metrics, "protocol": protocol | opening.drawing_of(trained)}
 
 
 def stacked_mnist(
@@ -185,7 +186,7 @@ def stacked_mnist(
         logits = features.per_channel_logits(backbone, progress(batches, -(-num // BATCH), what))
         return {name: value.item() for name, value in coverage.stacked_mode_coverage(logits).items()}
 
-    drawn = evaluation.drawn_batches(trained, num, jax.random.key(seed))
+    drawn = opening.drawn_batches(trained, num, jax.random.key(seed))
     metrics = report(
         (images.to_uint8(batch["image"]) for batch in drawn), f"drawing {num:,} images and classifying them"
     )
@@ -203,7 +204,7 @@ def stacked_mnist(
         "reference": "1,000 equally frequent modes",
         **evaluation.code_version(),
     }
-    return {"metrics": metrics, "protocol": protocol | evaluation.drawing_of(trained)}
+    return {"metrics": metrics, "protocol": protocol | opening.drawing_of(trained)}
 
 
 def discriminator_gap(
@@ -226,7 +227,7 @@ def discriminator_gap(
         for part in np.array_split(rows, -(-len(rows) // BATCH)):
             yield dataset.prepare(dataset.fetch(part), jax.random.key(seed))
 
-    fakes = evaluation.drawn_batches(trained, num, jax.random.key(seed))
+    fakes = opening.drawn_batches(trained, num, jax.random.key(seed))
     logits = [
         np.concatenate([trained.discriminate({name: batch[name] for name in told}) for batch in batches])
         for batches in (real(train), real(held_out), fakes)

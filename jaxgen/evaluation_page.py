@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import data, experiment, images, run_directory
-from jaxgen.evaluation import Images, Progress, first, no_progress, see
+from jaxgen.console import Progress, no_progress
+from jaxgen.evaluation import see
 from jaxgen.metrics import comparison, features
+from jaxgen.opening import Images, first
 
 Picture = tuple[str, str, np.ndarray]
 """(title, caption, uint8 [H, W, 3])."""

@@ -40,16 +40,22 @@ FEW_IMAGES = 100  # held out, below which a number from them is warned of
 # Building -------------------------------------------------------------------------------------------------------------
 
 
-def build(config: Run) -> Experiment:
+def build(config: Run, *, stored: Mapping[str, Any] | None = None) -> Experiment:
     """Turns a configuration into a system, and opens its data.
 
     `sample` and `evaluate` share their work over the devices that the configuration names.
+
+    Args:
+      config: of the run.
+      stored: what the RUN/config.json of a run that goes on holds: settings of its data that mean nothing, and were not
+        always refused, it keeps.
 
     Raises:
       ValueError: for settings that do not fit together, naming them; for more devices than there are.
       FileNotFoundError and others: what opening the data raises.
     """
     options.check(config)
+    options.check_data(config.data, (stored or {}).get("data", {}))
     mesh = sharding.make_mesh(config.num_devices)
     dataset = config.data.open("train")
     system = build_system(config, Spec.of(dataset))
@@ -127,12 +133,16 @@ def train(config: Run, directory: str, *, preset: str = "", progress: bool = Tru
 def _train(config: Run, directory: str, preset: str, progress: bool) -> loop.Result:
     sharding.check_divisible(config.batch_size, sharding.make_mesh(config.num_devices).size)
     stored = _stored_in(directory)
-    options.check_data(config.data, stored.get("data", {}))
-    built = build(config)
+    built = build(config, stored=stored)
     if config.batch_size > built.dataset.num_examples and not (local(directory) / run_directory.CONFIG).exists():
         raise ValueError(
             f"--batch-size {config.batch_size:,} is more than the {built.dataset.num_examples:,} images of "
             f"{built.dataset.name}: a step would see some twice; give at most that"
+        )
+    if stored and (steps := checkpoint.all_steps(local(directory) / "checkpoints")) and steps[-1] > config.num_steps:
+        raise ValueError(
+            f"{directory} is at step {steps[-1]:,} already, beyond --num-steps {config.num_steps:,}; to go on with it "
+            f"give --num-steps {stored.get('num_steps', steps[-1])}, as it had, or more"
         )
     if message := _of_other_length(stored, config):
         warnings.warn(message, stacklevel=3)

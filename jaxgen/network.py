@@ -1,21 +1,19 @@
 """A network in training: parameters, mutable collections and optimiser state, and what every family does with them."""
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 from jax import lax
 
 from jaxgen import optim
 from jaxgen.arguments import at_step, check_inputs, check_key, described
-from jaxgen.data.check import check_images, doubt_of_range
+from jaxgen.data.check import check_given
 from jaxgen.models.convolution import Conv
 
 Decay = float | Callable[[jax.Array], jax.Array]
@@ -386,50 +384,8 @@ def images_of(batch: Mapping[str, jax.Array]) -> jax.Array:
     if not isinstance(batch, Mapping) or "image" not in batch:
         found = sorted(batch) if isinstance(batch, Mapping) else described(batch)
         raise TypeError(f"a batch is a dict with the key 'image', not {found}")
-    check_image(batch["image"])
+    check_given(batch["image"])
     return batch["image"]
-
-
-def check_image(image: Any) -> None:
-    """The checks of `images_of`, of images [B, H, W, C] or of other rank."""
-    check_kind_of_image(image)
-    if image.ndim == 4 and not isinstance(image, jax.core.Tracer):
-        check_values(image)
-
-
-def check_kind_of_image(image: Any) -> None:
-    """The checks that are possible at trace time: an array, floating point, channels last; [B, H, W, C] or other rank.
-
-    Raises:
-      TypeError, ValueError: as `images_of`.
-    """
-    if not isinstance(image, (jax.Array, np.ndarray)):
-        hint = "give jnp.asarray(x.numpy())" if hasattr(image, "numpy") else "give jnp.asarray(x)"
-        raise TypeError(f"images must be an array of JAX or NumPy, not {described(image)}: {hint}")
-    if not jnp.issubdtype(image.dtype, jnp.floating):
-        raise TypeError(
-            f"images must be floating point in [-1, 1], not {image.dtype}; for bytes use x.astype(float32) / 127.5 - 1"
-        )
-    if image.ndim == 4:
-        check_channels_last(image.shape[1:], f"images have the shape {list(image.shape)}, expected [B, H, W, C]")
-
-
-def check_channels_last(shape: tuple[int, ...], found: str) -> None:
-    """Raises a ValueError if an image's shape is [C, H, W], with 1, 3 or 4 channels, and not [H, W, C].
-
-    Args:
-      shape: of one image.
-      found: the beginning of the error.
-    """
-    if len(shape) == 3 and shape[0] in (1, 3, 4) and min(shape[1:]) > 4:
-        raise ValueError(f"{found}: the channels come first, move them with x.transpose(0, 2, 3, 1)")
-
-
-def check_values(image: jax.Array | np.ndarray) -> None:
-    """Raises a ValueError for images [B, H, W, C] that are not in [-1, 1], and warns if all values are in [0, 1]."""
-    check_images(image)
-    if len(image) > 1 and (doubt := doubt_of_range(np.asarray(image).astype(np.float32))):
-        warnings.warn(f"a batch of images has {doubt}", stacklevel=4)
 
 
 def prefixed(prefix: str, metrics: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -6,7 +6,7 @@ import functools
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -15,22 +15,15 @@ import jax
 import numpy as np
 
 from jaxgen import data, experiment, images, memory, options, run_directory
-from jaxgen.data import decode, folder, listing
+from jaxgen.console import Progress, no_progress
+from jaxgen.data import decode, folder, listing, reading
 from jaxgen.system import System
-
-Progress = Callable[[Iterable, int, str], Iterable]
-"""(batches, number of batches, what they are) -> batches, such as a progress bar."""
 
 BATCH = 500
 BUILT_IN = ("mnist", "stacked_mnist", "emoji")
 SPLITS = ("train", "test")
 IN_TURNS = "all classes alike, in turns"
 """Which labels a class-conditional run is asked for, in a protocol."""
-
-
-def no_progress(batches: Iterable, total: int, what: str) -> Iterable:
-    """The batches, unseen."""
-    return batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,10 +195,6 @@ def _open_built_in(name, split, shape, image_size) -> Images:
     return Images(dataset, name, split, "none" if size == own else rule)
 
 
-def _tell(text: str) -> None:
-    warnings.warn(text, stacklevel=2)
-
-
 def _open_folder(path, image_size, shape, max_broken_share) -> tuple[Images, bool]:
     """A folder as one side, and whether its images lie in subfolders."""
     found = listing.list_images(path)
@@ -215,7 +204,9 @@ def _open_folder(path, image_size, shape, max_broken_share) -> tuple[Images, boo
         raise ValueError(f"{name}: {kind}: no image found in it ({', '.join(listing.EXTENSIONS)})")
     tops = sorted({file.split("/", 1)[0] if "/" in file else "" for file in found.files})
     if len(tops) > 1 and all(top.lower() in folder.SPLIT_NAMES for top in tops):
-        _tell(f"{name}: {', '.join(tops)} look like splits, and are taken together; for one of them name its folder")
+        reading.as_warning(
+            f"{name}: {', '.join(tops)} look like splits, and are taken together; for one of them name its folder"
+        )
     looks = _looks(found)
     sizes = Counter((look.width, look.height) for look in looks.values())
     rule = "none"
@@ -250,13 +241,13 @@ def _open_folder(path, image_size, shape, max_broken_share) -> tuple[Images, boo
     if not grey and any(look.is_grey for look in looks.values()):
         grey = _readable(found.root, looks, lambda look: look.is_grey) == {True}
     wants_grey = shape is None or shape[2] == 1
-    opened = dataset(channels=1 if grey and wants_grey else 3, tell=_tell)
+    opened = dataset(channels=1 if grey and wants_grey else 3, tell=reading.as_warning)
     if not grey and wants_grey and _is_grey(opened):
         opened = dataset(channels=1, tell=lambda text: None)
         rule = "grey, stored as colour" if rule == "none" else f"{rule}, grey, stored as colour"
     elif grey and not wants_grey:
         rule = "grey repeated in 3 channels" if rule == "none" else f"{rule}, grey repeated in 3 channels"
-        _tell(f"{name} holds grey images, repeated in 3 channels beside colour ones")
+        reading.as_warning(f"{name} holds grey images, repeated in 3 channels beside colour ones")
     return Images(opened, name, resize=rule), tops != [""]
 
 
@@ -293,7 +284,7 @@ def _is_grey(dataset) -> bool:
 
 
 def _open_array_file(path, value_range) -> data.Dataset:
-    opened = functools.partial(data.array_file, path, labelled=None, tell=_tell)
+    opened = functools.partial(data.array_file, path, labelled=None, tell=reading.as_warning)
     try:
         return opened(value_range=value_range)
     except ValueError as error:

@@ -83,7 +83,7 @@ DATASETS = {
         channels=d.channels,
         background=d.background,
         max_broken_share=d.max_broken_share,
-        tell=_tell,
+        tell=data.reading.as_warning,
     ),
 }
 OF_DATA = {  # settings of data that are for some sets only
@@ -286,10 +286,6 @@ def _binarise(config: Data) -> Callable:
     return lookup(BINARISATIONS, config.binarise, "binarisation")
 
 
-def _tell(text: str) -> None:
-    warnings.warn(text, stacklevel=2)
-
-
 def _open_folder(config: Data, split: str) -> data.Dataset:
     root, test = _needs_path(config), _test_folder(config)
     opened = functools.partial(
@@ -298,7 +294,7 @@ def _open_folder(config: Data, split: str) -> data.Dataset:
         channels=config.channels,
         background=config.background,
         max_broken_share=config.max_broken_share,
-        tell=_tell,
+        tell=data.reading.as_warning,
     )
     train = os.path.join(root, data.folder.split_folders(root).get("train", ""))
     if test is None:
@@ -338,7 +334,7 @@ def _open_arrays(config: Data, split: str) -> data.Dataset:
         class_names=names,
         labelled=config.labelled,
         background=config.background,
-        tell=_tell,
+        tell=data.reading.as_warning,
     )
     height, width = dataset.image_shape[:2]
     if config.image_size is not None and (height, width) != (config.image_size, config.image_size):
@@ -371,7 +367,7 @@ def check_data(config: Data, stored: Mapping[str, Any]) -> None:
         flag = f"--data.{field.name.replace('_', '-')}"
         raise ValueError(
             f"{flag} is {value}, which means nothing for --data.name {config.name}: it is for {', '.join(kinds)}. Give "
-            f"{flag} {field.default} (a preset may have brought it)"
+            f"{flag} {field.default} (a preset may have brought it), or another --data.name"
         )
 
 
@@ -424,15 +420,6 @@ def check(settings: Any, prefix: str = "") -> None:
         for name in ("path", "test_path"):
             if getattr(settings, name) is not None:
                 local_path.local(getattr(settings, name), ranges.flag(name, prefix))
-    if isinstance(settings, Data) and settings.name in ("mnist", "stacked_mnist", "emoji"):
-        for name in ("path", "test_path"):
-            if getattr(settings, name) is not None:
-                flag, value = f"--data.{name.replace('_', '-')}", getattr(settings, name)
-                raise ValueError(
-                    f"{flag} is {value}, but --data.name is {settings.name}, which "
-                    "comes with the package and would be used instead; for images of your own give --data.name "
-                    "folder, arrays or hub"
-                )
 
 
 def flags_named_in(text: str, config: Any, prefix: str = "") -> list[str]:

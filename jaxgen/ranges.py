@@ -55,6 +55,12 @@ class Range:
             if self.open_least:
                 return f"above {self.least:g}"
             return f"at least {self.least:g}" + ("" if whole or self.infinite else " and finite")
+        if self.open_least:
+            return (
+                f"between {self.least:g} and {self.most:g}"
+                if self.open_most
+                else (f"above {self.least:g} and at most {self.most:g}")
+            )
         if self.open_most:
             return f"from {self.least:g} up and below {self.most:g}"
         return f"from {self.least:g} to {self.most:g}"

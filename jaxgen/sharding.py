@@ -24,8 +24,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxgen import compilation, network
+from jaxgen import compilation
 from jaxgen.arguments import check_key
+from jaxgen.data import check
 from jaxgen.models import onednn
 
 AXIS = "data"
@@ -325,7 +326,7 @@ def _check_values(batch):
     image = batch.get("image") if isinstance(batch, Mapping) else None
     if image is not None and image.ndim == 4 and jnp.issubdtype(image.dtype, jnp.floating):
         if getattr(image, "is_fully_addressable", True):
-            network.check_values(image)
+            check.check_known(image)
 
 
 def pmap_step(train_step: Callable, *, axis_name: str = AXIS, num_devices: int | None = None) -> Callable:

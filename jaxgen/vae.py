@@ -18,6 +18,7 @@ from jax import lax
 from jaxgen import gradients as ways
 from jaxgen import network, objective, sharding
 from jaxgen.arguments import at_step, check_key, check_module, described
+from jaxgen.data import check
 from jaxgen.losses import variational
 
 VAEState = objective.State
@@ -41,7 +42,7 @@ def init(
     check_key(key)
     _check_modules(encoder, decoder)
     network.check_optimizer(optimizer)
-    network.check_channels_last(image_shape, f"image_shape is {tuple(image_shape)}, expected (H, W, C)")
+    check.check_layout(image_shape, f"image_shape is {tuple(image_shape)}, expected (H, W, C)")
 
     def build(key):
         encoder_key, decoder_key = jax.random.split(key)
@@ -294,11 +295,11 @@ def encode(encoder: nn.Module, variables: Any, image: jax.Array) -> Posterior:
         not floating point, whose channels come first or, where the values are known, that are those of bytes.
     """
     own = network.member(variables, "encoder")
-    network.check_kind_of_image(image)
+    check.check_traced(image)
     if not isinstance(image, jax.core.Tracer):
         values = np.asarray(image)  # not jnp: inside of a jit its results are traced, of known images, too
         if values.size and values.min() >= 0 and values.max() > 2:
-            network.check_values(image)  # of bytes: it raises
+            check.check_known(image)  # of bytes: it raises
     return _posterior(network.evaluate(encoder, own, image, what="images"))
 
 

@@ -59,7 +59,7 @@ def assemble(
         # Where reconstructions are shown, of images it has not seen.
         shown = held_out if held_out is not None and system.measure is not None else dataset
         batch = dict(_first_batch(shown, SHOWN, key))
-        if dataset.image_shape[2] not in (1, 3):  # before a run directory is made; it would end at the first picture
+        if dataset.image_shape[2] not in (1, 3):  # `loop.train`, which refuses others, cannot trace `sample`
             pictures = jax.eval_shape(views, jax.eval_shape(system.variables, system.shapes), batch)
             data.check.check_pictures({name: picture.shape for name, picture in pictures.items()})
         show = sharding.jit_global(views, mesh, batch_axes=(None, None))

@@ -383,8 +383,8 @@ def test_an_encoder_that_returns_something_else_is_told_what_it_should(found):
     ("image", "error", "message"),
     [
         (np.zeros((2, 8, 8, 1), np.uint8), TypeError, "127.5"),
-        (np.zeros((2, 1, 8, 8), np.float32), ValueError, r"channels come first, move them with x\.transpose"),
-        (np.zeros((2, 3, 8, 9), np.float32), ValueError, "channels come first"),
+        (np.zeros((2, 1, 8, 8), np.float32), ValueError, r"channels first: give x\.transpose"),
+        (np.zeros((2, 3, 8, 9), np.float32), ValueError, "channels first"),
     ],
 )
 def test_bytes_and_channels_first_are_seen_by_a_compiled_step(states, family, image, error, message):
@@ -413,7 +413,7 @@ def test_a_compiled_step_over_devices_sees_values_at_its_first_batch():
 def test_an_image_shape_with_the_channels_first_is_refused(shape):
     for init in (lambda: vae.init(KEY, *VAE, optimizer=SGD, image_shape=shape),
                  lambda: classifier.init(KEY, Net((4,)), optimizer=SGD, image_shape=shape)):  # fmt: skip
-        with pytest.raises(ValueError, match=r"expected \(H, W, C\): the channels come first"):
+        with pytest.raises(ValueError, match=r"expected \(H, W, C\), which looks like channels first"):
             init()
 
 

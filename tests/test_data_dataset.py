@@ -80,7 +80,7 @@ def test_arrays_of_a_dataset_cannot_be_written():
         (np.zeros((3, 4, 4), np.uint8), None, r"\[N, H, W, C\].*\[..., None\]"),
         (np.zeros((0, 4, 4, 1), np.uint8), None, "empty"),
         (np.zeros((3, 4, 4, 1), np.int64), None, "int64"),
-        (np.zeros((3, 3, 8, 8), np.uint8), None, r"channels first: give image.transpose\(0, 2, 3, 1\)"),
+        (np.zeros((3, 3, 8, 8), np.uint8), None, r"channels first: give x.transpose\(0, 2, 3, 1\)"),
         (np.zeros((3, 1, 28, 20), np.float32), None, "channels first"),
         (np.zeros((3, 4, 4, 1), np.uint8), np.zeros(2, int), "2 labels for 3 images"),
         (np.zeros((3, 4, 4, 1), np.uint8), np.array([0, -1, 2]), "negative labels, the first at row 1"),

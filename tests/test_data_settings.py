@@ -277,7 +277,7 @@ def test_pictures_that_cannot_be_shown_leave_no_directory(tmp_path):
 
 
 def test_channels_first_are_refused_with_what_to_do(tmp_path):
-    with pytest.raises(ValueError, match=r"channels first: give image.transpose\(0, 2, 3, 1\)"):
+    with pytest.raises(ValueError, match=r"channels first: give x.transpose\(0, 2, 3, 1\)"):
         data.from_arrays("first", np.zeros((16, 3, 8, 8), np.uint8))
     last = data.from_arrays("own", np.random.RandomState(0).randint(0, 256, (16, 8, 8, 3), np.uint8))
     first = dataclasses.replace(

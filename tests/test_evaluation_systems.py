@@ -13,7 +13,17 @@ import pytest
 from in_process import call
 
 import jaxgen
-from jaxgen import data, evaluation, evaluation_of_runs, evaluation_page, experiment, options, run_directory, systems
+from jaxgen import (
+    data,
+    evaluation,
+    evaluation_of_runs,
+    evaluation_page,
+    experiment,
+    opening,
+    options,
+    run_directory,
+    systems,
+)
 from jaxgen.metrics import comparison, features
 from jaxgen.system import MissingCapability, Spec, System
 from jaxgen.systems import dcgan
@@ -146,16 +156,16 @@ def test_a_class_conditional_run_of_a_users_file_is_asked_for_all_classes_and_me
 def test_what_is_drawn_has_labels_in_turns_and_a_generator_that_ignores_them_is_found(own):
     run, file = own
     module = systems.from_file(file)
-    fake = evaluation.open_images(str(run), num=100, system=module)
+    fake = opening.open_images(str(run), num=100, system=module)
     assert fake.dataset.arrays["label"].tolist() == [*range(10)] * 10
     assert fake.dataset.class_names == tuple("0123456789")
     system = fake.run.system
     ignoring = dataclasses.replace(
         system, draw=lambda memory, key, n, label: system.draw(memory, key, n, label=(7 * label + 3) % 10)
     )
-    fake = evaluation.draw(experiment.load(run, system=ignoring), "ignoring", num=100)
-    reference = evaluation.Images(data.mnist("test"), "mnist")
-    reference = evaluation.first(reference, 600)
+    fake = opening.draw(experiment.load(run, system=ignoring), "ignoring", num=100)
+    reference = opening.Images(data.mnist("test"), "mnist")
+    reference = opening.first(reference, 600)
     record = evaluation.compare(fake, reference, features.shipped("mnist-cnn"), ["kid"])
     assert record["metrics"]["as_asked"] <= 0.1 < 0.95 < record["metrics"]["as_asked_of_real"]
     assert "fid_within_classes" not in record["metrics"]
@@ -163,7 +173,7 @@ def test_what_is_drawn_has_labels_in_turns_and_a_generator_that_ignores_them_is_
 
 def test_a_reference_without_labels_or_with_other_classes_leaves_the_numbers_of_classes_out(own):
     run, file = own
-    fake = evaluation.open_images(str(run), num=50, system=systems.from_file(file))
+    fake = opening.open_images(str(run), num=50, system=systems.from_file(file))
     digits = data.mnist("test").fetch(np.arange(60))
     backbone = features.shipped("mnist-cnn")
     sets = {
@@ -171,13 +181,13 @@ def test_a_reference_without_labels_or_with_other_classes_leaves_the_numbers_of_
         "has 3 classes and not 10": data.from_arrays("three", digits["image"], digits["label"] % 3),
     }
     for found, reference in sets.items():
-        record = evaluation.compare(fake, evaluation.Images(reference, reference.name), backbone, ["fid"])
+        record = evaluation.compare(fake, opening.Images(reference, reference.name), backbone, ["fid"])
         assert "as_asked" not in record["metrics"] and "fid_within_classes" not in record["metrics"]
         assert any(found in text and "is not measured" in text for text in record["warnings"])
         with pytest.raises(ValueError, match="memory is told labels, but bare has none"):
             evaluation_of_runs.discriminator_gap(fake.run, sets["has no labels"], reference)
     named = data.from_arrays("named", digits["image"], digits["label"], tuple("abcdefghij"))
-    record = evaluation.compare(fake, evaluation.Images(named, "named"), backbone, ["kid"])
+    record = evaluation.compare(fake, opening.Images(named, "named"), backbone, ["kid"])
     assert any("have other names (0 and a, ...): they are compared in their order" in w for w in record["warnings"])
     assert "as_asked" in record["metrics"]
 
@@ -203,14 +213,14 @@ def bare(tmp_path_factory):
 
 def test_a_run_whose_data_were_objects_is_compared_with_a_named_reference_and_says_so(bare):
     path, system = bare
-    fake = evaluation.open_images(str(path), num=30, system=system)
-    reference = evaluation.first(evaluation.open_images("mnist:test"), 40)
+    fake = opening.open_images(str(path), num=30, system=system)
+    reference = opening.first(opening.open_images("mnist:test"), 40)
     record = evaluation.compare(fake, reference, features.shipped("mnist-cnn"), ["kid"])
     protocol = record["protocol"]
     assert (protocol["step"], protocol["preset"], protocol["training_seed"]) == (2, "", 0)
     assert len(protocol["config_sha256"]) == 64 and record["metrics"]["kid"] > 0.1
     with pytest.raises(ValueError, match="nothing says how to open the data of here again.* give a REFERENCE, and"):
-        evaluation.data_of(fake.run, "here")
+        opening.data_of(fake.run, "here")
 
 
 def test_the_digest_of_settings_that_are_plain_data_ignores_what_training_does_not_depend_on(bare):
@@ -246,7 +256,7 @@ def test_a_run_of_version_0_1_has_the_digest_of_the_same_settings_today(tmp_path
 def test_a_missing_capability_is_one_sentence_that_names_what_there_is(bare):
     classifying = trained_of(system_of(classify=lambda variables, images: images[:, 0, :3, 0]))
     with pytest.raises(MissingCapability, match="needs a system that can draw images; mine .* it can classify images"):
-        evaluation.draw(classifying, "a run")
+        opening.draw(classifying, "a run")
     drawing = trained_of(system_of(draw=grey))
     with pytest.raises(MissingCapability, match="--classifier there needs a system that can classify images; .* draw"):
         evaluation_of_runs.confidence_of_drawn(drawing, drawing, "there")

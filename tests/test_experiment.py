@@ -266,6 +266,9 @@ def test_a_run_is_made_longer_and_told_what_that_does_to_a_schedule(tmp_path, di
     with pytest.warns(UserWarning, match=r"had 2 steps and now has 4\. .*optimizer's is cosine.* higher"):
         assert experiment.train(longer, str(tmp_path / "cosine"), progress=False).step == 4
     assert run_directory.load_config(tmp_path / "cosine")["num_steps"] == 4
+    with pytest.raises(ValueError, match=r"at step 4 already, beyond --num-steps 2; .* --num-steps 4, as it had"):
+        experiment.train(config, str(tmp_path / "cosine"), progress=False)
+    assert run_directory.load_config(tmp_path / "cosine")["num_steps"] == 4
     config = dataclasses.replace(config, optimizer=options.Optimizer())
     experiment.train(config, str(tmp_path / "constant"), progress=False)
     longer = dataclasses.replace(config, num_steps=4)
@@ -273,7 +276,7 @@ def test_a_run_is_made_longer_and_told_what_that_does_to_a_schedule(tmp_path, di
         warnings.simplefilter("error")
         assert experiment.train(longer, str(tmp_path / "constant"), progress=False).step == 4
     with pytest.raises(run_directory.ConfigMismatch, match=r"widths: \[4\] there, \[8\] asked"):
-        experiment.train(dataclasses.replace(config, widths=(8,)), str(tmp_path / "constant"), progress=False)
+        experiment.train(dataclasses.replace(longer, widths=(8,)), str(tmp_path / "constant"), progress=False)
 
 
 def test_a_run_of_a_version_without_a_setting_goes_on_where_the_setting_has_its_default(tmp_path, digits):

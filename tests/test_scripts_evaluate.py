@@ -8,7 +8,7 @@ import pytest
 from in_process import call
 from PIL import Image
 
-from jaxgen import data, evaluation, evaluation_page, experiment, run_directory
+from jaxgen import data, evaluation, evaluation_page, experiment, opening, run_directory
 from jaxgen.metrics import comparison, features
 
 pytestmark = pytest.mark.usefixtures("fast_compilation", "scripts_in_process")
@@ -120,7 +120,7 @@ def test_the_reference_as_training_images_is_told_to_measure_no_copying(sides, t
 
 
 def test_the_picture_of_neighbours_begins_with_what_is_nearest(sides):
-    fake = evaluation.open_images(str(sides / "others.npz"))
+    fake = opening.open_images(str(sides / "others.npz"))
     train = data.from_arrays("train", digits(40 + 33, 40 + 34)["image"].repeat(3, axis=0))  # the 34th of the others
     found = evaluation_page.pictures(fake, features.shipped("mnist-cnn"), train, num=1)
     title, caption, picture = found[1]
@@ -209,7 +209,7 @@ def test_a_vae_has_its_binarisation_k_and_bits_a_real_pixel(sides, tmp_path, cap
     assert metrics["nll"] == -metrics["importance_weighted_bound"]
     assert metrics["bits_per_dim"] == pytest.approx(metrics["nll"] / (784 * np.log(2)))
     # Its pictures are means, which no binary image is: the record of a comparison says so.
-    images = evaluation.drawing_of(experiment.load(tmp_path / "vae"))["images"]
+    images = opening.drawing_of(experiment.load(tmp_path / "vae"))["images"]
     assert images.startswith("means of the decoder's distribution (bernoulli), not draws from it")
     assert "trained on binarised images (dynamic)" in images
 
@@ -259,16 +259,16 @@ def test_no_evaluation_takes_the_place_of_another(sides, tmp_path, capsys):
 
 
 def test_built_in_sets_are_opened_by_name_and_split_and_take_the_size_of_the_other_side():
-    side = evaluation.open_images("mnist:train", num=7)
+    side = opening.open_images("mnist:train", num=7)
     assert (side.name, side.split, side.resize, side.dataset.num_examples) == ("mnist", "train", "none", 7)
-    side = evaluation.open_images("emoji", shape=(32, 32, 3))
+    side = opening.open_images("emoji", shape=(32, 32, 3))
     assert side.dataset.image_shape == (32, 32, 3) and side.split == "test"
     assert side.resize == "area average of 64x64 to 32x32"
 
 
 def test_a_range_of_values_is_for_the_file_that_needs_it(sides, tmp_path):
     np.savez(tmp_path / "floats.npz", image=digits(0, 40)["image"].astype(np.float32) / 255)
-    opened = [evaluation.open_images(str(p), value_range=(0, 1)) for p in (tmp_path / "floats.npz", sides / "same.npz")]
+    opened = [opening.open_images(str(p), value_range=(0, 1)) for p in (tmp_path / "floats.npz", sides / "same.npz")]
     digests = {comparison.content_digest(side.dataset) for side in opened}
     assert len(digests) == 1
 
@@ -301,21 +301,21 @@ def test_a_backbone_is_the_packages_own_a_run_of_a_classifier_or_inception_weigh
 
 
 def test_grey_pictures_that_are_stored_as_colour_are_grey(sides, tmp_path):
-    grey = evaluation.open_images(str(sides / "pictures"))
+    grey = opening.open_images(str(sides / "pictures"))
     for file in (sides / "pictures").iterdir():
         Image.open(file).convert("RGB").save(tmp_path / file.name)
-    side = evaluation.open_images(str(tmp_path))
+    side = opening.open_images(str(tmp_path))
     assert side.resize == "grey, stored as colour" and side.dataset.image_shape == (28, 28, 1)
     assert comparison.content_digest(side.dataset) == comparison.content_digest(grey.dataset)
-    assert evaluation.open_images(str(tmp_path), shape=(28, 28, 3)).dataset.image_shape == (28, 28, 3)
+    assert opening.open_images(str(tmp_path), shape=(28, 28, 3)).dataset.image_shape == (28, 28, 3)
 
 
 def test_copies_of_the_reference_or_of_each_other_are_told(sides, tmp_path):
     some, others = (data.array_file(sides / name) for name in ("same.npz", "others.npz"))
     mixed = np.concatenate([others.arrays["image"][:10], some.arrays["image"], some.arrays["image"][:5]])
     backbone = features.shipped("mnist-cnn")
-    fake = evaluation.Images(data.from_arrays("mixed", mixed), "mixed")
-    record = evaluation.compare(fake, evaluation.Images(others, "others"), backbone, ["kid"])
+    fake = opening.Images(data.from_arrays("mixed", mixed), "mixed")
+    record = evaluation.compare(fake, opening.Images(others, "others"), backbone, ["kid"])
     told = " ".join(record["warnings"])
     assert "10 of the 55 images of mixed are in others, too, pixel by pixel" in told
     assert "of the 55 images of mixed only 50 differ" in told
@@ -374,10 +374,10 @@ def test_pictures_of_several_sizes_need_a_size_and_the_protocol_says_so(tmp_path
     for i, size in enumerate(((8, 8), (8, 8), (10, 12))):
         Image.new("RGB", size, (i, 90, 200)).save(tmp_path / f"{i}.png")
     with pytest.raises(ValueError, match=r"images of 2 different sizes: 8x8 \(2\), 10x12 \(1\); --image-size"):
-        evaluation.open_images(str(tmp_path))
-    side = evaluation.open_images(str(tmp_path), image_size=8)
+        opening.open_images(str(tmp_path))
+    side = opening.open_images(str(tmp_path), image_size=8)
     assert side.dataset.image_shape == (8, 8, 3) and side.resize == "centre crop, area average to 8x8"
-    side = evaluation.open_images(str(tmp_path), image_size=10)
+    side = opening.open_images(str(tmp_path), image_size=10)
     assert side.resize == "centre crop, area average to 10x10, 2 of them enlarged (bicubic)"
 
 

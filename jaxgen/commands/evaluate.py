@@ -21,7 +21,7 @@ from typing import Annotated, Literal  # noqa: E402
 import tyro  # noqa: E402
 
 from jaxgen import command_line, ranges  # noqa: E402
-from jaxgen.commands import arguments as words  # noqa: E402
+from jaxgen.commands import words  # noqa: E402
 from jaxgen.ranges import Count, CountOrZero, Seed, WholeShare  # noqa: E402
 
 
@@ -198,30 +198,30 @@ def has_gap(trained, *datasets) -> bool:
 
 def open_sides(what, reference, *, num, num_real, backbone, train, seed, step, resize_rule, system, **options):
     """(evaluated images, their reference, images that may have been copied or None, feature network)."""
-    from jaxgen import evaluation
+    from jaxgen import evaluation, opening
 
     shared = {**options, "system": system, "progress": progress}
     for side in (what, reference, train):
         if side is not None:
-            evaluation.check_there(side)
-    fake = evaluation.open_images(what, num=num, seed=seed, step=step, **shared)
+            opening.check_there(side)
+    fake = opening.open_images(what, num=num, seed=seed, step=step, **shared)
     if step is not None and fake.run is None:
         raise ValueError(f"--step is of a run's checkpoint, but {what} is no run")
     shape = fake.dataset.image_shape
     if reference is not None:
-        real = evaluation.open_images(reference, num=num_real, seed=seed + 1, shape=shape, **shared)
+        real = opening.open_images(reference, num=num_real, seed=seed + 1, shape=shape, **shared)
     elif fake.run is None:
         raise ValueError(f"{what} is no run with a test split to be compared with; give a REFERENCE")
     else:
-        real = evaluation.first(evaluation.open_test_split(evaluation.data_of(fake.run, what), what), num_real)
+        real = opening.first(opening.open_test_split(opening.data_of(fake.run, what), what), num_real)
     evaluation.check_alike(fake, real)
     network = evaluation.open_backbone(backbone, shape, rule=resize_rule, system=system)
     if train is not None:
-        train = evaluation.open_images(train, shape=shape, **shared).dataset
+        train = opening.open_images(train, shape=shape, **shared).dataset
     elif fake.run is not None and fake.run.config is not None:
-        train = evaluation.open_training_images(fake.run, what)
+        train = opening.open_training_images(fake.run, what)
     elif real.split:
-        train = evaluation.open_images(f"{real.name}:train", shape=shape, **shared).dataset
+        train = opening.open_images(f"{real.name}:train", shape=shape, **shared).dataset
     return fake, real, train, network
 
 
@@ -248,7 +248,7 @@ def keep(output: Path | None, directory: Path, name: str, record: dict) -> tuple
 
 def evaluate_run(what, *, classifier, num, seed, step, samples, system, output) -> dict:
     """A run by itself; see `evaluate`."""
-    from jaxgen import evaluation, evaluation_of_runs, experiment, run_directory
+    from jaxgen import evaluation, evaluation_of_runs, experiment, opening, run_directory
     from jaxgen.data import listing
     from jaxgen.metrics import features
 
@@ -258,7 +258,7 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, system, output) 
         holds_images
         or run.suffix in (".npz", ".npy")
         or not run.is_dir()
-        and what.partition(":")[0] in evaluation.BUILT_IN
+        and what.partition(":")[0] in opening.BUILT_IN
     ):
         raise ValueError(f"{what} is no run; give a REFERENCE to compare these images with")
     trained = experiment.load(run, step=step, system=system)

@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from jaxgen import command_line, ranges
-from jaxgen.commands import arguments as words
+from jaxgen.commands import words
 from jaxgen.ranges import Count, CountOrZero, Seed
 
 MANY_CLASSES = 32  # above which a picture does not show all of them
@@ -57,19 +57,19 @@ def sample(
     import jax
     import numpy as np
 
-    from jaxgen import data, evaluation, experiment, images, run_directory, systems
+    from jaxgen import data, experiment, images, opening, run_directory, systems
     from jaxgen.data import listing
 
     if output is not None and not separate and output.suffix not in (".png", ".npz"):
         raise ValueError(f"--output {output} should end in .png or .npz, or be a folder with --separate")
-    if evaluation.is_built_in(what):
+    if opening.is_built_in(what):
         if output is None:
             raise ValueError(f"{what} is a set and no run: say with --output where its images are to go")
         for option, given in (("--label", label), ("--system", system), ("--step", step)):
             if given:
                 raise ValueError(f"{option} is for runs, and {what} is a set of images")
         num = 64 if num_images is None else num_images
-        dataset = evaluation.open_images(what, num=num).dataset
+        dataset = opening.open_images(what, num=num).dataset
         drawn = data.prepare_default(dataset.fetch(np.arange(dataset.num_examples)))["image"]
         if len(drawn) < num:
             warnings.warn(f"{what} has {len(drawn):,} images, not {num:,}", stacklevel=2)

@@ -10,28 +10,30 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxgen import command_line, ranges
-from jaxgen.commands import arguments as words
-from jaxgen.ranges import Count, CountOrZero, Range, Seed
+from jaxgen.commands import words
+from jaxgen.ranges import Count, CountOrZero, Norm, Positive, Range, Seed, Weight
 
+Momentum = Annotated[float, Range(-1, 1, open_least=True, open_most=True)]
 UpdateRule = Literal["simultaneous", "alternating", "extragradient", "optimistic", "consensus", "lookahead"]
 
 
+@ranges.checked
 def dirac(
     loss: Literal["logistic", "non-saturating", "wasserstein"] = "logistic",
-    r1: float = 0.0,
-    r2: float = 0.0,
-    instance_noise: float = 0.0,
+    r1: Weight = 0.0,
+    r2: Weight = 0.0,
+    instance_noise: Weight = 0.0,
     update_rule: Annotated[UpdateRule, tyro.conf.arg(aliases=["--update"])] = "alternating",
-    generator_rate: float = 0.1,
-    discriminator_rate: float = 0.1,
-    momentum: float = 0.0,
-    num_discriminator_steps: Annotated[int, tyro.conf.arg(aliases=["--discriminator-steps"])] = 1,
-    consensus_weight: float = 0.1,
-    lookahead_steps: int = 5,
-    lookahead_alpha: float = 0.5,
+    generator_rate: Positive = 0.1,
+    discriminator_rate: Positive = 0.1,
+    momentum: Momentum = 0.0,
+    num_discriminator_steps: Annotated[int, Range(1, 1000), tyro.conf.arg(aliases=["--discriminator-steps"])] = 1,
+    consensus_weight: Positive = 0.1,
+    lookahead_steps: Annotated[int, Range(1, 1000)] = 5,
+    lookahead_alpha: Annotated[float, Range(0, 1, open_least=True)] = 0.5,
     clip: Literal["none", "joint", "per-player"] = "none",
-    clip_norm: float | None = None,
-    num_steps: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 10_000,
+    clip_norm: Positive | None = None,
+    num_steps: Annotated[int, Range(31, 10_000_000), tyro.conf.arg(aliases=["--steps"])] = 10_000,
     start: tuple[float, float] = (1.0, 1.0),
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
@@ -61,14 +63,6 @@ def dirac(
       start: theta and psi at the start.
       as_json: One JSON object instead of sentences.
     """
-    for option, value in (("--generator-rate", generator_rate), ("--discriminator-rate", discriminator_rate)):
-        require(0 < value < math.inf, f"{option} must be above 0 and finite, not {value:g}")
-    for option, value in (("--r1", r1), ("--r2", r2), ("--instance-noise", instance_noise)):
-        require(0 <= value < math.inf, f"{option} must be at least 0 and finite, not {value:g}")
-    require(-1 < momentum < 1, f"--momentum must be between -1 and 1, not {momentum:g}")
-    require(
-        num_discriminator_steps >= 1, f"--num-discriminator-steps must be at least 1, not {num_discriminator_steps}"
-    )
     if update_rule not in ("simultaneous", "alternating"):
         require(momentum == 0, f"--momentum is for simultaneous and alternating updates, not for {update_rule}")
     if update_rule != "alternating":
@@ -76,20 +70,7 @@ def dirac(
             num_discriminator_steps == 1,
             f"--num-discriminator-steps is for alternating updates, not for {update_rule}",
         )
-    require(0 < consensus_weight < math.inf, f"--consensus-weight must be above 0, not {consensus_weight:g}")
-    require(lookahead_steps >= 1, f"--lookahead-steps must be at least 1, not {lookahead_steps}")
-    require(0 < lookahead_alpha <= 1, f"--lookahead-alpha must be in (0, 1], not {lookahead_alpha:g}")
-    if clip_norm is not None:
-        require(0 < clip_norm < math.inf, f"--clip-norm must be above 0 and finite, not {clip_norm:g}")
-        require(clip != "none", "--clip-norm does nothing without --clip joint or --clip per-player")
-    require(num_steps >= 31, f"--num-steps must be at least 31 for a growth law, not {num_steps}")
-    for option, value, most in (
-        ("--num-steps", num_steps, 10_000_000),
-        ("--num-discriminator-steps", num_discriminator_steps, 1000),
-        ("--lookahead-steps", lookahead_steps, 1000),
-    ):
-        require(value <= most, f"{option} must be at most {most:,}, not {value}")
-    require(all(map(math.isfinite, start)), f"--start must be two finite numbers, not {start[0]:g} {start[1]:g}")
+    require(clip_norm is None or clip != "none", "--clip-norm does nothing without --clip joint or --clip per-player")
 
     from jaxgen.losses import adversarial, penalties
     from jaxgen.stability import games, oracles, updates, verdict
@@ -249,28 +230,29 @@ def spectrum(
         print("\n".join(spectrum_report.text(record, top)))
 
 
+@ranges.checked
 def sweep(
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET_OR_RUN")],
     /,
     directory: Path | None = None,
-    generator_rate: tuple[float, ...] | None = None,
-    discriminator_rate: tuple[float, ...] | None = None,
-    learning_rate: tuple[float, ...] | None = None,
-    clip: tuple[float | Literal["none"], ...] | None = None,
-    r1: tuple[float, ...] | None = None,
-    momentum: tuple[float, ...] | None = None,
-    beta: tuple[float, ...] | None = None,
-    seeds: int | None = None,
-    num_steps: Annotated[int | None, tyro.conf.arg(aliases=["--steps"])] = None,
-    records: int | None = None,
-    batch_size: int | None = None,
+    generator_rate: tuple[Positive, ...] | None = None,
+    discriminator_rate: tuple[Positive, ...] | None = None,
+    learning_rate: tuple[Positive, ...] | None = None,
+    clip: tuple[Norm | Literal["none"], ...] | None = None,
+    r1: tuple[Weight, ...] | None = None,
+    momentum: tuple[Momentum, ...] | None = None,
+    beta: tuple[Weight, ...] | None = None,
+    seeds: Count | None = None,
+    num_steps: Annotated[Count | None, tyro.conf.arg(aliases=["--steps"])] = None,
+    records: Count | None = None,
+    batch_size: Count | None = None,
     optimizer: Literal["adam", "sgd"] | None = None,
     update_rule: Annotated[UpdateRule | None, tyro.conf.arg(aliases=["--update"])] = None,
     failed_below: float | None = None,
-    block_size: int | None = None,
-    num_devices: int | None = None,
+    block_size: Count | None = None,
+    num_devices: Count | None = None,
     metrics: tuple[str, ...] = (),
-    num_images: int = 2000,
+    num_images: Count = 2000,
     system: Path | None = None,
 ) -> None:
     """Train many networks in one program, one for each combination of settings, and tabulate what became of them.
@@ -326,9 +308,6 @@ def sweep(
       num_images: How many each network draws for that.
       system: The file of a system of your own, for a run of it: nothing that a run names is imported.
     """
-    whole = {"--seeds": seeds, "--num-steps": num_steps, "--batch-size": batch_size, "--num-images": num_images}
-    for option, value in (whole | {"--records": records, "--block-size": block_size}).items():
-        require(value is None or value <= ranges.LARGEST, f"{option} must be at most {ranges.LARGEST:,}, not {value}")
     one_device_for_each_core()
     from jaxgen import systems
     from jaxgen.stability import sweep_presets, sweep_report

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Annotated, Any, NamedTuple
 
 from jaxgen import command_line
-from jaxgen.commands import arguments as words
+from jaxgen.commands import words
 
 
 class Chosen(NamedTuple):

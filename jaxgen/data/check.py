@@ -1,19 +1,26 @@
-"""Checks of a batch on the host, once at the start of a run: wrong ranges train without an error, and badly."""
+"""Checks of images and batches, on the host or where a step is traced: wrong ranges train badly, without an error."""
 
+import warnings
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import numpy as np
+
+from jaxgen.arguments import described
 
 TOLERANCE = 1e-3
 
 
-def check_layout(shape: tuple[int, ...], name: str) -> None:
-    """Raise a ValueError for images of a shape [N, C, H, W], whose channels come first."""
-    if len(shape) == 4 and shape[1] in (1, 2, 3, 4) and min(shape[2:]) > 4:
-        raise ValueError(
-            f"{name} has images of the shape {tuple(shape)}, which looks like channels first: give "
-            "image.transpose(0, 2, 3, 1)"
-        )
+def check_layout(shape: tuple[int, ...], found: str) -> None:
+    """Raise a ValueError for images of a shape [..., C, H, W], whose channels come first: 1 to 4 of them.
+
+    Args:
+        shape: of one image or of many.
+        found: the beginning of the error, which says the shape.
+    """
+    if len(shape) in (3, 4) and shape[-3] in (1, 2, 3, 4) and min(shape[-2:]) > 4:
+        raise ValueError(f"{found}, which looks like channels first: give x.transpose(0, 2, 3, 1)")
 
 
 def doubt_of_range(image: np.ndarray) -> str:
@@ -72,7 +79,7 @@ def check_images(image, *, image_shape: tuple[int, int, int] | None = None, name
         advice = ": add a channel axis with x[..., None]" if image.ndim == 3 else ""
         raise ValueError(f"{name} has the shape {image.shape}, expected [B, H, W, C]{advice}")
     if image_shape is None or image.shape[1:] == tuple(image_shape):
-        check_layout(image.shape, name)
+        check_layout(image.shape, f"{name} has the shape {image.shape}")
     else:
         advice = ""
         if (image.shape[2], image.shape[3], image.shape[1]) == tuple(image_shape):
@@ -97,6 +104,42 @@ def check_images(image, *, image_shape: tuple[int, int, int] | None = None, name
         elif low >= 0 and high <= 65535:
             advice = "scale with x / 32767.5 - 1"
         raise ValueError(f"{name} has values from {low:g} to {high:g}, expected [-1, 1]: {advice}")
+
+
+def check_given(image: Any) -> None:
+    """Check the images of a step, [B, H, W, C] or of other rank: what can be seen under a trace, and known values.
+
+    Raises:
+        TypeError, ValueError: as `check_traced`, and for [B, H, W, C] as `check_known`, which warns, too.
+    """
+    check_traced(image)
+    if image.ndim == 4 and not isinstance(image, jax.core.Tracer):
+        check_known(image)
+
+
+def check_traced(image: Any) -> None:
+    """Check that images are an array, floating point, channels last: by what is known when a function is traced.
+
+    Raises:
+        TypeError: for what is no array of JAX or NumPy, and for another dtype than floating point.
+        ValueError: for channels that come first.
+    """
+    if not isinstance(image, (jax.Array, np.ndarray)):
+        hint = "give jnp.asarray(x.numpy())" if hasattr(image, "numpy") else "give jnp.asarray(x)"
+        raise TypeError(f"images must be an array of JAX or NumPy, not {described(image)}: {hint}")
+    if not jax.dtypes.issubdtype(image.dtype, np.floating):
+        raise TypeError(
+            f"images must be floating point in [-1, 1], not {image.dtype}; for bytes use x.astype(float32) / 127.5 - 1"
+        )
+    if image.ndim == 4:
+        check_layout(image.shape, f"images have the shape {list(image.shape)}, expected [B, H, W, C]")
+
+
+def check_known(image: jax.Array | np.ndarray) -> None:
+    """Raise a ValueError for images [B, H, W, C] that are not in [-1, 1], and warn of a doubtful range."""
+    check_images(image)
+    if len(image) > 1 and (doubt := doubt_of_range(np.asarray(image).astype(np.float32))):
+        warnings.warn(f"a batch of images has {doubt}", stacklevel=4)
 
 
 def check_batch(batch: Mapping, *, image_shape: tuple[int, int, int], num_classes: int | None = None) -> None:

@@ -148,7 +148,7 @@ def from_arrays(
             Images in [0, 1] and classes without images are warned of.
     """
     image = np.asarray(image)
-    check.check_layout(image.shape, name)
+    check.check_layout(image.shape, f"{name} has images of the shape {image.shape}")
     if image.dtype in (np.uint8, np.float32) and (doubt := check.doubt_of_range(image)):
         warnings.warn(f"{name}: {doubt}", stacklevel=2)
     if label is not None:

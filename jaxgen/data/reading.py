@@ -8,6 +8,7 @@ on what was read before, so a resumed run sees the same examples.
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +21,11 @@ from jaxgen.names import show
 MAX_BYTES_IN_MEMORY = 512 * 2**20
 
 logger = logging.getLogger("jaxgen.data")
+
+
+def as_warning(text: str) -> None:
+    """Tells a line as a warning, which commands show and records keep, instead of in the log."""
+    warnings.warn(text, stacklevel=2)
 
 
 def from_reader(

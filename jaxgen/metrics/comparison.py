@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxgen import data, images, run_directory
 from jaxgen.arguments import check_key
+from jaxgen.console import Progress, no_progress
 from jaxgen.data import npz
 from jaxgen.metrics import confidence, fid, inception_score, kid, prdc, sliced_wasserstein
 from jaxgen.metrics.double_precision import check_features, check_same_width
@@ -405,11 +406,6 @@ def image_digests(dataset: data.Dataset) -> list[bytes]:
     ]
 
 
-def silently(batches: Iterable, total: int, what: str) -> Iterable:
-    """The batches, as they are: no progress is shown."""
-    return batches
-
-
 def see(
     backbone: Backbone,
     dataset: data.Dataset,
@@ -417,7 +413,7 @@ def see(
     batch_size: int = 250,
     cache: str | os.PathLike | None = None,
     digest: str | None = None,
-    progress: Callable[[Iterable, int, str], Iterable] = silently,
+    progress: Progress = no_progress,
 ) -> Seen:
     """Runs a network over every image of a set.
 

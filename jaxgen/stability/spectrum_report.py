@@ -8,13 +8,10 @@ import jax
 import numpy as np
 import optax
 
+from jaxgen.console import tell_nobody
 from jaxgen.models import spectral_norm
 from jaxgen.stability import runs, spectrum
 from jaxgen.stability.games import Players
-
-
-def tell_nobody(line: str) -> None:
-    """Says nothing: where no progress is wanted."""
 
 
 def of_run(

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgen import command_line, data, evaluation, gan, images, run_directory, vae
+from jaxgen import command_line, data, evaluation, gan, images, opening, run_directory, vae
+from jaxgen.console import tell_nobody
 from jaxgen.data import toy
 from jaxgen.metrics import comparison, features, protocol
 from jaxgen.metrics.sliced_wasserstein import sliced_wasserstein_distance
@@ -50,7 +51,7 @@ class Preset:
     draw: Callable[[Any, jax.Array, int], jax.Array] | None = None
     drawing: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"latents": "standard normal"})
     real: jax.Array | None = None
-    held_out: Callable[[], evaluation.Images] | None = None
+    held_out: Callable[[], opening.Images] | None = None
     block_size: int | None = None
     scale: sweep_report.Scale = sweep_report.Scale()
     origin: str = ""
@@ -289,18 +290,14 @@ def _own_optimizer(own: Optimizer, rate, momentum):
 def _held_out(opened, directory):
     if opened.config is None:
         raise ValueError(f"{directory} names no held-out images to be compared with, being of a system of your own")
-    return evaluation.open_test_split(opened.config.data, str(directory))
+    return opening.open_test_split(opened.config.data, str(directory))
 
 
 def _test_digits():
-    return evaluation.Images(data.mnist("test"), "mnist", "test")
+    return opening.Images(data.mnist("test"), "mnist", "test")
 
 
 PRESETS = {"ring": ring, "grid": grid, "mnist-gan": mnist_gan, "mnist-vae": mnist_vae}
-
-
-def tell_nobody(line: str) -> None:
-    """Says nothing: where no progress is wanted."""
 
 
 def run(
@@ -432,7 +429,7 @@ def _evaluate(name, preset, result, reference, backbone, metrics, num, directory
         row = {setting: values[member].item() for setting, values in result.settings.items()}
         subject = ", ".join(f"{setting} {row[setting]:g}" for setting in varied) or "the only member"
         drawn = np.concatenate([images.to_uint8(draw(state, block)) for block in range(-(-num // size))])[:num]
-        fake = evaluation.Images(data.from_arrays(subject, drawn), subject)
+        fake = opening.Images(data.from_arrays(subject, drawn), subject)
         file = directory / f"member_{member:04d}.json"
         same = {
             "fake_sha256": comparison.content_digest(fake.dataset),

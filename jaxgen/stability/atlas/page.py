@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgen import run_directory
+from jaxgen.console import tell_nobody
 from jaxgen.local_path import local
 from jaxgen.stability import sweep
 from jaxgen.stability.atlas import closed_forms, linear_vae, networks
@@ -54,10 +55,6 @@ PLATES = {
     "A8": Plate(linear_vae.collapse, {"num_betas": 10, "num_steps": 3000}, True),
     "A9": Plate(networks.trained_ring, {"num_steps": 3000, "settling_steps": 3000, "test_steps": 400, "num_rates": 31}),
 }
-
-
-def tell_nobody(line: str) -> None:
-    """Says nothing: where no progress is wanted."""
 
 
 def write(

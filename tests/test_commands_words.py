@@ -5,7 +5,7 @@ import re
 import pytest
 
 from jaxgen import command_line
-from jaxgen.commands import arguments, describe, evaluate, sample, stability, train
+from jaxgen.commands import describe, evaluate, sample, stability, train, words
 
 COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate, "stability": stability, "describe": describe}
 
@@ -51,9 +51,9 @@ def test_epochs_are_told_in_steps_for_these_data_and_this_batch():
 
 def test_our_own_options_are_none_of_other_programs():
     for function in (sample.sample, evaluate.evaluate, *stability.COMMANDS.values()):
-        known = arguments.options_of(function)
-        arguments.suggest(known, known)
-    assert {"--num", "-n"} <= set(arguments.options_of(sample.sample))
+        known = words.options_of(function)
+        words.suggest(known, known)
+    assert {"--num", "-n"} <= set(words.options_of(sample.sample))
 
 
 @pytest.mark.parametrize(
