@@ -28,7 +28,7 @@ from jaxgen.system import System
 
 def open_backbone(
     name: str | None,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, int, int] | None,
     *,
     rule: str = "tf1_bilinear",
     system: System | ModuleType | None = None,
@@ -39,7 +39,7 @@ def open_backbone(
       name: one of the package's own (`features.SHIPPED`, with "jaxgen:" before it where a file or a run has the same
         name), a file of weights (.npz of `features.save_cnn`; the FID's
         Inception v3 as .pth or converted .npz), or a run of a classifier. None: the package's own for such images.
-      image_shape: (H, W, C) of the images.
+      image_shape: (H, W, C) of the images, by which the package's own is chosen where none is named.
       rule: the resize rule of Inception v3.
       system: of a run of a user's own, as for `experiment.load`.
 

@@ -11,6 +11,7 @@ import os
 # own setting stands.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import functools
 import json  # noqa: E402
 import re  # noqa: E402
 import sys  # noqa: E402
@@ -204,6 +205,8 @@ def open_sides(what, reference, *, num, num_real, backbone, train, seed, step, r
     for side in (what, reference, train):
         if side is not None:
             opening.check_there(side)
+    found = functools.partial(evaluation.open_backbone, backbone, rule=resize_rule, system=system)
+    network = None if backbone is None else found(None)  # before thousands of images are drawn
     fake = opening.open_images(what, num=num, seed=seed, step=step, **shared)
     if step is not None and fake.run is None:
         raise ValueError(f"--step is of a run's checkpoint, but {what} is no run")
@@ -215,7 +218,7 @@ def open_sides(what, reference, *, num, num_real, backbone, train, seed, step, r
     else:
         real = opening.first(opening.open_test_split(opening.data_of(fake.run, what), what), num_real)
     evaluation.check_alike(fake, real)
-    network = evaluation.open_backbone(backbone, shape, rule=resize_rule, system=system)
+    network = network or found(shape)
     if train is not None:
         train = opening.open_images(train, shape=shape, **shared).dataset
     elif fake.run is not None and fake.run.config is not None:
