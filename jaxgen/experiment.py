@@ -24,6 +24,7 @@ from jaxgen import (
     data,
     loop,
     memory,
+    network,
     options,
     run_directory,
     sharding,
@@ -123,14 +124,24 @@ def _naming_flags(config: Run) -> Iterator[None]:
         raise
 
 
-def train(config: Run, directory: str, *, preset: str = "", progress: bool = True) -> loop.Result:
-    """Builds an experiment and trains it in a run directory, from its newest checkpoint if it holds one."""
+def train(
+    config: Run, directory: str, *, preset: str = "", start_from: str | Path | None = None, progress: bool = True
+) -> loop.Result:
+    """Builds an experiment and trains it in a run directory, from its newest checkpoint if it holds one.
+
+    Args:
+      config: of the run.
+      directory: of the run.
+      preset: whose configuration it was, for the report.
+      start_from: the directory of another run, whose networks a new run begins with, see `with_networks_of`.
+      progress: shows it on the console.
+    """
     local(directory, "the run directory")  # refused before the data are opened
     with _naming_flags(config):
-        return _train(config, directory, preset, progress)
+        return _train(config, directory, preset, start_from, progress)
 
 
-def _train(config: Run, directory: str, preset: str, progress: bool) -> loop.Result:
+def _train(config: Run, directory: str, preset: str, start_from: str | Path | None, progress: bool) -> loop.Result:
     sharding.check_divisible(config.batch_size, sharding.make_mesh(config.num_devices).size)
     stored = _stored_in(directory)
     built = build(config, stored=stored)
@@ -139,7 +150,10 @@ def _train(config: Run, directory: str, preset: str, progress: bool) -> loop.Res
             f"--batch-size {config.batch_size:,} is more than the {built.dataset.num_examples:,} images of "
             f"{built.dataset.name}: a step would see some twice; give at most that"
         )
-    if stored and (steps := checkpoint.all_steps(local(directory) / "checkpoints")) and steps[-1] > config.num_steps:
+    steps = checkpoint.all_steps(local(directory) / "checkpoints") if stored else []
+    if start_from is not None and not steps:
+        built = built._replace(system=_started_from(start_from, built.system, systems.module_of(config)))
+    if steps and steps[-1] > config.num_steps:
         raise ValueError(
             f"{directory} is at step {steps[-1]:,} already, beyond --num-steps {config.num_steps:,}; to go on with it "
             f"give --num-steps {stored.get('num_steps', steps[-1])}, as it had, or more"
@@ -168,6 +182,57 @@ def _train(config: Run, directory: str, preset: str, progress: bool) -> loop.Res
         progress=progress,
         has_test_split=config.data.has_test_split,
     )
+
+
+def _started_from(directory: str | Path, system: System, module: ModuleType) -> System:
+    """The system, whose first state has the networks of another run."""
+    other = load(directory, system=None if module in systems.MODULES else module)
+    with_networks_of(system.shapes, other.state, str(directory))  # what does not fit is told here, and not in a trace
+    return dataclasses.replace(system, init=lambda key: with_networks_of(system.init(key), other.state, str(directory)))
+
+
+def with_networks_of(fresh: Any, other: Any, whose: str) -> Any:
+    """A state before its first step, with the networks and the average of another one.
+
+    Parameters and what modules keep (batch statistics, spectral vectors) are taken. Optimisers, what terms and
+    augmentation keep, and the step are those of the fresh state.
+
+    Args:
+      fresh: what `init` returns: a dataclass whose fields are `network.Network`s, perhaps with `ema`.
+      other: a state of such networks.
+      whose: it is, for errors.
+
+    Raises:
+      ValueError: where there is no such field, or arrays have other names or shapes.
+    """
+    taken = {}
+    for field in dataclasses.fields(fresh) if dataclasses.is_dataclass(fresh) else ():
+        new, given = getattr(fresh, field.name), getattr(other, field.name, None)
+        if isinstance(new, network.Network) and isinstance(given, network.Network):
+            _check_alike(new.variables, given.variables, field.name, whose)
+            taken[field.name] = new.replace(params=given.params, model_state=given.model_state)
+        elif field.name == "ema" and given is not None:
+            _check_alike(new, given, field.name, whose)
+            taken["ema"] = given
+    if not taken:
+        raise ValueError(
+            f"nothing can be taken from {whose}: its state holds no network.Network that this one has, too"
+        )
+    return fresh.replace(**taken)
+
+
+def _check_alike(new: Any, given: Any, what: str, whose: str) -> None:
+    here, there = (
+        {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (new, given)
+    )
+    if differing := [path for path in {**here, **there} if here.get(path) != there.get(path)]:
+        path = differing[0]
+        raise ValueError(
+            f"the {what} of {whose} is another network: {len(differing)} of {len(here)} arrays differ, such as {path} "
+            f"({list(here[path]) if path in here else 'not'} here, {list(there[path]) if path in there else 'not'} "
+            "there); give the settings of its networks"
+        )
 
 
 def _of_other_length(stored: Mapping[str, Any], config: Run) -> str:
@@ -210,18 +275,13 @@ def _check_memory(system: System, dataset: data.Dataset, num_devices: int | None
     devices, state = list(mesh.devices.flat), memory.of(system.shapes)
     image = int(np.prod([int(n) for n in dataset.image_shape], dtype=object)) * 4
     batch = system.images_per_step * image
-    free = memory.free(devices)
-    if state + batch // len(devices) <= (free or state + batch):
-        return
     if state > batch:
-        names = ", ".join(f"{name} {number:,}" for name, number in system.parameters.items())
-        memory.check(state, free, f"the state of {system.name}", f"its parameters are {names}; make it narrower")
-    memory.check(
-        state + batch // len(devices),
-        free,
-        f"a step on {system.images_per_step:,} images, of {memory.in_words(image)} each,",
-        "take fewer, with a smaller batch_size",
-    )
+        parameters = ", ".join(f"{name} {number:,}" for name, number in system.parameters.items())
+        what, advice = f"the state of {system.name}", f"its parameters are {parameters}; make it narrower"
+    else:
+        what = f"a step on {system.images_per_step:,} images, of {memory.in_words(image)} each,"
+        advice = "take fewer, with a smaller batch_size"
+    memory.check(state + batch // len(devices), memory.free(devices), what, advice)
 
 
 def _in_loop(

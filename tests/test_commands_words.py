@@ -129,3 +129,9 @@ def test_a_run_of_another_length_names_the_one_that_may_have_been_meant(tmp_path
     assert "To go on with runs/mnist-dcgan to step 20,000, give --directory runs/mnist-dcgan" in train._meant(longer)
     for others in ([], ["--num-steps", "20000", "--seed", "1"], ["--num-steps", "20000", "--directory", "runs/x"]):
         assert train._meant(train.parse(["mnist-dcgan", *others])) == ""
+
+
+def test_a_run_that_begins_with_another_has_a_directory_of_its_own():
+    asked = train.parse(["mnist-dcgan", "--start-from", "runs/old/"])
+    assert (asked.directory, asked.start_from) == ("runs/mnist-dcgan-from-old", "runs/old/")
+    assert train.parse(["mnist-dcgan", "--start-from", "runs/old", "--directory", "runs/x"]).directory == "runs/x"

@@ -4,8 +4,10 @@ import dataclasses
 import json
 import warnings
 
+import chex
 import jax
 import numpy as np
+import optax
 import pytest
 from in_process import script
 
@@ -277,6 +279,37 @@ def test_a_run_is_made_longer_and_told_what_that_does_to_a_schedule(tmp_path, di
         assert experiment.train(longer, str(tmp_path / "constant"), progress=False).step == 4
     with pytest.raises(run_directory.ConfigMismatch, match=r"widths: \[4\] there, \[8\] asked"):
         experiment.train(dataclasses.replace(longer, widths=(8,)), str(tmp_path / "constant"), progress=False)
+
+
+def test_a_new_run_begins_with_the_networks_of_another_and_with_fresh_optimisers(tmp_path, digits):
+    still = options.Optimizer(learning_rate=1e-30)
+    config = tiny_classifier(digits, optimizer=options.Optimizer(), num_steps=3)
+    experiment.train(config, str(tmp_path / "first"), progress=False)
+    again = dataclasses.replace(config, optimizer=still, num_steps=1, seed=7)
+    made = experiment.train(again, str(tmp_path / "second"), start_from=tmp_path / "first", progress=False)
+    first, second = (experiment.load(tmp_path / name).state for name in ("first", "second"))
+    chex.assert_trees_all_equal(first.network.params, second.network.params)
+    counts = {int(count) for _, count in optax.tree.get_all_with_path(second.network.opt_state, "count")}
+    assert made.step == 1 and counts == {1}
+    # Gone on with, it is its own run: nothing is taken twice.
+    longer = dataclasses.replace(again, num_steps=2)
+    assert experiment.train(longer, str(tmp_path / "second"), start_from=tmp_path / "none", progress=False).step == 2
+
+
+def test_what_cannot_be_begun_with_leaves_no_directory(tmp_path, digits):
+    config = tiny_classifier(digits)
+    experiment.train(config, str(tmp_path / "first"), progress=False)
+    wider = dataclasses.replace(config, widths=(8,))
+    with pytest.raises(
+        ValueError,
+        match=r"the network of .*first is another network: .* arrays differ, such as .*8.* here, .*4.* there",
+    ):
+        experiment.train(wider, str(tmp_path / "second"), start_from=tmp_path / "first", progress=False)
+    with pytest.raises(run_directory.RunDirectoryError, match="does not exist"):
+        experiment.train(config, str(tmp_path / "second"), start_from=tmp_path / "none", progress=False)
+    with pytest.raises(ValueError, match="no network.Network"):
+        experiment.with_networks_of({"step": 0}, {"step": 1}, "another")
+    assert not (tmp_path / "second").exists()
 
 
 def test_a_run_of_a_version_without_a_setting_goes_on_where_the_setting_has_its_default(tmp_path, digits):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import sys
 import typing
 from types import ModuleType
@@ -19,6 +20,7 @@ class Chosen(NamedTuple):
     config: Any
     directory: str
     module: ModuleType | None  # of a user's own
+    start_from: str | None  # another run, whose networks it begins with
 
 
 def help_text() -> str:
@@ -88,15 +90,18 @@ def parse(arguments: list[str], command: str = "train") -> Chosen:
     name, preset, module = find(given)
     _check_words(given, preset.config, rest, command)
 
+    about_start = "Another run, with whose networks a new one begins; its optimisers and steps begin anew."
     about_directory = f"The run directory; runs/{name} by default, or runs/{name}-SETTINGS if it has other settings."
 
     def collect(
         config: Annotated[type(preset.config), tyro.conf.arg(name="")] = preset.config,
         directory: Annotated[str | None, tyro.conf.arg(help=about_directory)] = None,
+        start_from: Annotated[str | None, tyro.conf.arg(help=about_start)] = None,
     ):
         if directory is None:
             directory = configuration.default_directory(name, config, preset.config)
-        return Chosen(name, preset, config, directory, module)
+            directory += f"-from-{os.path.basename(os.path.normpath(start_from))}" if start_from else ""
+        return Chosen(name, preset, config, directory, module, start_from)
 
     return tyro.cli(
         collect,
@@ -109,7 +114,7 @@ def parse(arguments: list[str], command: str = "train") -> Chosen:
 
 def _check_words(given: str, config: Any, arguments: list[str], command: str) -> None:
     """Raises a ValueError for what other programs call otherwise, with its name here."""
-    known = [*words.flags_of(config), "--directory"]
+    known = [*words.flags_of(config), "--directory", "--start-from"]
     words.suggest(arguments, known)
     kinds = typing.get_type_hints(type(config))
     if losses := typing.get_args(kinds.get("loss")):
@@ -138,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     sharding.initialize_hosts()
     if hint := _meant(chosen):
         print(hint, file=sys.stderr)
-    result = experiment.train(chosen.config, chosen.directory, preset=chosen.name)
+    result = experiment.train(chosen.config, chosen.directory, preset=chosen.name, start_from=chosen.start_from)
     for name, value in result.evaluation.items():
         print(f"{name}: {value:.6g}")
     if result.stopped_by is not None:
