@@ -4,8 +4,8 @@
     python scripts/benchmark_convolutions.py --only 3x3       # those whose name contains it
     python scripts/benchmark_convolutions.py --json forms.json
 
-The forms: `im2col` (a matrix product of patches), `winograd` (kernels of two strides), `onednn` (where jaxlib has it),
-`direct` (XLA's own, arranged). Which is taken is decided by their `fits` and by `convolution.form_of`, from
+The forms: `im2col` (a matrix product of patches), `winograd` (kernels of two or three strides), `onednn` (where jaxlib
+has it), `direct` (XLA's own, arranged). Which is taken is decided by their `fits` and by `convolution.form_of`, from
 measurements like these; a wrong choice costs speed only. A row where another form is faster by a tenth or more is
 marked with `<`: on a machine where many are, the rules deserve another look.
 
@@ -16,6 +16,7 @@ import argparse
 import json
 import pathlib
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -57,6 +58,9 @@ LAYERS = (
     Layer("3x3, 256 features at 16", 32, 16, 3, 1, 1, 256, 256),
     Layer("3x3, 512 features at 8", 32, 8, 3, 1, 1, 512, 512),
     Layer("3x3, 128 features at 3", 64, 3, 3, 1, 1, 128, 128),
+    Layer("3x3, 256 features at 4", 64, 4, 3, 1, 1, 256, 256),
+    Layer("3x3, 128 to 64 features at 64", 8, 64, 3, 1, 1, 128, 64),
+    Layer("3x3, 128 features at 7", 64, 7, 3, 1, 1, 128, 128),
     Layer("3x3 with strides, 64 to 128 at 32", 32, 32, 3, 2, 1, 64, 128),
     Layer("1x1, 384 to 96 at 16", 32, 16, 1, 1, 0, 384, 96),
     Layer("DCGAN's first 4x4", 64, 32, 4, 2, 1, 3, 64),
@@ -72,7 +76,11 @@ def can(form: str, operation: str, layer: Layer) -> bool:
     whole = layer.kernel_size % layer.strides == 0
     if form == "onednn":
         return onednn.fits(operation, layer.geometry, layer.channels, layer.features, jnp.dtype("float32"))
-    return {"im2col": whole, "winograd": layer.kernel_size == 2 * layer.strides, "direct": True}[form]
+    return {
+        "im2col": whole,
+        "winograd": whole and layer.kernel_size // layer.strides in winograd.TRANSFORMS,
+        "direct": True,
+    }[form]
 
 
 def operands(operation: str, layer: Layer) -> tuple[jax.Array, jax.Array]:
@@ -87,28 +95,35 @@ def operands(operation: str, layer: Layer) -> tuple[jax.Array, jax.Array]:
     return tuple(jax.random.normal(jax.random.key(i), shapes[name]) for i, name in enumerate(chosen))
 
 
-def milliseconds(form: str, operation: str, layer: Layer, seconds: float) -> float:
-    """The least of the calls that fit into so many seconds."""
-    run = getattr(FORMS[form], operation)
-    program = compilation.jit(lambda a, b: run(a, b, layer.geometry))
-    arrays, least, end = operands(operation, layer), float("inf"), None
-    jax.block_until_ready(program(*arrays))
-    while end is None or time.perf_counter() < end:
-        began = time.perf_counter()
-        end = end or began + seconds
-        jax.block_until_ready(program(*arrays))
-        least = min(least, time.perf_counter() - began)
-    return 1e3 * least
-
-
 def measure(layer: Layer, seconds: float) -> dict[str, dict]:
-    """By operation: the form that is taken, and the milliseconds of all."""
+    """By operation: the form that is taken, and the milliseconds of all, which take turns."""
     found = {}
     for operation in OPERATIONS:
         taken = form_of(operation, layer.geometry, layer.channels, layer.features, jnp.dtype("float32"))
-        times = {form: milliseconds(form, operation, layer, seconds) for form in FORMS if can(form, operation, layer)}
+        programs = {form: program(form, operation, layer) for form in FORMS if can(form, operation, layer)}
+        times = milliseconds(programs, operands(operation, layer), seconds)
         found[operation] = {"taken": next(name for name, form in FORMS.items() if form is taken), "milliseconds": times}
     return found
+
+
+def program(form: str, operation: str, layer: Layer) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The operation in a form, compiled as jaxgen compiles its programs."""
+    run = getattr(FORMS[form], operation)
+    return compilation.jit(lambda a, b: run(a, b, layer.geometry))
+
+
+def milliseconds(programs: dict[str, Callable], arrays: tuple[jax.Array, ...], seconds: float) -> dict[str, float]:
+    """Of each program, the least of the calls that fit into so many seconds for each; they take turns."""
+    least = {name: float("inf") for name in programs}
+    for run in programs.values():
+        jax.block_until_ready(run(*arrays))
+    end = time.perf_counter() + seconds * len(programs)
+    while time.perf_counter() < end or float("inf") in least.values():
+        for name, run in programs.items():
+            began = time.perf_counter()
+            jax.block_until_ready(run(*arrays))
+            least[name] = min(least[name], time.perf_counter() - began)
+    return {name: 1e3 * s for name, s in least.items()}
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict]:
@@ -121,6 +136,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict]:
     layers = [layer for layer in LAYERS if settings.only in layer.name]
     if not layers:
         parser.error(f"no layer's name contains {settings.only!r}: {', '.join(layer.name for layer in LAYERS)}")
+    compilation.keep_memory()  # as in a training, where many steps are one dispatch
     if jax.default_backend() != "cpu":
         parser.error("these forms are for CPUs: elsewhere all is left to XLA; set JAX_PLATFORMS=cpu")
     results = {}

@@ -41,6 +41,8 @@ CASES = [  # geometry, channels, outputs, and the form in which a CPU runs them
     ],
     (GEOMETRIES[0], 64, 64, winograd),
     (GEOMETRIES[5], 64, 65, winograd),
+    (GEOMETRIES[9], 96, 97, winograd),
+    (Geometry((9, 10), (6, 6), (2, 2), ((1, 2), (3, 1))), 128, 64, winograd),  # three strides
     (GEOMETRIES[9], 24, 24, direct),
     (GEOMETRIES[9], 3, 24, im2col),
     (GEOMETRIES[9], 24, 3, im2col),  # patches of the outputs
@@ -145,7 +147,7 @@ def test_values_equal_those_of_plain_lax_for_200_geometries():
         strides = tuple(int(random.choice([s for s in (1, 1, 2, 3) if s <= k])) for k in kernel)
         widths = random.choice([1, 3, 16, 64], 2)
         if i % 8 == 0:  # where Winograd's form is taken
-            size, kernel, widths = size + 9, 2 * np.array(strides), np.array([64, 65])
+            size, kernel, widths = size + 9, (2 + i // 8 % 2) * np.array(strides), np.array([64, 129])
         padding = tuple((int(random.integers(k)), int(random.integers(k))) for k in kernel)
         short = [max(0, k - n - sum(p)) for n, k, p in zip(size, kernel, padding, strict=True)]
         groups = int(random.choice([1, 1, 2, 3]))
@@ -167,7 +169,17 @@ def test_a_batch_that_outgrows_the_cache_goes_through_the_kernel_gradient_in_chu
     assert "while" not in jax.jit(lambda x, y: kernel_gradient(x, y, geometry)).lower(x, y).as_text()
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[3], CASES[10], CASES[14], CASES[17]])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("geometry, channels", [(GEOMETRIES[0], 64), (GEOMETRIES[9], 96)])
+def test_winograds_form_goes_through_a_large_batch_in_chunks(geometry, channels, name, monkeypatch):
+    monkeypatch.setattr(winograd, "CHUNK", 8 * 8 * channels)  # one or two images: six or three chunks
+    _, theirs, *operands_ = operands(name, *draw(geometry, channels, channels, batch=6))
+    run = jax.jit(lambda a, b: getattr(winograd, name)(a, b, geometry))
+    assert "while" in run.lower(*operands_).as_text()
+    close(run(*operands_), theirs(*operands_, geometry))
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[3], CASES[10], CASES[12], CASES[13], CASES[16], CASES[19]])
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_and_second_gradients_equal_those_of_plain_lax(name, case):
     geometry, channels, features, _ = case
@@ -190,12 +202,12 @@ def test_accelerators_get_plain_convolutions_wherever_it_is_traced(platform):
             assert text.count("stablehlo.convolution") == 1 and "dot_general" not in text and "while" not in text
 
 
+@pytest.mark.parametrize("geometry, channels", [(GEOMETRIES[0], 64), (GEOMETRIES[9], 96)])
 @pytest.mark.parametrize("name", NAMES)
-def test_winograds_form_loses_no_more_digits_in_float32_than_plain_lax(name):
-    geometry = GEOMETRIES[0]
-    assert winograd.fits(name, geometry, 64, 64, jnp.float32)
-    assert not winograd.fits(name, geometry, 64, 64, jnp.bfloat16)  # sums of inputs would be rounded to 8 bits
-    ours, theirs, *operands_ = operands(name, *draw(geometry, channels=64, features=64, batch=16))
+def test_winograds_form_loses_no_more_digits_in_float32_than_plain_lax(name, geometry, channels):
+    assert winograd.fits(name, geometry, channels, channels, jnp.float32)
+    assert not winograd.fits(name, geometry, channels, channels, jnp.bfloat16)  # sums would be rounded to 8 bits
+    ours, theirs, *operands_ = operands(name, *draw(geometry, channels=channels, features=channels, batch=16))
     exact = theirs(*operands_, geometry)
     single = [a.astype(jnp.float32) for a in operands_]
 

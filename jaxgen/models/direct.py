@@ -12,6 +12,8 @@ Network": the small convolutions are its sub-pixel ones.
 import jax.numpy as jnp
 from jax import lax
 
+from jaxgen.models import chunks
+
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 CHUNK = 1 << 21  # numbers, of images or of outputs, that a chunk of the batch has: about as many as a cache holds
 
@@ -90,18 +92,8 @@ def _by_pixel_of_a_block(y, w, geometry):
 
 def kernel_gradient(x, y, geometry):
     """As `convolution.kernel_gradient`."""
-    most = max(1, CHUNK // max(x[0].size, y[0].size))
-    size = next(size for size in range(min(most, len(x)), 0, -1) if len(x) % size == 0)
-    if size == len(x) or size < most / 2:  # a batch of 61 would go image by image, which is slower than all at once
-        return _kernel_gradient(x, y, geometry)
-    # Each chunk takes every few images, so that a batch that is divided over devices stays where it is.
-    x, y = (a.reshape(size, -1, *a.shape[1:]) for a in (x, y))
-    return lax.fori_loop(
-        1,
-        x.shape[1],
-        lambda i, total: total + _kernel_gradient(x[:, i], y[:, i], geometry),
-        _kernel_gradient(x[:, 0], y[:, 0], geometry),
-    )
+    size = chunks.images_of(len(x), max(x[0].size, y[0].size), CHUNK)
+    return chunks.summed(lambda x, y: _kernel_gradient(x, y, geometry), (x, y), size)
 
 
 def _kernel_gradient(x, y, geometry):

@@ -1,60 +1,114 @@
-"""Convolution in nine multiplications for sixteen: what `convolution` runs on CPU where the kernel is two strides.
+"""Convolution in fewer multiplications: what `convolution` runs on CPU for kernels of two or three strides.
 
-Such a kernel covers two blocks of `strides` pixels along each axis, so the convolution is one with a kernel of two and
-stride one, over blocks. Along one axis two neighbouring outputs of it need four products; three are enough:
+A kernel of r strides covers r blocks of `strides` pixels along each axis, so the convolution is one with a kernel of r
+and stride one, over blocks. Along one axis two neighbouring outputs of it need 2 r products; r + 1 are enough. With
+r = 2
 
     y0 = d0 g0 + d1 g1 = m0 + m1        m0 = (d0 - d1) g0
     y1 = d1 g0 + d2 g1 = m1 + m2        m1 = d1 (g0 + g1)        m2 = (d2 - d1) g1
 
-    y = A^T [(G g) * (B^T d)]                                                  (along both axes: nine for sixteen)
+    y = A^T [(G g) * (B^T d)]
 
-with the image blocks d of a tile, the kernel blocks g, and matrices of 0, 1 and -1 alone, so hardly a digit is lost.
-The products are matrices: tiles x (pixels and channels of a block) times that x output channels. The expression is a
-trilinear form in d, g and the cotangent of y, so the same transformations, transposed, give both adjoints; what two of
-the three have in common (the transformed images, in the convolution and in its kernel's gradient) is computed once
-under `jit`.
+with the image blocks d of a tile and the kernel blocks g: along both axes nine products for sixteen, and sixteen for
+thirty-six with r = 3. The matrices hold 0, 1, -1 and 1/2 alone, so hardly a digit is lost. The products are matrices:
+tiles x (pixels and channels of a block) times that x output channels. The expression is a trilinear form in d, g and
+the cotangent of y, so the same transformations, transposed, give both adjoints.
+
+A large batch goes through it in chunks that stay in the cache.
 
 Winograd 1980, "Arithmetic Complexity of Computations"; Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
 Networks", whose letters these are.
 """
 
+import functools
+import math
+import operator
+from typing import NamedTuple
+
 import jax.numpy as jnp
 
+from jaxgen.models import chunks
+from jaxgen.models.direct import adjoint
 from jaxgen.models.im2col import pad
 
-B_T = ((1, -1, 0), (0, 1, 0), (0, -1, 1))
-G = ((1, 0), (1, 1), (0, 1))
-A_T = ((1, 1, 0), (0, 1, 1))
+CHUNK = 1 << 20  # numbers, of images or of outputs, that a chunk of the batch has; two of them for a kernel's gradient
+
+
+class Transforms(NamedTuple):
+    """Of image blocks, of kernel blocks, and of products, as in y = A^T [(G g) * (B^T d)]."""
+
+    b_t: tuple
+    g: tuple
+    a_t: tuple
+
+
+TRANSFORMS = {  # by the kernel's size in strides
+    2: Transforms(
+        b_t=((1, -1, 0), (0, 1, 0), (0, -1, 1)),
+        g=((1, 0), (1, 1), (0, 1)),
+        a_t=((1, 1, 0), (0, 1, 1)),
+    ),
+    3: Transforms(
+        b_t=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+        g=((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
+        a_t=((1, 1, 1, 0), (0, 1, -1, -1)),
+    ),
+}
 
 
 def fits(operation: str, geometry, num_channels: int, num_outputs: int, dtype) -> bool:
-    """Whether the kernel is two strides and the form pays.
+    """Whether the kernel is two or three strides and the form pays.
 
     Tiles are two outputs wide and a half-empty one costs as much as a full one; with few channels the sums cost more
     than the products save; bfloat16 would lose digits in the sums.
     """
     del operation
-    two_strides = all(k == 2 * s for k, s in zip(geometry.kernel_size, geometry.strides, strict=True))
-    large = min(geometry.output_size) >= 4 and min(num_channels, num_outputs) >= 64
-    return two_strides and large and jnp.finfo(dtype).bits >= 32
+    size = _size_in_strides(geometry)
+    many = min(num_channels, num_outputs) >= 64 and (size == 2 or num_channels + num_outputs >= 192)
+    return size in TRANSFORMS and min(geometry.output_size) >= 4 and many and jnp.finfo(dtype).bits >= 32
+
+
+def _size_in_strides(geometry):
+    """Of the kernel, or None: the same whole number along both axes."""
+    sizes = {divmod(k, s) for k, s in zip(geometry.kernel_size, geometry.strides, strict=True)}
+    size, rest = sizes.pop()
+    return None if sizes or rest else size
 
 
 def convolve(x, w, geometry):
     """As `convolution.convolve`."""
-    products = _products("tc,co->to", _image_tiles(x, geometry), _kernel_tiles(w, geometry))
-    return _from_output_tiles(products, geometry, len(x))
+    return _convolve(x, _kernel_tiles(w, geometry), "tc,co->to", w.shape[3], geometry)
+
+
+def _convolve(x, kernel, subscripts, num_outputs, geometry):
+    def of_chunk(x):
+        return _from_output_tiles(_products(subscripts, _image_tiles(x, geometry), kernel), geometry, len(x))
+
+    image_size = max(x[0].size, math.prod(geometry.output_size) * num_outputs)
+    return chunks.joined(of_chunk, x, chunks.images_of(len(x), image_size, CHUNK))
 
 
 def transposed(y, w, geometry):
-    """As `convolution.transposed`."""
-    products = _products("to,co->tc", _output_tiles(y, geometry), _kernel_tiles(w, geometry))
-    return _from_image_tiles(products, geometry, len(y))
+    """As `convolution.transposed`. Of strides 1 it is a convolution, too, and as such is faster."""
+    if geometry.strides == (1, 1):
+        return _convolve(y, _kernel_tiles(jnp.flip(w, (0, 1)), geometry), "to,co->tc", w.shape[2], adjoint(geometry))
+    kernel = _kernel_tiles(w, geometry)
+
+    def of_chunk(y):
+        return _from_image_tiles(_products("to,co->tc", _output_tiles(y, geometry), kernel), geometry, len(y))
+
+    image_size = max(y[0].size, math.prod(geometry.image_size) * w.shape[2])
+    return chunks.joined(of_chunk, y, chunks.images_of(len(y), image_size, CHUNK))
 
 
 def kernel_gradient(x, y, geometry):
     """As `convolution.kernel_gradient`."""
-    products = _products("tc,to->co", _image_tiles(x, geometry), _output_tiles(y, geometry))
-    return _from_kernel_tiles(products, geometry)
+
+    def of_chunk(x, y):
+        return _products("tc,to->co", _image_tiles(x, geometry), _output_tiles(y, geometry))
+
+    size = chunks.images_of(len(x), max(x[0].size, y[0].size), 2 * CHUNK)
+    return _from_kernel_tiles(chunks.summed(of_chunk, (x, y), size), geometry)
 
 
 def _products(subscripts, a, b):
@@ -66,16 +120,20 @@ def _transpose(grid):
 
 
 def _combine(matrix, terms):
-    """The products of a matrix of 0, 1 and -1 with a column of arrays."""
+    """The products of a matrix with a column of arrays."""
 
     def row(coefficients):
-        first, *others = [(c, t) for c, t in zip(coefficients, terms, strict=True) if c]
-        total = first[1] if first[0] > 0 else -first[1]
-        for c, t in others:
-            total = total + t if c > 0 else total - t
-        return total
+        added = [_times(c, t) for c, t in zip(coefficients, terms, strict=True) if c > 0]
+        taken = [_times(-c, t) for c, t in zip(coefficients, terms, strict=True) if c < 0]
+        if not added:
+            return -sum(taken[1:], taken[0])
+        return functools.reduce(operator.sub, taken, sum(added[1:], added[0]))
 
     return [row(coefficients) for coefficients in matrix]
+
+
+def _times(coefficient, x):
+    return x if coefficient == 1 else coefficient * x
 
 
 def _along_both(matrix, grid):
@@ -99,59 +157,63 @@ def _pad_to_tiles(geometry):
 
 
 def _image_tiles(x, geometry):
-    """B^T d B: [N, H, W, C] -> 3 x 3 arrays [tiles, block pixels C]. Neighbouring tiles share a block."""
-    (th, tw), (sh, _) = _num_tiles(geometry), geometry.strides
+    """B^T d B: [N, H, W, C] -> (r + 1) x (r + 1) arrays [tiles, block pixels C]. Neighbouring tiles share blocks."""
+    (th, tw), (sh, _), r = _num_tiles(geometry), geometry.strides, _size_in_strides(geometry)
     x = pad(x, _pad_to_tiles(geometry))
     x = x.reshape(len(x), th + 1, 2, sh, tw + 1, 2, -1)
-    blocks = ((slice(0, -1), 0), (slice(0, -1), 1), (slice(1, None), 0))
-    grid = _along_both(B_T, [[x[:, i, p, :, j, q] for j, q in blocks] for i, p in blocks])
+    blocks = [(slice(i // 2, i // 2 - 1 or None), i % 2) for i in range(r + 1)]
+    grid = _along_both(TRANSFORMS[r].b_t, [[x[:, i, p, :, j, q] for j, q in blocks] for i, p in blocks])
     return [[d.swapaxes(2, 3).reshape(len(x) * th * tw, -1) for d in row] for row in grid]
 
 
 def _from_image_tiles(grid, geometry, num_images):
     """The transpose of `_image_tiles`."""
-    (th, tw), (sh, sw) = _num_tiles(geometry), geometry.strides
+    (th, tw), (sh, sw), r = _num_tiles(geometry), geometry.strides, _size_in_strides(geometry)
     grid = [[d.reshape(num_images, th, tw, sh, -1).swapaxes(2, 3) for d in row] for row in grid]
 
     def overlay(d, axis):
         def grow(array, before, after):
             return jnp.pad(array, [(before, after) if i == axis else (0, 0) for i in range(array.ndim)])
 
-        return jnp.stack([grow(d[0], 0, 1) + grow(d[2], 1, 0), grow(d[1], 0, 1)], axis + 1)
+        here, next_ = d[:2], d[2:]
+        pairs = [grow(x, 0, 1) + grow(y, 1, 0) for x, y in zip(here, next_, strict=False)]
+        return jnp.stack(pairs + [grow(x, 0, 1) for x in here[len(next_) :]], axis + 1)
 
-    grid = _along_both(_transpose(B_T), grid)
+    grid = _along_both(_transpose(TRANSFORMS[r].b_t), grid)
     x = overlay([overlay(row, 3) for row in grid], 1)
     x = x.reshape(num_images, (2 * th + 2) * sh, (2 * tw + 2) * sw, -1)
     return pad(x, [(-before, -after) for before, after in _pad_to_tiles(geometry)])
 
 
 def _kernel_tiles(w, geometry):
-    """G g G^T: [kh, kw, C, O] -> 3 x 3 arrays [block pixels C, O]."""
-    (sh, sw), (*_, c, o) = geometry.strides, w.shape
-    w = w.reshape(2, sh, 2, sw * c, o)
-    grid = _along_both(G, [[w[i, :, j] for j in range(2)] for i in range(2)])
+    """G g G^T: [kh, kw, C, O] -> (r + 1) x (r + 1) arrays [block pixels C, O]."""
+    (sh, sw), (*_, c, o), r = geometry.strides, w.shape, _size_in_strides(geometry)
+    w = w.reshape(r, sh, r, sw * c, o)
+    grid = _along_both(TRANSFORMS[r].g, [[w[i, :, j] for j in range(r)] for i in range(r)])
     return [[g.reshape(sh * sw * c, o) for g in row] for row in grid]
 
 
 def _from_kernel_tiles(grid, geometry):
     """The transpose of `_kernel_tiles`."""
-    (sh, sw), (rows, o) = geometry.strides, grid[0][0].shape
-    grid = _along_both(_transpose(G), [[g.reshape(sh, rows // sh, o) for g in row] for row in grid])
-    return jnp.stack([jnp.stack(row, axis=1) for row in grid]).reshape(2 * sh, 2 * sw, -1, o)
+    (sh, sw), (rows, o), r = geometry.strides, grid[0][0].shape, _size_in_strides(geometry)
+    grid = [[g.reshape(sh, rows // sh, o) for g in row] for row in grid]
+    grid = _along_both(_transpose(TRANSFORMS[r].g), grid)
+    return jnp.stack([jnp.stack(row, axis=1) for row in grid]).reshape(r * sh, r * sw, -1, o)
 
 
 def _from_output_tiles(grid, geometry, num_images):
-    """A^T m A: 3 x 3 arrays [tiles, O] -> [N, *geometry.output_size, O]."""
-    th, tw = _num_tiles(geometry)
-    grid = _along_both(A_T, [[m.reshape(num_images, th, tw, -1) for m in row] for row in grid])
+    """A^T m A: (r + 1) x (r + 1) arrays [tiles, O] -> [N, *geometry.output_size, O]."""
+    (th, tw), r = _num_tiles(geometry), _size_in_strides(geometry)
+    grid = [[m.reshape(num_images, th, tw, -1) for m in row] for row in grid]
+    grid = _along_both(TRANSFORMS[r].a_t, grid)
     y = jnp.stack([jnp.stack(row, axis=3) for row in grid], axis=2).reshape(num_images, 2 * th, 2 * tw, -1)
     return y[:, : geometry.output_size[0], : geometry.output_size[1]]
 
 
 def _output_tiles(y, geometry):
     """The transpose of `_from_output_tiles`."""
-    th, tw = _num_tiles(geometry)
+    (th, tw), r = _num_tiles(geometry), _size_in_strides(geometry)
     y = pad(y, [(0, 2 * tiles - n) for tiles, n in zip((th, tw), geometry.output_size, strict=True)])
     y = y.reshape(len(y), th, 2, tw, 2, -1)
-    grid = _along_both(_transpose(A_T), [[y[:, :, i, :, j] for j in range(2)] for i in range(2)])
+    grid = _along_both(_transpose(TRANSFORMS[r].a_t), [[y[:, :, i, :, j] for j in range(2)] for i in range(2)])
     return [[m.reshape(len(y) * th * tw, -1) for m in row] for row in grid]
