@@ -12,7 +12,7 @@ import importlib
 
 __version__ = "0.2.0"
 
-_AT = {"System": "system", "Spec": "system", "Measure": "system", "load": "experiment", "train": "experiment"}
+_AT = {"System": "system", "Spec": "system", "Measure": "system", "load": "loading", "train": "experiment"}
 _CALLED = {"train": "train_system"}
 _MODULES = (
     *("classifier", "data", "experiment", "gan", "gradients", "images", "loop", "losses", "metrics", "models"),

@@ -8,7 +8,7 @@ import flax
 import jax
 import numpy as np
 
-from jaxgen import arithmetic, experiment, options, systems
+from jaxgen import arithmetic, building, options, systems
 from jaxgen.system import Spec, networks_of
 from jaxgen.systems.preset import Preset
 
@@ -65,7 +65,7 @@ def describe(config: options.Run, spec: Spec, *, name: str = "", preset: Preset 
       scalars) and `layers` (path -> shape); `parameters` of all; `state_bytes` (parameters, averages, optimisers);
       `operations_per_step` (of convolutions and matrix products); `batch`: entry -> shape; `can`, `choices`.
     """
-    system = experiment.build_system(config, spec)
+    system = building.build_system(config, spec)
     networks = {}
     for network, params in networks_of(system.shapes).items():
         layers = {"/".join(path): list(x.shape) for path, x in flax.traverse_util.flatten_dict(params).items()}

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import __version__, configuration, data, experiment, options, run_directory, systems
+from jaxgen import __version__, configuration, data, environment, loading, options, run_directory, systems
 from jaxgen.console import Progress, no_progress
 from jaxgen.metrics import comparison, conditional, features, inception
 from jaxgen.models import inception as network
@@ -41,7 +41,7 @@ def open_backbone(
         Inception v3 as .pth or converted .npz), or a run of a classifier. None: the package's own for such images.
       image_shape: (H, W, C) of the images, by which the package's own is chosen where none is named.
       rule: the resize rule of Inception v3.
-      system: of a run of a user's own, as for `experiment.load`.
+      system: of a run of a user's own, as for `loading.load`.
 
     Raises:
       ValueError: where the package has no network for such images; for a run whose system has no `backbone`.
@@ -64,7 +64,7 @@ def open_backbone(
     if name.removeprefix("jaxgen:") in features.SHIPPED:
         return features.shipped(name.removeprefix("jaxgen:"))
     if run_directory.is_run(path):
-        judge = experiment.load(path, system=system)
+        judge = loading.load(path, system=system)
         judge.system.need("classify", f"--backbone {name}")
         if judge.system.backbone is None:
             raise ValueError(f"{name} classifies, but its system ({judge.system.name}) names no backbone for features")
@@ -309,7 +309,7 @@ def _labelled(fake, reference, seen_fake, seen_real) -> tuple[conditional.Labell
 # Protocols ------------------------------------------------------------------------------------------------------------
 
 
-def training_of(trained: experiment.Trained) -> dict[str, Any]:
+def training_of(trained: loading.Trained) -> dict[str, Any]:
     """Which training a run was: preset, step, seed, and a digest of everything else that training depends on."""
     return {
         "step": trained.step,
@@ -337,5 +337,5 @@ def config_digest(config: options.Run | Mapping[str, Any]) -> str:
 
 def code_version() -> dict[str, Any]:
     """The version of this package, and the commit where it is known; JAX's, and what it computes on."""
-    found = run_directory.environment()
+    found = environment.of_this_process()
     return {"jaxgen": __version__, **{name: found[name] for name in ("commit", "jax", "device_kind")}}

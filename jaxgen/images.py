@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen import run_directory
+from jaxgen import files
 from jaxgen.local_path import local
 
 NAN_COLOUR = (255, 0, 255)  # magenta: no training image is this colour by accident
@@ -133,7 +133,7 @@ def save_png(path: str | os.PathLike, image) -> Path:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
     path = local(path, "the picture")
-    with run_directory.explained(path, "write"):
+    with files.explained(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    run_directory.write_atomically(path, buffer.getvalue())
+    files.write_atomically(path, buffer.getvalue())
     return path

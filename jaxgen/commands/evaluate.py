@@ -251,7 +251,7 @@ def keep(output: Path | None, directory: Path, name: str, record: dict) -> tuple
 
 def evaluate_run(what, *, classifier, num, seed, step, samples, system, output) -> dict:
     """A run by itself; see `evaluate`."""
-    from jaxgen import evaluation, evaluation_of_runs, experiment, opening, run_directory
+    from jaxgen import evaluation, evaluation_of_runs, loading, opening, run_directory
     from jaxgen.data import listing
     from jaxgen.metrics import features
 
@@ -264,7 +264,7 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, system, output) 
         and what.partition(":")[0] in opening.BUILT_IN
     ):
         raise ValueError(f"{what} is no run; give a REFERENCE to compare these images with")
-    trained = experiment.load(run, step=step, system=system)
+    trained = loading.load(run, step=step, system=system)
     shared = {"seed": seed, "progress": progress}
     measures = classifier is None and trained.system.measure is not None
     if samples is not None and not (measures and samples >= 1):
@@ -274,7 +274,7 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, system, output) 
         suffix = f"bound_of_{found['protocol']['samples']}" if "samples" in found["protocol"] else "test"
     elif classifier is not None:
         num = 10_000 if num is None else num
-        judge = experiment.load(classifier, system=system)
+        judge = loading.load(classifier, system=system)
         found = evaluation_of_runs.confidence_of_drawn(trained, judge, classifier, num=num, **shared)
         suffix = f"confidence_of_{num}"
     else:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import data, images, run_directory
+from jaxgen import data, files, images
 from jaxgen.arguments import check_key
 from jaxgen.console import Progress, no_progress
 from jaxgen.data import npz
@@ -470,7 +470,7 @@ def _keep(file: Path, seen: Seen) -> None:
     np.savez(buffer, **seen._asdict())
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        run_directory.write_atomically(file, buffer.getvalue())
+        files.write_atomically(file, buffer.getvalue())
     except OSError as error:
         warnings.warn(f"what was seen could not be kept: {error}", RuntimeWarning, stacklevel=3)  # no note of a number
 

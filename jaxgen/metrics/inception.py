@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import compilation, run_directory
+from jaxgen import compilation, files
 from jaxgen.data import npz
 from jaxgen.metrics.features import Backbone, BackboneError
 from jaxgen.models import inception
@@ -229,7 +229,7 @@ def convert(source: str | os.PathLike, target: str | os.PathLike) -> str:
     weights = read_weights(source)
     buffer = io.BytesIO()
     np.savez(buffer, **weights)
-    run_directory.write_atomically(target, buffer.getbuffer())
+    files.write_atomically(target, buffer.getbuffer())
     return digest(weights)
 
 

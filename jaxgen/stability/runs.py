@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxgen import checkpoint, configuration, data, experiment, gan, options, run_directory, turns
+from jaxgen import building, checkpoint, configuration, data, gan, loading, options, run_directory, turns
 from jaxgen.local_path import local
 from jaxgen.stability import oracles, spectrum
 from jaxgen.stability.games import Field, Players
@@ -85,7 +85,7 @@ def open_run(directory: str | os.PathLike, *, system: OwnSystem | None = None, *
     if not isinstance(system, System):
         try:
             config = dataclasses.replace(configuration.from_dict(stored, system), **changes)
-            system = experiment.build_system(config, configuration.spec_of(stored)[0])
+            system = building.build_system(config, configuration.spec_of(stored)[0])
         except ValueError as error:
             error.add_note(f"The run is {directory}")
             raise
@@ -147,7 +147,7 @@ def load_game(
         raise ValueError(
             f"the batch size of a system of your own is the system's: it takes {opened.system.images_per_step} images"
         )
-    state = experiment.load(directory, step=step, system=system).state
+    state = loading.load(directory, step=step, system=system).state
     dataset = open_data(opened, directory, dataset)
     indices = data.batch_indices(
         int(state.step),

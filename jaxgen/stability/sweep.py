@@ -32,7 +32,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxgen import checkpoint, run_directory
+from jaxgen import checkpoint, files
 from jaxgen.arguments import short
 from jaxgen.data.batches import batch_indices
 from jaxgen.data.dataset import Dataset
@@ -861,14 +861,14 @@ def write(
         record["budget_curve"] = budget_curve(scores, failure_score=float(worst)).tolist()
     record["history"] = {name: values.tolist() for name, values in result.history.items()}
     legend = "".join(f"{name}: {_meaning(name, result.settings)}\n" for name in names)
-    files = {
+    contents = {
         "members.csv": text.getvalue(),
         "columns.txt": legend,
         "sweep.json": json.dumps(finite_json(record), allow_nan=False),
     }
-    for name, content in files.items():
-        run_directory.write_atomically(directory / name, content.encode())
-    return [directory / name for name in files]
+    for name, content in contents.items():
+        files.write_atomically(directory / name, content.encode())
+    return [directory / name for name in contents]
 
 
 MEANINGS = {

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgen import command_line, data, evaluation, gan, images, opening, run_directory, vae
+from jaxgen import command_line, data, evaluation, files, gan, images, opening, run_directory, vae
 from jaxgen.console import tell_nobody
 from jaxgen.data import toy
 from jaxgen.metrics import comparison, features, protocol
@@ -406,7 +406,7 @@ def run(
         if figure is not None:
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=130)
-            run_directory.write_atomically(directory / file, buffer.getvalue())
+            files.write_atomically(directory / file, buffer.getvalue())
             paths.append(directory / file)
     return Swept(result, paths + ([directory / "evaluation"] if metrics else []), scale, preset.origin)
 
@@ -453,7 +453,7 @@ def _evaluate(name, preset, result, reference, backbone, metrics, num, directory
                 "config_sha256": hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest(),
             }
             record["asked"] = list(metrics)
-            run_directory.write_atomically(file, json.dumps(record, indent=2).encode())
+            files.write_atomically(file, json.dumps(record, indent=2).encode())
         told.update(dict.fromkeys(record.get("warnings", [])))
         return {name: value for name, value in record["metrics"].items() if isinstance(value, int | float)}
 
