@@ -43,11 +43,12 @@ def spec_of(
             f"only the data {config.data.name!r} themselves know their shape: give --image-shape H W C, and "
             "--num-classes N if they have labels"
         )
-    shape = shape if image_shape is None else tuple(image_shape)
+    shape = shape if image_shape is None else image_shape
     spec = Spec.of_images(shape, classes if num_classes is None else num_classes)
     if config.data.name == "emoji":  # each comes with the other house's drawing of it
         beside = {"pair": spec.batch["image"], "subcategory": spec.batch.get("label")}
-        spec = Spec(spec.batch | {name: shape for name, shape in beside.items() if shape is not None}, spec.num_classes)
+        told = {name: shape for name, shape in beside.items() if shape is not None}
+        spec = Spec({**spec.batch, **told}, spec.num_classes)
     return spec
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,6 +48,8 @@ def open_backbone(
       features.BackboneError, FileNotFoundError: for weights that are damaged, of another network, or not there.
     """
     if name is None:
+        if image_shape is None:
+            raise ValueError("name a backbone, or give image_shape, by which the package's own is chosen")
         try:
             return features.shipped_for(image_shape)
         except ValueError as error:
@@ -164,7 +166,7 @@ def compare(
 
 
 @contextlib.contextmanager
-def kept_warnings():
+def kept_warnings() -> Iterator[list[str]]:
     """Gives a list that holds, after the block, what its warnings said; they are warned of then, too."""
     said: list[str] = []
     caught: list[warnings.WarningMessage] = []
@@ -302,8 +304,9 @@ def _labelled(fake, reference, seen_fake, seen_real) -> tuple[conditional.Labell
             "in their order",
             stacklevel=4,
         )
-    label = labels_of(reference.dataset), labels_of(fake.dataset)
-    return conditional.Labelled(seen_real, label[0]), conditional.Labelled(seen_fake, label[1])
+    of_real, of_fake = labels_of(reference.dataset), labels_of(fake.dataset)
+    assert of_real is not None and of_fake is not None  # both have classes
+    return conditional.Labelled(seen_real, of_real), conditional.Labelled(seen_fake, of_fake)
 
 
 # Protocols ------------------------------------------------------------------------------------------------------------

@@ -49,7 +49,8 @@ def measured(
     if trained.system.measure is None:
         raise ValueError(f"{trained.system.name} measures nothing by itself; give a REFERENCE")
     asked = opening.data_of(trained, name)
-    config = dataclasses.replace(trained.config, seed=seed, num_devices=None, eval_metric="none")
+    assert trained.config is not None  # without one it has no data, which is refused above
+    config: Any = dataclasses.replace(trained.config, seed=seed, num_devices=None, eval_metric="none")
     if samples is not None:
         if not hasattr(config, "eval_samples"):
             raise ValueError(
@@ -63,10 +64,11 @@ def measured(
     check_same_kind(trained, test, name)
     opening.open_training_images(trained, name)  # warns where they have changed, or are not there
     system = building.build_system(config, trained.spec)
-    built = assemble(system, test, test, key=jax.random.key(seed), mesh=sharding.make_mesh())
+    evaluate = assemble(system, test, test, key=jax.random.key(seed), mesh=sharding.make_mesh()).evaluate
+    assert evaluate is not None  # of a system with `measure` and held-out images
     for _ in progress([None], 1, f"measuring {name} on {test.num_examples:,} images of {test.name}"):
-        metrics = built.evaluate(trained.state)
-    protocol = {"samples": config.eval_samples} if hasattr(config, "eval_samples") else {}
+        metrics = evaluate(trained.state)
+    protocol: dict[str, Any] = {"samples": config.eval_samples} if hasattr(config, "eval_samples") else {}
     protocol |= {"data": dataclasses.asdict(asked), "split": "test"}
     protocol |= {entry: text for entry, text in trained.system.protocol.items() if entry not in OF_DRAWING}
     protocol |= {"n_real": test.num_examples, "reference_sha256": comparison.content_digest(test)}

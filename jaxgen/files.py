@@ -19,6 +19,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -37,11 +38,11 @@ def explained(path: str | os.PathLike, action: str) -> Iterator[None]:
             errno.EROFS: "the file system is read-only: choose another directory",
             errno.ENOTDIR: "a part of this path is a file, not a directory: choose another directory",
             errno.EEXIST: "something that is not a directory lies there: choose another directory",
-        }.get(error.errno, error.strerror or str(error))
+        }.get(error.errno or 0, error.strerror or str(error))
         raise OSError(error.errno, f"could not {action} {path}: {remedy}") from error
 
 
-def write_atomically(path: str | os.PathLike, data: bytes) -> None:
+def write_atomically(path: str | os.PathLike, data: bytes | memoryview) -> None:
     """Replaces a file as a whole: a temporary file beside it, fsync, then `os.replace`.
 
     Args:
@@ -68,7 +69,7 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
             raise
 
 
-def encoded(value):
+def encoded(value: Any) -> Any:
     """The value as strict JSON holds it: tuples to lists, array scalars to numbers, non-finite numbers to strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
@@ -85,7 +86,7 @@ def encoded(value):
     return value
 
 
-def decoded(value):
+def decoded(value: Any) -> Any:
     """The value with floats for "NaN", "Infinity" and "-Infinity", at any depth: the inverse of `encoded`."""
     if isinstance(value, dict):
         return {key: decoded(item) for key, item in value.items()}
@@ -94,6 +95,6 @@ def decoded(value):
     return _NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
-def json_bytes(value) -> bytes:
+def json_bytes(value: Any) -> bytes:
     """The value as a strict JSON file, of any of the kinds that `encoded` takes."""
     return (json.dumps(encoded(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxgen import data, sharding
 
@@ -33,7 +34,7 @@ def traced_once(train_step: Callable) -> Callable:
 
 
 def check_first_batch(
-    train_step: Callable, dataset: data.Dataset, batch_size: int, seed: int, state: Any, key: jax.Array, mesh
+    train_step: Callable, dataset: data.Dataset, batch_size: int, seed: int, state: Any, key: jax.Array, mesh: Mesh
 ) -> list[str]:
     """Looks at this host's part of the first batch: wrong ranges and NaN train without an error, and badly.
 

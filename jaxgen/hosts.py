@@ -5,12 +5,13 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxgen import sharding
 
 
 @contextlib.contextmanager
-def on_all_hosts(mesh) -> Iterator[None]:
+def on_all_hosts(mesh: Mesh) -> Iterator[None]:
     """What fails on one host fails on all, which would otherwise wait for it."""
     error = None
     try:

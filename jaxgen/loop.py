@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -72,7 +72,7 @@ def train(
     sample: Callable[[Any], Mapping[str, jax.Array]] | None = None,
     evaluate: Callable[[Any], Mapping[str, float]] | None = None,
     best_metric: str | None = None,
-    best_mode: str = "max",
+    best_mode: Literal["min", "max"] = "max",
     max_rollbacks: int = 0,
     tensorboard: bool = True,
     progress: bool = True,
@@ -149,7 +149,7 @@ def train(
         manager = checkpoint.open_checkpoints(
             directory / "checkpoints", keep_last=keep_last, best_metric=best_metric, best_mode=best_mode
         )
-        record_status = run_status.recorder(directory, primary)
+        record_status = run_status.Recorder(directory, primary)
         stack.enter_context(run_status.failures_told(record_status))
         stack.callback(checkpoint.close, manager)
         stop = stack.enter_context(stop_signals.listen(mesh))
@@ -214,7 +214,7 @@ class _Run(NamedTuple):
     directory: Path
     manager: Any  # of the checkpoints
     stop: stop_signals.Stop
-    record_status: Callable
+    record_status: run_status.Recorder
     primary: bool
     not_finite: Callable  # state -> which of its arrays are not finite, in words
 
@@ -233,7 +233,7 @@ class _InFlight(NamedTuple):
     """A dispatch that the device may still be working on."""
 
     step: int  # finished steps after it
-    count: int  # its own steps
+    num_steps: int  # its own steps
     tally: dispatch.Tally
     is_line: bool  # whether its tally makes a line of the log
     stop: Any  # of Stop.ask
@@ -256,15 +256,15 @@ def _train_on(run: _Run, attempt: _Attempt, state: Any, step: int) -> Result:
                 f"after {step} train steps the state's step is {int(state.step)}: train_step must return a state whose "
                 "step is one larger than that of the state it was given, as in state.replace(step=state.step + 1)"
             )
-        evaluates = plan.evaluate is not None and plan.is_due(step, plan.evaluate_every)
-        saves = evaluates or plan.is_due(step, plan.checkpoint_every)
+        evaluate = plan.evaluate if plan.is_due(step, plan.evaluate_every) else None
+        saves = evaluate is not None or plan.is_due(step, plan.checkpoint_every)
         if saves:
             _check_state(run, state, step)
         if plan.sample is not None and plan.is_due(step, plan.sample_every):
             samples = plan.sample(state)  # on all hosts, since they share the work
             if run.primary:
                 run_pictures.write_samples(run.directory, attempt.log, step, samples)
-        evaluation = _evaluation(plan, attempt, state, step) if evaluates else {}
+        evaluation = {} if evaluate is None else _evaluation(evaluate, attempt, state, step)
         if evaluation or plan.is_due(step, plan.checkpoint_every):
             checkpoint.save(run.manager, step, checkpoint.without_frozen(state), metrics=evaluation, metadata=metadata)
             run.record_status("running", step)
@@ -284,7 +284,7 @@ def _advance(
 
     Args and Returns: the state, the sums since the last line of the log (None just after one), and the finished steps.
     """
-    pace, until, queue = attempt.pace, run.plan.next_pause(step), collections.deque()
+    pace, until, queue = attempt.pace, run.plan.next_pause(step), collections.deque[_InFlight]()
     pace.resume()
     while queue or (step < until and not run.stop.number):
         if step < until and not run.stop.number:
@@ -306,7 +306,7 @@ def _finish(run: _Run, attempt: _Attempt, in_flight: _InFlight) -> None:
     """Waits for a dispatch, while the next ones are queued on the device, and looks at what it did."""
     if (bad_step := int(in_flight.tally.bad_step)) >= 0:
         raise _WentWrong(bad_step, jax.device_get(in_flight.tally.bad_metrics))
-    attempt.pace.finished(in_flight.count)
+    attempt.pace.finished(in_flight.num_steps)
     run.stop.hear(in_flight.stop)
     if in_flight.is_line:
         means = dispatch.means(in_flight.tally) | attempt.pace.images_per_second()
@@ -325,9 +325,9 @@ def _check_state(run: _Run, state: Any, step: int) -> None:
         raise _WentWrong(step, {}, names)
 
 
-def _evaluation(plan: Plan, attempt: _Attempt, state: Any, step: int) -> dict[str, float]:
+def _evaluation(evaluate: Callable, attempt: _Attempt, state: Any, step: int) -> dict[str, float]:
     """The numbers of a state, logged and shown."""
-    evaluation = {f"eval/{name}": float(value) for name, value in plan.evaluate(state).items()}
+    evaluation = {f"eval/{name}": float(value) for name, value in evaluate(state).items()}
     attempt.log.write(step, evaluation)
     attempt.display.tell(step, evaluation)
     return evaluation

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class MetricsWriter:
     disk has ended its thread.
     """
 
-    def __init__(self, descriptor: int | None, path: Path, events):
+    def __init__(self, descriptor: int | None, path: Path, events: Any) -> None:
         self._descriptor = descriptor
         self._path = path
         self._events = events
@@ -66,7 +67,7 @@ class MetricsWriter:
             entries = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
             self._write_event(step, now, Summary(value=entries))
 
-    def write_image(self, step: int, name: str, image) -> None:
+    def write_image(self, step: int, name: str, image: Any) -> None:
         """Shows a picture in TensorBoard.
 
         Args:
@@ -102,7 +103,7 @@ class MetricsWriter:
     def __enter__(self) -> MetricsWriter:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 

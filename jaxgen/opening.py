@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -179,7 +180,7 @@ def open_training_images(trained: loading.Trained, whose: str) -> data.Dataset |
     return dataset
 
 
-def _opened(config: options.Data, split: str, whose: str) -> data.Dataset:
+def _opened(config: options.Data, split: Literal["train", "test"], whose: str) -> data.Dataset:
     try:
         return config.open(split)
     except OSError as error:
@@ -330,7 +331,7 @@ def draw(
             raise ValueError(f"{name} draws images with NaN: its weights are not finite; evaluate an earlier --step")
         drawn.append(images.to_uint8(batch["image"]))
         label += [batch["label"]] if "label" in batch else []
-    told = {}
+    told: dict[str, Any] = {}
     if label:
         count = trained.system.choices["label"]
         names = trained.class_names if len(trained.class_names) == count else tuple(map(str, range(count)))

@@ -246,9 +246,9 @@ def _is_training(times: Sequence[float], steps: Sequence[int], starts: np.ndarra
     Not: where the run was started anew (which includes whatever was trained before a kill and had to be trained again),
     where the step or the clock goes back, and where the gap is far longer than usual (a machine that slept).
     """
-    times = np.asarray(times, np.float64)
-    gaps = np.diff(times)
-    has_start = ((times[:-1, None] < starts) & (starts <= times[1:, None])).any(axis=1)
+    at = np.asarray(times, np.float64)
+    gaps = np.diff(at)
+    has_start = ((at[:-1, None] < starts) & (starts <= at[1:, None])).any(axis=1)
     return ~has_start & (np.diff(steps) >= 0) & (gaps >= 0) & (gaps <= max(300.0, 20.0 * float(np.median(gaps))))
 
 

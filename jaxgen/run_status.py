@@ -3,7 +3,7 @@
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxgen import report, run_directory
@@ -11,36 +11,38 @@ from jaxgen import report, run_directory
 SECONDS_BETWEEN_REPORTS = 60.0
 
 
-def recorder(directory: Path, primary: bool) -> Callable:
-    """`(status, step, message="")`: writes RUN/status.json, and the report now and then and at the end.
+class Recorder:
+    """`record(status, step, message="")` writes RUN/status.json, and the report now and then and at the end.
 
-    Its `last` is the last status and step, or None.
+    Attributes:
+      last: the last status and step, or None.
     """
-    last_report = time.monotonic()
 
-    def record_status(status: str, step: int, message: str = "") -> None:
-        nonlocal last_report
-        record_status.last = (status, step)
-        run_directory.write_status(directory, status, step=step, message=message, is_primary=primary)
-        if primary and (status != "running" or time.monotonic() - last_report > SECONDS_BETWEEN_REPORTS):
+    def __init__(self, directory: Path, primary: bool) -> None:
+        self.last: tuple[str, int] | None = None
+        self._directory, self._primary = directory, primary
+        self._last_report = time.monotonic()
+
+    def __call__(self, status: str, step: int, message: str = "") -> None:
+        self.last = (status, step)
+        run_directory.write_status(self._directory, status, step=step, message=message, is_primary=self._primary)
+        is_due = status != "running" or time.monotonic() - self._last_report > SECONDS_BETWEEN_REPORTS
+        if self._primary and is_due:
             try:
-                report.write(directory)
+                report.write(self._directory)
             except Exception as error:  # a picture of the run is never worth the run
                 warnings.warn(f"the report could not be written: {error}", stacklevel=2)
-            last_report = time.monotonic()
-
-    record_status.last = None
-    return record_status
+            self._last_report = time.monotonic()
 
 
 @contextlib.contextmanager
-def failures_told(record_status: Callable) -> Iterator[None]:
+def failures_told(record: Recorder) -> Iterator[None]:
     """Records that a run which was going failed, and why; where not even that can be written, nothing."""
     try:
         yield
     except BaseException as error:
-        if record_status.last is not None and record_status.last[0] == "running":
+        if record.last is not None and record.last[0] == "running":
             message = str(error) or f"it was ended at once ({type(error).__name__})"
             with contextlib.suppress(OSError):
-                record_status("failed", record_status.last[1], message)
+                record("failed", record.last[1], message)
         raise

@@ -38,7 +38,7 @@ def with_networks_of(fresh: Any, other: Any, whose: str) -> Any:
         new, given = getattr(fresh, field.name), getattr(other, field.name, None)
         if isinstance(new, network.Network) and isinstance(given, network.Network):
             _check_alike(new.variables, given.variables, field.name, whose)
-            taken[field.name] = new.replace(params=given.params, model_state=given.model_state)
+            taken[field.name] = dataclasses.replace(new, params=given.params, model_state=given.model_state)
         elif field.name == "ema" and given is not None:
             _check_alike(new, given, field.name, whose)
             taken["ema"] = given

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ class Experiment(NamedTuple):
     sample: Callable | None  # state -> {name: images [N, H, W, C], or groups of K [N, K, H, W, C]} to look at
     evaluate: Callable | None  # state -> numbers, on the test split
     best_metric: str | None
-    best_mode: str
+    best_mode: Literal["min", "max"]
     held_out: data.Dataset | None = None
 
 
@@ -64,7 +64,8 @@ def assemble(
             data.check.check_pictures({name: picture.shape for name, picture in pictures.items()})
         show = sharding.jit_global(views, mesh, batch_axes=(None, None))
         sample = lambda state: show(sharding.as_replicated(mesh, system.variables(state)), batch)  # noqa: E731
-    parts, best_metric, best_mode = [], None, "max"
+    parts: list[Callable] = []
+    best_metric, best_mode = None, "max"  # type: str | None, Literal["min", "max"]
     if held_out is not None and system.measure is not None:
         measure = system.measure
         parts.append(

@@ -71,7 +71,7 @@ def storable(leaf: Any) -> Any:
 
 def crc32(values: np.ndarray | None) -> int | None:
     # Viewed as bytes, since bfloat16 and its like have no buffer protocol.
-    return None if values is None else zlib.crc32(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    return None if values is None else zlib.crc32(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
 
 
 def check_same_model(directory: "epath.Path", step: int, expected: dict[str, list], record: dict[str, Any]) -> None:

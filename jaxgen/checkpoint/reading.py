@@ -13,7 +13,7 @@ import numpy as np
 from jaxgen.checkpoint.errors import CheckpointDamaged, CheckpointError
 from jaxgen.checkpoint.leaves import SHOWN, check_same_model, crc32, flatten, is_key, place, signature
 from jaxgen.checkpoint.record import read_record
-from jaxgen.checkpoint.steps import all_steps, directory_of, is_path, move_aside, worst_of_all_processes
+from jaxgen.checkpoint.steps import all_steps, directory_of, move_aside, worst_of_all_processes
 from jaxgen.checkpoint.writing import wait
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def restore(
       CheckpointMismatch: when the newest readable checkpoint is of another state. Never a reason to fall back.
       CheckpointDamaged: when `step`, or every step, is damaged.
     """
-    directory, manager = (directory_of(source), None) if is_path(source) else (source.directory, source)
+    directory, manager = directory_of(source), None if isinstance(source, str | os.PathLike) else source
     if manager is not None:
         wait(manager)
     while True:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxgen import __version__
 from jaxgen.checkpoint.errors import CheckpointDamaged, CheckpointMismatch
-from jaxgen.checkpoint.steps import all_steps, directory_of, is_path
+from jaxgen.checkpoint.steps import all_steps, directory_of
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -27,7 +27,7 @@ def read_record(source: "ocp.CheckpointManager | str | os.PathLike", step: int) 
       CheckpointDamaged: when the record is missing, unreadable or changed.
       CheckpointMismatch: when a newer jaxgen wrote it.
     """
-    directory = directory_of(source) if is_path(source) else source.directory
+    directory = directory_of(source)
     if not (directory / str(step)).is_dir():
         raise FileNotFoundError(f"no checkpoint of step {step} in {directory}; available steps: {all_steps(directory)}")
     path = directory / str(step) / "record" / "metadata"

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from jaxgen.checkpoint.errors import CheckpointError
 from jaxgen.checkpoint.record import read_record
@@ -25,7 +26,7 @@ class KeepLastAndBest:
     metric: str | None
     mode: str
 
-    def should_preserve(self, checkpoints, *, context=None) -> list[bool]:
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any = None) -> list[bool]:
         del context
         if self.keep_last is None or not checkpoints:
             return [True] * len(checkpoints)
@@ -33,7 +34,7 @@ class KeepLastAndBest:
         keep = {*newest, checkpoints[-1].step}  # the last entry is the one being saved, also with force=True
         if self.keep_best:
             values = {info.step: self._value(info) for info in checkpoints}
-            ranked = sorted((step for step in values if math.isfinite(values[step])), key=values.get)
+            ranked = sorted((step for step in values if math.isfinite(values[step])), key=lambda step: values[step])
             keep.update(ranked[: self.keep_best] if self.mode == "min" else ranked[-self.keep_best :])
         return [info.step in keep for info in checkpoints]
 

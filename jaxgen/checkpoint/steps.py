@@ -20,7 +20,7 @@ def all_steps(source: "ocp.CheckpointManager | str | os.PathLike") -> list[int]:
     import orbax.checkpoint as ocp
 
     orbax_log.quieten()
-    directory = directory_of(source) if is_path(source) else source.directory
+    directory = directory_of(source)
     if not directory.is_dir():
         return []
     return sorted(found.step for found in ocp.step.standard_name_format().find_all(directory) if found.path.is_dir())

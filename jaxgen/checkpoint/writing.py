@@ -8,7 +8,7 @@ import textwrap
 import time
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import jax
 
@@ -201,7 +201,7 @@ def _remove_unfinished(directory: "epath.Path", step: int | None, attempts: int 
         time.sleep(0.0 if attempt == 0 else 0.05)
 
 
-def _raise_save_failed(manager: "ocp.CheckpointManager", step: int | None, error: Exception) -> None:
+def _raise_save_failed(manager: "ocp.CheckpointManager", step: int | None, error: Exception) -> NoReturn:
     """Turn Orbax's error into one that says what to do, and leave the manager fit for the next save."""
     text = " ".join(str(error).split())
     if any(sign in text for sign in ("ENOSPC", "No space left", "RESOURCE_EXHAUSTED", "EDQUOT", "EFBIG", "too large")):

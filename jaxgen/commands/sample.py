@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -70,7 +70,7 @@ def sample(
                 raise ValueError(f"{option} is for runs, and {what} is a set of images")
         num = 64 if num_images is None else num_images
         dataset = opening.open_images(what, num=num).dataset
-        drawn = data.prepare_default(dataset.fetch(np.arange(dataset.num_examples)))["image"]
+        drawn = np.asarray(data.prepare_default(dataset.fetch(np.arange(dataset.num_examples)))["image"])
         if len(drawn) < num:
             warnings.warn(f"{what} has {len(drawn):,} images, not {num:,}", stacklevel=2)
         path, columns = output, None
@@ -107,7 +107,7 @@ def sample(
     return path
 
 
-def labels_of(trained, asked: tuple[str, ...]) -> list[int]:
+def labels_of(trained: Any, asked: tuple[str, ...]) -> list[int]:
     """The labels that are asked for by name or number; all of a class-conditional run where none is; else none.
 
     Raises:
@@ -121,14 +121,14 @@ def labels_of(trained, asked: tuple[str, ...]) -> list[int]:
     if not num:
         loading.check_label(trained.system, [0])
     names = {name.lower(): index for index, name in enumerate(trained.class_names)}
-    asked = [part for name in asked for part in ([name] if name.lower() in names else name.split(","))]  # --label 3,7
+    each = [part for name in asked for part in ([name] if name.lower() in names else name.split(","))]  # --label 3,7
     found = [
         names[name.lower()]
         if name.lower() in names
         else int(name)
         if name.isdecimal()
         else options.lookup(names, name.lower(), "class")
-        for name in asked
+        for name in each
     ]
     loading.check_label(trained.system, found)
     return found

@@ -9,20 +9,26 @@ Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution Using an Eff
 Network": the small convolutions are its sub-pixel ones.
 """
 
+from typing import TYPE_CHECKING
+
+import jax
 import jax.numpy as jnp
 from jax import lax
+
+if TYPE_CHECKING:
+    from jaxgen.models.convolution import Geometry
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 CHUNK = 1 << 21  # numbers, of images or of outputs, that a chunk of the batch has: about as many as a cache holds
 
 
-def convolve(x, w, geometry):
+def convolve(x: jax.Array, w: jax.Array, geometry: "Geometry") -> jax.Array:
     """As `convolution.convolve`."""
     x, padding = _at_least_the_kernel(x, geometry.kernel_size, geometry.padding)
     return lax.conv_general_dilated(x, w, geometry.strides, padding, dimension_numbers=DIMENSIONS)
 
 
-def transposed(y, w, geometry):
+def transposed(y: jax.Array, w: jax.Array, geometry: "Geometry") -> jax.Array:
     """As `convolution.transposed`."""
     axes = zip(geometry.image_size, geometry.kernel_size, geometry.strides, strict=True)
     if all(n % s == 0 and k % s == 0 for n, k, s in axes):
@@ -30,7 +36,7 @@ def transposed(y, w, geometry):
     return dilated(y, w, geometry)
 
 
-def dilated(y, w, geometry):
+def dilated(y: jax.Array, w: jax.Array, geometry: "Geometry") -> jax.Array:
     """As `convolution.transposed`: one convolution of y with strides - 1 zeros put between its entries."""
     padding = []
     for n, n_out, k, s, (before, _) in zip(
@@ -50,7 +56,7 @@ def dilated(y, w, geometry):
     )
 
 
-def adjoint(geometry):
+def adjoint(geometry: "Geometry") -> "Geometry":
     """Of strides 1: the geometry whose convolution, by `adjoint_kernel`, is the transposed convolution of this one."""
     padding = tuple(
         (k - 1 - before, n - m + before)
@@ -61,7 +67,7 @@ def adjoint(geometry):
     return geometry._replace(image_size=geometry.output_size, padding=padding)
 
 
-def adjoint_kernel(w, groups=1):
+def adjoint_kernel(w: jax.Array, groups: int = 1) -> jax.Array:
     """Turned by 180 degrees, with the channels and the outputs of each group exchanged: [kh, kw, O / G, C]."""
     kh, kw, c, _ = w.shape
     return jnp.flip(w, (0, 1)).reshape(kh, kw, c, groups, -1).swapaxes(2, 4).reshape(kh, kw, -1, groups * c)
@@ -88,7 +94,7 @@ def _by_pixel_of_a_block(y, w, geometry):
     return block.reshape(len(y), h, width, -1)
 
 
-def kernel_gradient(x, y, geometry):
+def kernel_gradient(x: jax.Array, y: jax.Array, geometry: "Geometry") -> jax.Array:
     """As `convolution.kernel_gradient`."""
     most = max(1, CHUNK // max(x[0].size, y[0].size))
     size = next(size for size in range(min(most, len(x)), 0, -1) if len(x) % size == 0)

@@ -18,16 +18,22 @@ Winograd 1980, "Arithmetic Complexity of Computations"; Lavin and Gray 2016, "Fa
 Networks", whose letters these are.
 """
 
+from typing import TYPE_CHECKING, Any
+
+import jax
 import jax.numpy as jnp
 
 from jaxgen.models.im2col import pad
+
+if TYPE_CHECKING:
+    from jaxgen.models.convolution import Geometry
 
 B_T = ((1, -1, 0), (0, 1, 0), (0, -1, 1))
 G = ((1, 0), (1, 1), (0, 1))
 A_T = ((1, 1, 0), (0, 1, 1))
 
 
-def fits(operation: str, geometry, num_channels: int, num_outputs: int, dtype) -> bool:
+def fits(operation: str, geometry: "Geometry", num_channels: int, num_outputs: int, dtype: Any) -> bool:
     """Whether the kernel is two strides and the form pays.
 
     Tiles are two outputs wide and a half-empty one costs as much as a full one; with few channels the sums cost more
@@ -39,19 +45,19 @@ def fits(operation: str, geometry, num_channels: int, num_outputs: int, dtype) -
     return two_strides and large and jnp.finfo(dtype).bits >= 32
 
 
-def convolve(x, w, geometry):
+def convolve(x: jax.Array, w: jax.Array, geometry: "Geometry") -> jax.Array:
     """As `convolution.convolve`."""
     products = _products("tc,co->to", _image_tiles(x, geometry), _kernel_tiles(w, geometry))
     return _from_output_tiles(products, geometry, len(x))
 
 
-def transposed(y, w, geometry):
+def transposed(y: jax.Array, w: jax.Array, geometry: "Geometry") -> jax.Array:
     """As `convolution.transposed`."""
     products = _products("to,co->tc", _output_tiles(y, geometry), _kernel_tiles(w, geometry))
     return _from_image_tiles(products, geometry, len(y))
 
 
-def kernel_gradient(x, y, geometry):
+def kernel_gradient(x: jax.Array, y: jax.Array, geometry: "Geometry") -> jax.Array:
     """As `convolution.kernel_gradient`."""
     products = _products("tc,to->co", _image_tiles(x, geometry), _output_tiles(y, geometry))
     return _from_kernel_tiles(products, geometry)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ class Opened(NamedTuple):
     @property
     def game(self) -> gan.Game:
         """The players with all settings."""
+        assert self.system.game is not None  # `open_run` refuses others
         return self.system.game
 
     @property
@@ -108,9 +110,12 @@ def open_data(opened: Opened, directory: str | os.PathLike, dataset: data.Datase
     Raises:
       ValueError: for a run whose data nobody names.
     """
-    if dataset is None and opened.config is None:
-        raise ValueError(f"{directory} does not say where its data are, being of a system of your own: give dataset=")
-    dataset = opened.config.data.open("train") if dataset is None else dataset
+    if dataset is None:
+        if opened.config is None:
+            raise ValueError(
+                f"{directory} does not say where its data are, being of a system of your own: give dataset="
+            )
+        dataset = opened.config.data.open("train")
     if dataset.fingerprint != opened.stored["images"].get("data_fingerprint"):
         warnings.warn(f"the data of {directory} have changed since it was trained", stacklevel=3)
     return dataset
@@ -147,7 +152,7 @@ def load_game(
         raise ValueError(
             f"the batch size of a system of your own is the system's: it takes {opened.system.images_per_step} images"
         )
-    state = loading.load(directory, step=step, system=system).state
+    state = loading.load(Path(directory), step=step, system=system).state
     dataset = open_data(opened, directory, dataset)
     indices = data.batch_indices(
         int(state.step),

@@ -139,8 +139,8 @@ def _kept(directory: Path, name: str, arguments: dict) -> tuple[Record, float] |
         if found["arguments"] != arguments or not (directory / f"{name}.png").is_file():
             return None
         claims = [Claim(**claim) for claim in found["claims"]]
-        words = (found[key] for key in ("name", "title", "question", "theory"))
-        record = Record(*words, claims, found["cells"], found["disagreeing"], found["numbers"], None)
+        told = {key: found[key] for key in ("name", "title", "question", "theory", "cells", "disagreeing", "numbers")}
+        record = Record(**told, claims=claims, figure=None)
         return record, found["seconds"]
     except (FileNotFoundError, json.JSONDecodeError, KeyError):
         return None
