@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jaxgen import memory, sharding
+from jaxgen.arguments import check_key
 from jaxgen.loading import Trained, check_label
 from jaxgen.watching import batch_drawer
 
@@ -53,6 +54,7 @@ def generate_batches(
     label: Sequence[int] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """What `generate` draws, a batch of up to batch_size at a time, with its labels where it has any."""
+    check_key(key)
     system = trained.system
     draw = system.need("draw", "drawing images")
     if num < 1:

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -31,17 +31,15 @@ def latest_step(source: "ocp.CheckpointManager | str | os.PathLike") -> int | No
     return max(all_steps(source), default=None)
 
 
-def is_path(source: Any) -> bool:
-    return isinstance(source, str | os.PathLike)
-
-
-def directory_of(path: str | os.PathLike) -> "epath.Path":
-    """An absolute path (Orbax insists), or a bucket's address as it is."""
+def directory_of(source: "ocp.CheckpointManager | str | os.PathLike") -> "epath.Path":
+    """A manager's directory, an absolute path (Orbax insists), or a bucket's address as it is."""
     from etils import epath  # comes with orbax
 
-    if "://" in os.fspath(path):
-        return epath.Path(path)
-    return epath.Path(os.path.abspath(local(path, "the directory of checkpoints")))
+    if not isinstance(source, str | os.PathLike):
+        return source.directory
+    if "://" in os.fspath(source):
+        return epath.Path(source)
+    return epath.Path(os.path.abspath(local(source, "the directory of checkpoints")))
 
 
 def check_writable(path: "epath.Path") -> None:
