@@ -9,20 +9,26 @@ images = run.draw(key, 16)
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what `__getattr__` finds
+    from jaxgen.experiment import train_system as train
+    from jaxgen.loading import load
+    from jaxgen.system import Measure, Spec, System
 
 __version__ = "0.2.0"
 
-_AT = {"System": "system", "Spec": "system", "Measure": "system", "load": "experiment", "train": "experiment"}
+_AT = {"System": "system", "Spec": "system", "Measure": "system", "load": "loading", "train": "experiment"}
 _CALLED = {"train": "train_system"}
 _MODULES = (
     *("classifier", "data", "experiment", "gan", "gradients", "images", "loop", "losses", "metrics", "models"),
     *("network", "objective", "optim", "options", "sharding", "stability", "systems", "turns", "vae"),
 )
 
-__all__ = ["__version__", *_AT, *_MODULES]
+__all__ = ["__version__", "Measure", "Spec", "System", "load", "train", *_MODULES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Loads a part when it is first asked for: `import jaxgen` alone costs nothing."""
     if name in _AT:
         return getattr(importlib.import_module(f"jaxgen.{_AT[name]}"), _CALLED.get(name, name))
@@ -31,5 +37,5 @@ def __getattr__(name: str):
     raise AttributeError(f"module 'jaxgen' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)

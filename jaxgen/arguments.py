@@ -29,7 +29,8 @@ def check_key(key: Any, name: str = "key") -> None:
                 f"{name} must be one key, not {_several(jnp.shape(key))}: take one of them, or jax.vmap the function"
             )
         return
-    if dtype == jnp.uint32 and np.shape(key)[-1:] == _shape_of_older_key(jax.config.jax_default_prng_impl):
+    default = jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
+    if dtype == jnp.uint32 and np.shape(key)[-1:] == _shape_of_older_key(default):
         if np.ndim(key) > 1:
             raise TypeError(
                 f"{name} must be one key, not {_several(np.shape(key)[:-1])}: take one of them, or jax.vmap the "

@@ -57,7 +57,7 @@ def translation(key: jax.Array, images: jax.Array, ratio: float = 0.125) -> jax.
 def cutout(key: jax.Array, images: jax.Array, ratio: float = 0.5) -> jax.Array:
     """0 (grey) in a rectangle of `ratio` of the size along each axis, around a uniform point, ending at the border."""
     check_key(key)
-    cut = True
+    cut = jnp.ones((), bool)
     for axis, own_key in zip((1, 2), jax.random.split(key), strict=True):
         size = images.shape[axis]
         length = int(size * ratio + 0.5)

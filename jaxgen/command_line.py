@@ -60,6 +60,7 @@ def progress(batches: Iterable, total: int, what: str) -> Iterable:
 def run(main: Callable[[], int | None]) -> None:
     """Ends the process with main's exit code. Errors that a user can mend are one message and code 2, no traceback."""
     warnings.formatwarning = _sentences()
+    code: int | str | None
     try:
         code = main()
     except SystemExit as end:  # --help, or wrong options

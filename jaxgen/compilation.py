@@ -38,12 +38,12 @@ def options(platform: str) -> dict[str, str] | None:
     return YNNPACK
 
 
-def jit(function: Callable, **settings: Any) -> Callable:
+def jit(function: Callable, **settings: Any) -> Any:
     """`jax.jit` with the options of the default platform; takes what `jax.jit` takes."""
     return jax.jit(function, compiler_options=options(jax.default_backend()), **settings)
 
 
-def never_kept(program: Callable) -> Callable:
+def never_kept(program: Any) -> Any:
     """What `jax.jit` returned, traced in `onednn.uncached`: compiled so that no call of oneDNN comes to the disk.
 
     A program without such a call is kept in the cache on disk as any other.
@@ -59,12 +59,12 @@ def never_kept(program: Callable) -> Callable:
             compiled.add(signature)
         return program(*arguments)
 
-    call.lower, call.eval_shape = program.lower, program.eval_shape
+    call.lower, call.eval_shape = program.lower, program.eval_shape  # type: ignore[attr-defined]
     return call
 
 
 def _compile(lowered: jax.stages.Lowered) -> None:
-    least = jax.config.jax_persistent_cache_min_compile_time_secs
+    least = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]
     if onednn.CALL in lowered.as_text():
         jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
     try:

@@ -125,7 +125,7 @@ def _typed(cls: type, stored: Mapping[str, Any]) -> Any:
 
 
 def _value(kind: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _typed(kind, value)
     kinds = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     is_tuple = any(typing.get_origin(k) is tuple for k in kinds)
@@ -190,8 +190,8 @@ def default_directory(preset: str, config: Run, plain: Run) -> str:
       config: what is asked.
       plain: the preset's own configuration.
     """
-    plain, asked = (flatten(to_dict(c)) for c in (plain, config))
-    fixed = {name: value for name, value in asked.items() if value != plain[name] and name not in may_change(config)}
+    usual, asked = (flatten(to_dict(c)) for c in (plain, config))
+    fixed = {name: value for name, value in asked.items() if value != usual[name] and name not in may_change(config)}
     if not fixed:
         return f"runs/{preset}"
     text = "-".join(f"{name.replace('_', '-')}-{value}" for name, value in fixed.items())

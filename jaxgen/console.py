@@ -4,9 +4,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Self
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxgen import sharding
 
@@ -29,11 +31,11 @@ def tell_nobody(line: str) -> None:
 class Display:
     """Progress for people: a bar with the newest line of the log on a terminal, elsewhere each line of the log."""
 
-    def __init__(self, num_steps: int, step: int, mesh, directory: Path, *, show: bool):
+    def __init__(self, num_steps: int, step: int, mesh: Mesh, directory: Path, *, show: bool) -> None:
         from tqdm import tqdm
 
         self._num_steps = num_steps
-        self._timed_from = None  # the first line of the log: before it lies compilation
+        self._timed_from: tuple[float, int] | None = None  # the first line of the log: before it lies compilation
         self._show = show
         self._terminal = sys.stderr.isatty()
         if show:
@@ -44,10 +46,10 @@ class Display:
             total=num_steps, initial=step, unit="step", dynamic_ncols=True, disable=not (show and self._terminal)
         )
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
     def show(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
@@ -99,10 +101,10 @@ def in_words(seconds: float) -> str:
 class Pace:
     """The host's clock: how many steps go into a dispatch, and how many images a second come out."""
 
-    def __init__(self, mesh, batch_size: int, most: int):
+    def __init__(self, mesh: Mesh, batch_size: int, most: int) -> None:
         self._mesh, self._batch_size, self._most = mesh, batch_size, most
         self._compiled = False
-        self._seconds_per_step = None
+        self._seconds_per_step: float | None = None
         self._since = time.monotonic()
         self._images, self._seconds = 0, 0.0
 

@@ -8,7 +8,7 @@ import flax
 import jax
 import numpy as np
 
-from jaxgen import arithmetic, experiment, options, systems
+from jaxgen import arithmetic, building, options, systems
 from jaxgen.system import Spec, networks_of
 from jaxgen.systems.preset import Preset
 
@@ -43,11 +43,12 @@ def spec_of(
             f"only the data {config.data.name!r} themselves know their shape: give --image-shape H W C, and "
             "--num-classes N if they have labels"
         )
-    shape = shape if image_shape is None else tuple(image_shape)
+    shape = shape if image_shape is None else image_shape
     spec = Spec.of_images(shape, classes if num_classes is None else num_classes)
     if config.data.name == "emoji":  # each comes with the other house's drawing of it
         beside = {"pair": spec.batch["image"], "subcategory": spec.batch.get("label")}
-        spec = Spec(spec.batch | {name: shape for name, shape in beside.items() if shape is not None}, spec.num_classes)
+        told = {name: shape for name, shape in beside.items() if shape is not None}
+        spec = Spec({**spec.batch, **told}, spec.num_classes)
     return spec
 
 
@@ -65,7 +66,7 @@ def describe(config: options.Run, spec: Spec, *, name: str = "", preset: Preset 
       scalars) and `layers` (path -> shape); `parameters` of all; `state_bytes` (parameters, averages, optimisers);
       `operations_per_step` (of convolutions and matrix products); `batch`: entry -> shape; `can`, `choices`.
     """
-    system = experiment.build_system(config, spec)
+    system = building.build_system(config, spec)
     networks = {}
     for network, params in networks_of(system.shapes).items():
         layers = {"/".join(path): list(x.shape) for path, x in flax.traverse_util.flatten_dict(params).items()}

@@ -2,13 +2,15 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 
 from jaxgen import data, sharding
 
@@ -101,20 +103,32 @@ def make_many_steps(train_step: Callable, prepare: Callable, gather: Callable) -
 
 
 @contextlib.contextmanager
-def dispatcher(train_step, dataset, mesh, *, batch_size, key, seed, start_step, metric_names) -> Iterator:
+def dispatcher(
+    train_step: Callable,
+    dataset: data.Dataset,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    key: jax.Array,
+    seed: int,
+    start_step: int,
+    metric_names: Sequence[str],
+) -> Iterator[tuple[Callable, int]]:
     """Yields `dispatch`, a function `(state, tally or None, step, count) -> (state, tally)`, and the largest count.
 
     Small sets live on the device and many steps run in one dispatch. Large ones are read ahead by threads, a step each.
     """
     rows = functools.partial(data.batch_indices, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed)
     shard = functools.partial(data.process_slice, process_index=jax.process_index(), process_count=jax.process_count())
-    zero, none = np.zeros((), np.float32), np.zeros((), np.int32)
+    zero: Any = np.zeros((), np.float32)
+    none: Any = np.zeros((), np.int32)
+    unspoilt: Any = np.full((), -1, np.int32)
     empty = sharding.replicate(
         mesh,
         Tally(
             sums={name: zero for name in metric_names},
             counts={name: none for name in metric_names},
-            bad_step=np.full((), -1, np.int32),
+            bad_step=unspoilt,
             bad_metrics={name: zero for name in metric_names},
         ),
     )

@@ -10,7 +10,7 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import __version__, configuration, data, experiment, options, run_directory, systems
+from jaxgen import __version__, configuration, data, environment, loading, options, run_directory, systems
 from jaxgen.console import Progress, no_progress
 from jaxgen.metrics import comparison, conditional, features, inception
 from jaxgen.models import inception as network
@@ -41,13 +41,15 @@ def open_backbone(
         Inception v3 as .pth or converted .npz), or a run of a classifier. None: the package's own for such images.
       image_shape: (H, W, C) of the images, by which the package's own is chosen where none is named.
       rule: the resize rule of Inception v3.
-      system: of a run of a user's own, as for `experiment.load`.
+      system: of a run of a user's own, as for `loading.load`.
 
     Raises:
       ValueError: where the package has no network for such images; for a run whose system has no `backbone`.
       features.BackboneError, FileNotFoundError: for weights that are damaged, of another network, or not there.
     """
     if name is None:
+        if image_shape is None:
+            raise ValueError("name a backbone, or give image_shape, by which the package's own is chosen")
         try:
             return features.shipped_for(image_shape)
         except ValueError as error:
@@ -64,7 +66,7 @@ def open_backbone(
     if name.removeprefix("jaxgen:") in features.SHIPPED:
         return features.shipped(name.removeprefix("jaxgen:"))
     if run_directory.is_run(path):
-        judge = experiment.load(path, system=system)
+        judge = loading.load(path, system=system)
         judge.system.need("classify", f"--backbone {name}")
         if judge.system.backbone is None:
             raise ValueError(f"{name} classifies, but its system ({judge.system.name}) names no backbone for features")
@@ -164,7 +166,7 @@ def compare(
 
 
 @contextlib.contextmanager
-def kept_warnings():
+def kept_warnings() -> Iterator[list[str]]:
     """Gives a list that holds, after the block, what its warnings said; they are warned of then, too."""
     said: list[str] = []
     caught: list[warnings.WarningMessage] = []
@@ -302,14 +304,15 @@ def _labelled(fake, reference, seen_fake, seen_real) -> tuple[conditional.Labell
             "in their order",
             stacklevel=4,
         )
-    label = labels_of(reference.dataset), labels_of(fake.dataset)
-    return conditional.Labelled(seen_real, label[0]), conditional.Labelled(seen_fake, label[1])
+    of_real, of_fake = labels_of(reference.dataset), labels_of(fake.dataset)
+    assert of_real is not None and of_fake is not None  # both have classes
+    return conditional.Labelled(seen_real, of_real), conditional.Labelled(seen_fake, of_fake)
 
 
 # Protocols ------------------------------------------------------------------------------------------------------------
 
 
-def training_of(trained: experiment.Trained) -> dict[str, Any]:
+def training_of(trained: loading.Trained) -> dict[str, Any]:
     """Which training a run was: preset, step, seed, and a digest of everything else that training depends on."""
     return {
         "step": trained.step,
@@ -337,5 +340,5 @@ def config_digest(config: options.Run | Mapping[str, Any]) -> str:
 
 def code_version() -> dict[str, Any]:
     """The version of this package, and the commit where it is known; JAX's, and what it computes on."""
-    found = run_directory.environment()
+    found = environment.of_this_process()
     return {"jaxgen": __version__, **{name: found[name] for name in ("commit", "jax", "device_kind")}}

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import checkpoint, data, evaluation, experiment, images, opening, sharding
+from jaxgen import building, checkpoint, data, evaluation, images, loading, opening, sharding
 from jaxgen.console import Progress, no_progress
 from jaxgen.losses import variational
 from jaxgen.metrics import comparison, confidence, coverage, features
@@ -24,7 +24,7 @@ OF_DRAWING = ("latents", "images", "labels")
 
 
 def measured(
-    trained: experiment.Trained,
+    trained: loading.Trained,
     name: str,
     *,
     seed: int = 0,
@@ -49,7 +49,8 @@ def measured(
     if trained.system.measure is None:
         raise ValueError(f"{trained.system.name} measures nothing by itself; give a REFERENCE")
     asked = opening.data_of(trained, name)
-    config = dataclasses.replace(trained.config, seed=seed, num_devices=None, eval_metric="none")
+    assert trained.config is not None  # without one it has no data, which is refused above
+    config: Any = dataclasses.replace(trained.config, seed=seed, num_devices=None, eval_metric="none")
     if samples is not None:
         if not hasattr(config, "eval_samples"):
             raise ValueError(
@@ -59,14 +60,15 @@ def measured(
     if not asked.has_test_split:
         raise ValueError(f"the data {asked.name!r} of {name} have no test split to evaluate on")
     test = opening.open_test_split(asked, name).dataset
-    experiment.warn_of_few(test, asked)
+    building.warn_of_few(test, asked)
     check_same_kind(trained, test, name)
     opening.open_training_images(trained, name)  # warns where they have changed, or are not there
-    system = experiment.build_system(config, trained.spec)
-    built = assemble(system, test, test, key=jax.random.key(seed), mesh=sharding.make_mesh())
+    system = building.build_system(config, trained.spec)
+    evaluate = assemble(system, test, test, key=jax.random.key(seed), mesh=sharding.make_mesh()).evaluate
+    assert evaluate is not None  # of a system with `measure` and held-out images
     for _ in progress([None], 1, f"measuring {name} on {test.num_examples:,} images of {test.name}"):
-        metrics = built.evaluate(trained.state)
-    protocol = {"samples": config.eval_samples} if hasattr(config, "eval_samples") else {}
+        metrics = evaluate(trained.state)
+    protocol: dict[str, Any] = {"samples": config.eval_samples} if hasattr(config, "eval_samples") else {}
     protocol |= {"data": dataclasses.asdict(asked), "split": "test"}
     protocol |= {entry: text for entry, text in trained.system.protocol.items() if entry not in OF_DRAWING}
     protocol |= {"n_real": test.num_examples, "reference_sha256": comparison.content_digest(test)}
@@ -76,7 +78,7 @@ def measured(
     return {"metrics": metrics, "protocol": protocol}
 
 
-def check_same_kind(trained: experiment.Trained, test: data.Dataset, name: str) -> None:
+def check_same_kind(trained: loading.Trained, test: data.Dataset, name: str) -> None:
     """Raises a ValueError unless images have the shape, and for a classifier the classes, that a run learnt."""
     spec, classifies = trained.spec, trained.system.classify is not None
     if test.image_shape != spec.image_shape or classifies and len(test.class_names) != spec.num_classes:
@@ -85,7 +87,7 @@ def check_same_kind(trained: experiment.Trained, test: data.Dataset, name: str) 
         raise ValueError(f"{name} was trained on {words[0]}, but {test.name} has {words[1]}: these are other data")
 
 
-def num_dims(trained: experiment.Trained) -> int:
+def num_dims(trained: loading.Trained) -> int:
     """Sub-pixels of an image of the run's data that are not padding."""
     height, width, channels = trained.image_shape
     if trained.config is not None and trained.config.data.name in ("mnist", "stacked_mnist"):
@@ -93,7 +95,7 @@ def num_dims(trained: experiment.Trained) -> int:
     return height * width * channels
 
 
-def code_length(trained: experiment.Trained, bound: float) -> dict[str, float]:
+def code_length(trained: loading.Trained, bound: float) -> dict[str, float]:
     """`nll`, an upper bound of the negative log-likelihood in nats an image, and `bits_per_dim` of it.
 
     Under a density (the Gaussian likelihood) it is no length of a code.
@@ -102,8 +104,8 @@ def code_length(trained: experiment.Trained, bound: float) -> dict[str, float]:
 
 
 def confidence_of_drawn(
-    trained: experiment.Trained,
-    judge: experiment.Trained,
+    trained: loading.Trained,
+    judge: loading.Trained,
     directory: str | os.PathLike,
     *,
     num: int = 10_000,
@@ -155,7 +157,7 @@ def confidence_of_drawn(
 
 
 def stacked_mnist(
-    trained: experiment.Trained,
+    trained: loading.Trained,
     backbone: features.Backbone,
     *,
     num: int = 26_000,
@@ -208,7 +210,7 @@ def stacked_mnist(
 
 
 def discriminator_gap(
-    trained: experiment.Trained, train: data.Dataset, held_out: data.Dataset, *, num: int = 1000, seed: int = 0
+    trained: loading.Trained, train: data.Dataset, held_out: data.Dataset, *, num: int = 1000, seed: int = 0
 ) -> dict[str, float]:
     """`comparison.discriminator_gap` of a run, on the first num images of each set and num drawn ones.
 

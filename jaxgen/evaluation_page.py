@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import data, experiment, images, run_directory
+from jaxgen import data, files, images, loading
 from jaxgen.console import Progress, no_progress
 from jaxgen.evaluation import see
 from jaxgen.metrics import comparison, features
@@ -113,7 +113,7 @@ def _nearest_but(queries, points, barred):
     return distances.argmin(axis=1)
 
 
-def _latents(trained: experiment.Trained) -> list[Picture]:
+def _latents(trained: loading.Trained) -> list[Picture]:
     """Interpolations and traversals, where images are decoded from one vector each."""
     if "decode" not in trained.can or trained.system.latents is None:
         return []
@@ -156,7 +156,7 @@ def _class_name(trained, label) -> str:
     return trained.class_names[label] if label < len(trained.class_names) else str(label)
 
 
-def reconstructions(trained: experiment.Trained, held_out: data.Dataset) -> list[Picture]:
+def reconstructions(trained: loading.Trained, held_out: data.Dataset) -> list[Picture]:
     """Images that a run was not trained on, each beside its reconstruction; nothing where it reconstructs none."""
     if "reconstruct" not in trained.can:
         return []
@@ -278,7 +278,7 @@ def write_page(path: Path, record: Mapping[str, Any], found: Sequence[Picture]) 
     style = "body{font:15px sans-serif;max-width:920px;margin:2em auto}td{padding:2px 12px 2px 0}img{max-width:100%}"
     name = html.escape(str(record["subject"]))
     text = f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{style}</style><h1>{name}</h1>"
-    run_directory.write_atomically(path, (text + tables[0] + told + "".join(sections) + tables[1] + "\n").encode())
+    files.write_atomically(path, (text + tables[0] + told + "".join(sections) + tables[1] + "\n").encode())
     return path
 
 

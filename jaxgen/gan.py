@@ -16,6 +16,7 @@ augmented before they are judged, are arguments, too: see `turns`. So is how one
 `alternating`, `simultaneous`, `extragradient`, or yours.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -481,8 +482,8 @@ def make_train_step(
             state.step,
             {name.removeprefix("generator/"): value for name, value in metrics.items()},
         )
-        state = state.replace(
-            step=state.step + 1, generator=players.generator, discriminator=players.discriminator, ema=ema
+        state = dataclasses.replace(
+            state, step=state.step + 1, generator=players.generator, discriminator=players.discriminator, ema=ema
         )
         return state, network.mean_over_devices(metrics, axis_name)
 

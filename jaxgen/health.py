@@ -67,7 +67,7 @@ def doubts(records: Sequence[Mapping[str, float]], image_shape: Sequence[int]) -
     """A sentence on a training that reached its end and hardly trained; "" where the log shows no such thing.
 
     Args:
-      records: lines of its log, in order, as `run_directory.read_metrics` gives them: means over the steps since the
+      records: lines of its log, in order, as `metrics_log.read_metrics` gives them: means over the steps since the
         line before.
       image_shape: (H, W, C), which a likelihood's size goes with.
     """

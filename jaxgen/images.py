@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 
 import numpy as np
+from jax.typing import ArrayLike
 
-from jaxgen import run_directory
+from jaxgen import files
 from jaxgen.local_path import local
 
 NAN_COLOUR = (255, 0, 255)  # magenta: no training image is this colour by accident
@@ -17,7 +18,7 @@ MAX_WIDTH = 900
 MAX_HEIGHT = 1800
 
 
-def to_uint8(images) -> np.ndarray:
+def to_uint8(images: ArrayLike) -> np.ndarray:
     """Maps floats in [-1, 1] to the 256 levels of a stored image.
 
     uint8 = round((x + 1) * 127.5), after clipping x to [-1, 1]; the exact inverse of x = uint8 / 127.5 - 1.
@@ -42,7 +43,7 @@ def to_uint8(images) -> np.ndarray:
 
 
 def grid(
-    images, *, columns: int | None = None, padding: int = 2, background: float = 1.0, upscale: int | None = 1
+    images: ArrayLike, *, columns: int | None = None, padding: int = 2, background: float = 1.0, upscale: int | None = 1
 ) -> np.ndarray:
     """Lays images out row by row in one picture.
 
@@ -104,7 +105,7 @@ def grid(
     return picture
 
 
-def save_png(path: str | os.PathLike, image) -> Path:
+def save_png(path: str | os.PathLike, image: ArrayLike) -> Path:
     """Writes one image as a PNG file, atomically: a reader sees the whole new file or the old one.
 
     Args:
@@ -133,7 +134,7 @@ def save_png(path: str | os.PathLike, image) -> Path:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
     path = local(path, "the picture")
-    with run_directory.explained(path, "write"):
+    with files.explained(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    run_directory.write_atomically(path, buffer.getvalue())
+    files.write_atomically(path, buffer.getvalue())
     return path

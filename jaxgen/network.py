@@ -1,5 +1,6 @@
 """A network in training: parameters, mutable collections and optimiser state, and what every family does with them."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -338,7 +339,8 @@ def update(
     updates, opt_state = optimizer.update(gradients, network.opt_state, network.params)
     metrics = {"grad_norm": optax.tree.norm(gradients), "update_norm": optax.tree.norm(updates)}
     flags = optim.update_flags(opt_state)
-    new = network.replace(
+    new = dataclasses.replace(
+        network,
         params=optax.apply_updates(network.params, updates),
         model_state=optim.keep_if_skipped(flags, network.model_state, model_state),
         opt_state=opt_state,
@@ -361,9 +363,9 @@ def update_ema(
     Returns:
       The new average.
     """
-    decay = at_step(decay, step, "ema_decay")
-    average = jax.tree.map(lambda e, v: decay * e + (1 - decay) * v, ema, variables)
-    return optim.keep_if_skipped(metrics, ema, average)
+    share = at_step(decay, step, "ema_decay")
+    average = jax.tree.map(lambda e, v: share * e + (1 - share) * v, ema, variables)
+    return optim.keep_if_skipped(dict(metrics), ema, average)
 
 
 def warmed_up(decay: float) -> Callable[[jax.Array], jax.Array]:

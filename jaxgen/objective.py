@@ -12,6 +12,7 @@
 `vae` and `classifier` are readable fronts of this file.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -135,6 +136,6 @@ def make_train_step(
         new, update_metrics = network.update(state.network, optimizer, found, model_state, axis_name)
         ema = network.update_ema(state.ema, variables_of(new), ema_decay, state.step, update_metrics)
         metrics = network.mean_over_devices(metrics | update_metrics, axis_name)
-        return state.replace(step=state.step + 1, network=new, ema=ema), metrics
+        return dataclasses.replace(state, step=state.step + 1, network=new, ema=ema), metrics
 
     return train_step

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from jaxgen import data, experiment, images, memory, options, run_directory
+from jaxgen import data, drawing, images, loading, memory, options, run_directory
 from jaxgen.console import Progress, no_progress
 from jaxgen.data import decode, folder, listing, reading
 from jaxgen.system import System
@@ -42,7 +43,7 @@ class Images:
     name: str
     split: str = ""
     resize: str = "none"
-    run: experiment.Trained | None = None
+    run: loading.Trained | None = None
 
 
 def open_images(
@@ -72,7 +73,7 @@ def open_images(
         middle. None: they must all have one size already, and are taken as they are.
       value_range: black and white of a file of numbers, if they do not say it themselves.
       max_broken_share: of the images of a folder, up to which broken ones are told and left out.
-      system: of a run of a user's own, as for `experiment.load`.
+      system: of a run of a user's own, as for `loading.load`.
       progress: shows the drawing.
 
     Raises:
@@ -84,7 +85,7 @@ def open_images(
         name, _, split = what.partition(":")
         return first(_open_built_in(name, split or "test", shape, image_size), num)
     if run_directory.is_run(path):
-        trained = experiment.load(path, step=step, system=system)
+        trained = loading.load(path, step=step, system=system)
         return draw(trained, what, num=10_000 if num is None else num, seed=seed, progress=progress)
     if path.is_dir():
         side, nested = _open_folder(path, image_size, shape, max_broken_share)
@@ -130,7 +131,7 @@ def check_there(what: str) -> None:
         )
 
 
-def data_of(trained: experiment.Trained, whose: str) -> options.Data:
+def data_of(trained: loading.Trained, whose: str) -> options.Data:
     """The data that a run was trained on, which can be opened again.
 
     Raises:
@@ -162,7 +163,7 @@ def open_test_split(config: options.Data, whose: str) -> Images:
     return Images(_opened(config, "test", whose), config.name, "test")
 
 
-def open_training_images(trained: experiment.Trained, whose: str) -> data.Dataset | None:
+def open_training_images(trained: loading.Trained, whose: str) -> data.Dataset | None:
     """The images that a run learnt from; None, and a warning, where they cannot be opened."""
     try:
         dataset = _opened(data_of(trained, whose), "train", whose)
@@ -179,7 +180,7 @@ def open_training_images(trained: experiment.Trained, whose: str) -> data.Datase
     return dataset
 
 
-def _opened(config: options.Data, split: str, whose: str) -> data.Dataset:
+def _opened(config: options.Data, split: Literal["train", "test"], whose: str) -> data.Dataset:
     try:
         return config.open(split)
     except OSError as error:
@@ -307,7 +308,7 @@ def first(side: Images, num: int | None) -> Images:
 
 
 def draw(
-    trained: experiment.Trained, name: str, *, num: int = 10_000, seed: int = 0, progress: Progress = no_progress
+    trained: loading.Trained, name: str, *, num: int = 10_000, seed: int = 0, progress: Progress = no_progress
 ) -> Images:
     """Images of a run as one side, stored in 256 levels: exported pictures have the same numbers.
 
@@ -330,7 +331,7 @@ def draw(
             raise ValueError(f"{name} draws images with NaN: its weights are not finite; evaluate an earlier --step")
         drawn.append(images.to_uint8(batch["image"]))
         label += [batch["label"]] if "label" in batch else []
-    told = {}
+    told: dict[str, Any] = {}
     if label:
         count = trained.system.choices["label"]
         names = trained.class_names if len(trained.class_names) == count else tuple(map(str, range(count)))
@@ -338,14 +339,14 @@ def draw(
     return Images(data.from_arrays(f"samples of {name}", np.concatenate(drawn), **told), name, run=trained)
 
 
-def drawn_batches(trained: experiment.Trained, num: int, key: jax.Array) -> Iterator[dict[str, np.ndarray]]:
+def drawn_batches(trained: loading.Trained, num: int, key: jax.Array) -> Iterator[dict[str, np.ndarray]]:
     """What a run draws, a batch at a time; of a class-conditional run image i is of class i mod num_classes."""
     needed = num * int(np.prod(trained.image_shape))  # as stored; features come on top
     memory.check(needed, memory.free_of_machine(), f"drawing {num:,} images", "draw fewer")
     classes = range(trained.system.choices.get("label", 0))
-    return experiment.generate_batches(trained, num, key, batch_size=BATCH, label=classes or None)
+    return drawing.generate_batches(trained, num, key, batch_size=BATCH, label=classes or None)
 
 
-def drawing_of(trained: experiment.Trained) -> dict[str, str]:
+def drawing_of(trained: loading.Trained) -> dict[str, str]:
     """How a run's images are drawn here: the protocol of its system, with the labels that it is asked for."""
     return {**trained.system.protocol, **({"labels": IN_TURNS} if "label" in trained.system.choices else {})}

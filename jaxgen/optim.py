@@ -129,7 +129,7 @@ def update_flags(opt_state: Any) -> dict[str, jax.Array]:
     Returns:
       A dict with `clipped` and `skipped`, each only if such a transformation is there; 0. or 1.
     """
-    flags = {}
+    flags: dict[str, jax.Array] = {}
     for leaf in jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, (ClipState, SkipState))):
         if isinstance(leaf, ClipState):
             flags["clipped"] = jnp.maximum(flags.get("clipped", 0.0), leaf.clipped)

@@ -312,15 +312,16 @@ def _test_folder(config: Data) -> str | None:
     if config.test_path:
         return config.test_path
     with contextlib.suppress(OSError):
-        splits = data.folder.split_folders(config.path or "")
+        folder = config.path or ""
+        splits = data.folder.split_folders(folder)
         for name in ("test", "validation"):
             if name in splits:
-                return os.path.join(config.path, splits[name])
+                return os.path.join(folder, splits[name])
     return None
 
 
 def _open_arrays(config: Data, split: str) -> data.Dataset:
-    train, names = _needs_path(config), ()
+    train, names = _needs_path(config), tuple[str, ...]()
     path = train if split == "train" else _needs_path(config, "test_path")
     if split == "test" and config.labelled is not False:
         with contextlib.suppress(OSError, ValueError):  # training images that are not there name no classes

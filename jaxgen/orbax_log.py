@@ -49,5 +49,5 @@ def _without_late_writes(shown: Callable) -> Callable:
         if not (begins and isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
             shown(unraisable)
 
-    hook.of_orbax_log = True
+    hook.of_orbax_log = True  # type: ignore[attr-defined]
     return hook

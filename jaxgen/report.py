@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen import report_curves, run_directory
+from jaxgen import files, metrics_log, report_curves, run_directory
 from jaxgen import report_page as page
 
 REPORT = "report.html"
@@ -65,7 +65,7 @@ def write(run_directory_path: str | os.PathLike) -> Path:
     environment = _optional_json(path / run_directory.ENVIRONMENT, notes)
     status = _optional_json(path / run_directory.STATUS, notes)
     try:
-        records = run_directory.read_metrics(path)
+        records = metrics_log.read_metrics(path)
     except run_directory.RunDirectoryError as error:
         records = []
         notes.append(str(error))
@@ -96,7 +96,7 @@ def write(run_directory_path: str | os.PathLike) -> Path:
         body="\n".join(section for section in sections if section),
         now=page.text(now),
     )
-    run_directory.write_atomically(path / REPORT, text.encode("utf-8", errors="replace"))
+    files.write_atomically(path / REPORT, text.encode("utf-8", errors="replace"))
     return path / REPORT
 
 
@@ -115,13 +115,13 @@ def _optional_json(file: Path, notes: list[str]) -> dict:
 
 def _system_of(config: Mapping) -> dict:
     """What RUN/system.json would say of a run from before there was one; nothing of one that cannot be rebuilt."""
-    from jaxgen import configuration, experiment
+    from jaxgen import building, configuration, experiment
     from jaxgen.system import Spec
 
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         settings = configuration.from_dict(config)
-        system = experiment.build_system(settings, Spec.from_dict(config["images"]))
+        system = building.build_system(settings, Spec.from_dict(config["images"]))
         return experiment.facts_of(system, has_test_split=settings.data.has_test_split)
     return {}
 
@@ -246,9 +246,9 @@ def _is_training(times: Sequence[float], steps: Sequence[int], starts: np.ndarra
     Not: where the run was started anew (which includes whatever was trained before a kill and had to be trained again),
     where the step or the clock goes back, and where the gap is far longer than usual (a machine that slept).
     """
-    times = np.asarray(times, np.float64)
-    gaps = np.diff(times)
-    has_start = ((times[:-1, None] < starts) & (starts <= times[1:, None])).any(axis=1)
+    at = np.asarray(times, np.float64)
+    gaps = np.diff(at)
+    has_start = ((at[:-1, None] < starts) & (starts <= at[1:, None])).any(axis=1)
     return ~has_start & (np.diff(steps) >= 0) & (gaps >= 0) & (gaps <= max(300.0, 20.0 * float(np.median(gaps))))
 
 

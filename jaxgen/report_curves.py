@@ -234,8 +234,8 @@ def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
             chosen.extend(sorted((finite[np.argmin(values[finite])], finite[np.argmax(values[finite])])))
         else:
             chosen.append(indices[0])
-    chosen = np.unique(chosen)
-    return steps[chosen], values[chosen]
+    kept = np.unique(chosen)
+    return steps[kept], values[kept]
 
 
 def _smoothed(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

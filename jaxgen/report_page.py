@@ -8,12 +8,12 @@ INK = "#0a0b0c"  # stands for the page's text colour, which pictures take from C
 FRAME = "#0d0e0f"
 
 
-def text(value) -> str:
+def text(value: object) -> str:
     """Anything as HTML that means nothing but itself."""
     return html.escape(str(value), quote=True)
 
 
-def name(name) -> str:
+def name(name: str) -> str:
     """A dotted or slashed name as HTML that may break after these signs, and not in the middle of a word."""
     return re.sub(r"(?<=\w)([./_]+)(?=\w)", r"\1<wbr>", text(name))
 

@@ -54,7 +54,7 @@ def initialize_hosts() -> None:
     values = [os.environ.get(name) for name in names]
     if all(values):
         try:
-            count, index = int(values[1]), int(values[2])
+            count, index = (int(value or "") for value in values[1:])
         except ValueError as error:
             raise ValueError(f"NUM_PROCESSES and PROCESS_ID are whole numbers, not {values[1:]}") from error
         connect(values[0], num_processes=count, process_id=index)
@@ -243,7 +243,7 @@ def jit_global(
     batch_axes: Sequence[int | None],
     donate: Sequence[int] = (),
     may_be_kept: bool = True,
-) -> Callable:
+) -> Any:
     """Compiles a function in the global view.
 
     Args:

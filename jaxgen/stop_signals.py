@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxgen import sharding
 
@@ -21,7 +22,7 @@ class Stop:
     costs no waiting.
     """
 
-    def __init__(self, mesh):
+    def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._received = 0
         self.number = 0  # of the signal that all hosts know of
@@ -44,9 +45,10 @@ class Stop:
 
 
 @contextlib.contextmanager
-def listen(mesh) -> Iterator[Stop]:
+def listen(mesh: Mesh) -> Iterator[Stop]:
     """Yields a `Stop` that learns of the first SIGINT or SIGTERM; a second one acts as if nobody listened."""
-    stop, previous = Stop(mesh), {}
+    stop = Stop(mesh)
+    previous: dict[int, Any] = {}
 
     def let_go() -> None:
         for number, handler in previous.items():

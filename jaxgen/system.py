@@ -212,7 +212,7 @@ def drawn_labels(key: jax.Array, num: int, num_labels: int) -> jax.Array:
 
 def networks_of(state: Any) -> dict[str, Any]:
     """The parameters of each network in a state: {"generator": params, ...}; of a group its members."""
-    found = {}
+    found: dict[str, Any] = {}
     fields = vars(state) if hasattr(state, "__dict__") else getattr(state, "_asdict", dict)()
     for name, value in fields.items():
         if isinstance(value, network.Network):

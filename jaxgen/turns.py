@@ -90,7 +90,7 @@ def _entry(batch, name):
     return batch[name]
 
 
-def conditions_of(condition: Condition | None, batch, step, key, num_images: int) -> Conditions:
+def conditions_of(condition: Condition | None, batch: Any, step: Any, key: Any, num_images: int) -> Conditions:
     """What a condition tells of a batch, scalars made one for each image; nothing without one.
 
     Raises:

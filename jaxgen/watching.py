@@ -4,13 +4,13 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import compilation, data, loop, sharding
+from jaxgen import compilation, data, sharding
 from jaxgen.metrics import comparison, features, fid
 from jaxgen.system import System, drawn_labels
 
@@ -27,7 +27,7 @@ class Experiment(NamedTuple):
     sample: Callable | None  # state -> {name: images [N, H, W, C], or groups of K [N, K, H, W, C]} to look at
     evaluate: Callable | None  # state -> numbers, on the test split
     best_metric: str | None
-    best_mode: str
+    best_mode: Literal["min", "max"]
     held_out: data.Dataset | None = None
 
 
@@ -64,11 +64,12 @@ def assemble(
             data.check.check_pictures({name: picture.shape for name, picture in pictures.items()})
         show = sharding.jit_global(views, mesh, batch_axes=(None, None))
         sample = lambda state: show(sharding.as_replicated(mesh, system.variables(state)), batch)  # noqa: E731
-    parts, best_metric, best_mode = [], None, "max"
+    parts: list[Callable] = []
+    best_metric, best_mode = None, "max"  # type: str | None, Literal["min", "max"]
     if held_out is not None and system.measure is not None:
         measure = system.measure
         parts.append(
-            loop.make_evaluate(
+            make_evaluate(
                 measure.of_batch,
                 measure.summarize,
                 held_out,
@@ -144,6 +145,53 @@ def _all_of(parts, state):
 def _first_batch(dataset: data.Dataset, num: int, key: jax.Array) -> data.dataset.Batch:
     rows = np.arange(min(num, dataset.num_examples), dtype=np.int32)
     return dataset.prepare(dataset.fetch(rows), key)
+
+
+def make_evaluate(
+    eval_step: Callable,
+    summarize: Callable,
+    dataset: data.Dataset,
+    *,
+    key: jax.Array,
+    batch_size: int = 250,
+    mesh: jax.sharding.Mesh | None = None,
+    variables: Callable[[Any], Any] = lambda state: state.ema,
+) -> Callable[[Any], dict[str, float]]:
+    """Builds `evaluate(state) -> numbers` over every example of a data set, once each, in order.
+
+    Args:
+      eval_step: `(variables, batch, key) -> dict of arrays [B, ...]`, one row for each image, from a family.
+      summarize: `dict of arrays [N, ...] -> numbers`, from the same family.
+      dataset: the split to evaluate on.
+      key: of binarisation and latents; the same at every call, so that two calls differ by the state alone.
+      batch_size: images at once, over all devices. Where they cannot share it equally, copies of the last image fill it
+        up and do not count: any number of devices gives the same numbers, up to rounding.
+      mesh: whose devices share each batch, from `sharding.make_mesh`; all devices by default.
+      variables: state -> what `eval_step` takes.
+
+    Returns:
+      A function of a state.
+    """
+    mesh = sharding.make_mesh() if mesh is None else mesh
+    batch_size = min(batch_size, dataset.num_examples)
+
+    def numbers_of(variables, raw, key):
+        data_key, eval_key = jax.random.split(key)
+        return eval_step(variables, dataset.prepare(raw, data_key), eval_key)
+
+    run = sharding.jit_global(numbers_of, mesh, batch_axes=(None, 0, None))
+
+    def evaluate(state) -> dict[str, float]:
+        local, rows = sharding.as_replicated(mesh, variables(state)), []
+        for i, (raw, num_valid) in enumerate(data.sequential_batches(dataset, batch_size)):
+            per_image = run(local, sharding.divide(mesh, raw), jax.random.fold_in(key, i))
+            if not sharding.can_run_ahead(mesh):
+                jax.block_until_ready(per_image)
+            rows.append((num_valid, per_image))
+        rows = [jax.tree.map(lambda x, n=num_valid: np.asarray(x)[:n], per_image) for num_valid, per_image in rows]
+        return summarize({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+
+    return evaluate
 
 
 def make_drawn_evaluate(

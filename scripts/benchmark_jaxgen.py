@@ -175,10 +175,10 @@ def matmul_rate(size):
 
 def prepare_preset(preset, features, batch_size):
     """Builds an experiment for `run_bare` and `run_loop`."""
-    from jaxgen import experiment, systems
+    from jaxgen import building, systems
 
     config = dataclasses.replace(systems.PRESETS[preset].config, features=features, batch_size=batch_size)
-    system, dataset, *_ = experiment.build(config)
+    system, dataset, *_ = building.build(config)
     batch = jax.device_put(dataset.prepare(dataset.fetch(np.arange(system.images_per_step)), jax.random.key(1)))
     step = compilation.jit(system.train_step, donate_argnums=0)
     state = system.init(jax.random.key(config.seed))
@@ -203,7 +203,7 @@ def run_loop(steps, untimed):
 
     In between lie the data, five lines of the log with TensorBoard events, a picture of samples and a checkpoint.
     """
-    from jaxgen import experiment, run_directory
+    from jaxgen import experiment, metrics_log
 
     config = dataclasses.replace(
         worker["config"],
@@ -214,7 +214,7 @@ def run_loop(steps, untimed):
     )
     with tempfile.TemporaryDirectory() as directory:
         experiment.train(config, directory, preset=worker["preset"], progress=False)
-        times = {line["step"]: line["time"] for line in run_directory.read_metrics(directory)}
+        times = {line["step"]: line["time"] for line in metrics_log.read_metrics(directory)}
     return times[untimed + steps] - times[untimed]
 
 

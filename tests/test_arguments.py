@@ -431,7 +431,7 @@ def test_no_default_of_a_public_function_is_nameless():
                     if inspect.isfunction(method) and (own == "__init__" or not own.startswith("_")):
                         shown[f"{module.__name__}.{name}.{own}"] = str(inspect.signature(method))
     nameless = {name for name, text in shown.items() if "<lambda>" in text}
-    assert nameless <= {"jaxgen.loop.make_evaluate"}
+    assert nameless <= {"jaxgen.watching.make_evaluate"}
 
 
 def test_records_of_functions_are_short_to_read():

@@ -22,6 +22,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxgen import checkpoint
+from jaxgen.checkpoint import reading
+from jaxgen.checkpoint import record as records
 
 
 @flax.struct.dataclass
@@ -345,7 +347,7 @@ def test_another_dtype_is_refused_instead_of_cast(manager):
 
 def test_a_record_of_a_newer_format_asks_for_an_upgrade(manager, monkeypatch):
     save_steps(manager, 1)
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(records, "FORMAT", 2)
     save_steps(manager, 2)
     monkeypatch.undo()
     with pytest.raises(checkpoint.CheckpointMismatch, match="format 2.*Upgrade"):
@@ -458,7 +460,7 @@ def test_when_everything_is_damaged_the_error_lists_it_and_nothing_is_touched(ma
 
 def deleting(monkeypatch, manager, *, saved=None):
     """The first read of a step finds it deleted by a training beside, which has saved another one, perhaps."""
-    read, calls = checkpoint._read_verified, []
+    read, calls = reading._read_verified, []
 
     def read_late(directory, step, template):
         calls.append(step)
@@ -471,7 +473,7 @@ def deleting(monkeypatch, manager, *, saved=None):
                 shutil.rmtree(directory / str(step))
         return read(directory, step, template)
 
-    monkeypatch.setattr(checkpoint, "_read_verified", read_late)
+    monkeypatch.setattr(reading, "_read_verified", read_late)
     return calls
 
 

@@ -9,7 +9,7 @@ import pytest
 from in_process import call
 from PIL import Image
 
-from jaxgen import data, experiment, optim
+from jaxgen import building, data, drawing, loading, optim
 from jaxgen.models import spectral_norm
 from jaxgen.system import Spec
 from jaxgen.systems import cgan, sngan
@@ -29,7 +29,7 @@ def batch_of(system, label):
 
 @SYSTEMS
 def test_another_label_is_another_image_and_another_logit(module):
-    system = experiment.build_system(module.TINY, SPEC)
+    system = building.build_system(module.TINY, SPEC)
     state = system.init(jax.random.key(0))
     # Class scales are alike before training: move them apart.
     noise = iter(jax.random.split(jax.random.key(2), 1000))
@@ -45,7 +45,7 @@ def test_another_label_is_another_image_and_another_logit(module):
 
 def test_the_spectral_vectors_move_by_the_discriminators_passes_and_not_by_the_generators_turn():
     """Two passes (real, fake) for each of two discriminator updates, on weights that a recording optimiser holds."""
-    system = experiment.build_system(sngan.TINY, SPEC)
+    system = building.build_system(sngan.TINY, SPEC)
     recorders = {f"{player}_optimizer": optim.recording() for player in ("generator", "discriminator")}
     state = system.game.init(jax.random.key(0), **recorders)
     after, _ = jax.jit(system.game.train_step(**recorders))(state, batch_of(system, 3), jax.random.key(1))
@@ -64,7 +64,7 @@ def test_the_spectral_vectors_move_by_the_discriminators_passes_and_not_by_the_g
 def test_data_without_labels_are_refused_by_name(module):
     config = dataclasses.replace(module.TINY)
     with pytest.raises(ValueError, match="these data have none"):
-        experiment.build_system(config, Spec.of_images((28, 28, 1)))
+        building.build_system(config, Spec.of_images((28, 28, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def run(tmp_path_factory):
 
 
 def test_a_picture_has_a_row_for_each_class_that_is_asked_for_by_name_or_number(run, tmp_path):
-    trained = experiment.load(run)
+    trained = loading.load(run)
     assert trained.class_names == ("apple", "pear", "plum")
     assert call("sample", run, "--output", tmp_path / "all.npz") == 0
     assert np.load(tmp_path / "all.npz")["image"].shape == (3 * 8, 32, 32, 3)
@@ -93,7 +93,7 @@ def test_a_picture_has_a_row_for_each_class_that_is_asked_for_by_name_or_number(
     drawn = np.load(tmp_path / "two.npz")["image"]
     assert call("sample", run, "--label", "plum,0", "--num-images", 6, "--output", tmp_path / "same.npz") == 0
     np.testing.assert_array_equal(np.load(tmp_path / "same.npz")["image"], drawn)
-    expected = experiment.generate(trained, 6, jax.random.key(0), label=[2, 0])
+    expected = drawing.generate(trained, 6, jax.random.key(0), label=[2, 0])
     from jaxgen import images
 
     np.testing.assert_array_equal(drawn, images.to_uint8(expected[[0, 2, 4, 1, 3, 5]]))
@@ -122,13 +122,13 @@ def test_a_run_that_is_told_no_label_says_so(tmp_path, capsys):
 
 
 def test_labels_that_are_asked_for_in_turns_reach_the_images_and_a_seed_draws_them_again(run):
-    trained = experiment.load(run)
-    batches = list(experiment.generate_batches(trained, 7, jax.random.key(0), batch_size=4, label=[1, 2]))
+    trained = loading.load(run)
+    batches = list(drawing.generate_batches(trained, 7, jax.random.key(0), batch_size=4, label=[1, 2]))
     assert [batch["label"].tolist() for batch in batches] == [[1, 2, 1, 2], [1, 2, 1]]
-    random = next(experiment.generate_batches(trained, 40, jax.random.key(0)))
+    random = next(drawing.generate_batches(trained, 40, jax.random.key(0)))
     assert set(random["label"].tolist()) == {0, 1, 2}
     with pytest.raises(ValueError, match="no label 5"):
-        experiment.generate(trained, 2, jax.random.key(0), label=[5])
+        drawing.generate(trained, 2, jax.random.key(0), label=[5])
     for label, message in ((3, "no label 3"), (-1, "no label -1"), ("cat", "a label is a whole number from 0 to 2")):
         with pytest.raises(ValueError, match=message):
             trained.draw(jax.random.key(0), 2, label=label)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen import configuration, data, evaluation, experiment, loop, options, run_directory
+from jaxgen import building, configuration, data, evaluation, experiment, loop, options, run_directory, run_pictures
 from jaxgen.system import Spec
 from jaxgen.systems import cgan, classifier, dcgan, vae
 
@@ -231,7 +231,7 @@ def train(directory, dataset, **settings):
         raise InterruptedError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_describe_data", stop)
+        patch.setattr(run_pictures, "describe_data", stop)
         return loop.train(
             lambda state, batch, key: (state.replace(step=state.step + 1), {"loss": batch["image"].mean()}),
             Counted(jnp.zeros((), jnp.int32)),
@@ -269,7 +269,7 @@ def test_pictures_that_cannot_be_shown_leave_no_directory(tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(InterruptedError):  # a sample that shows something else of them
         train(tmp_path / "run", dataset, sample=lambda state: {"samples": jnp.zeros((2, 8, 8, 3))})
-    system = experiment.build_system(dcgan.TINY, Spec.of_images((32, 32, 4)))
+    system = building.build_system(dcgan.TINY, Spec.of_images((32, 32, 4)))
     images = data.from_arrays("opaque", np.random.RandomState(0).randint(0, 256, (16, 32, 32, 4), np.uint8))
     with pytest.raises(ValueError, match="samples: images of 4 channels, .* cannot be shown"):
         experiment.train_system(system, images, tmp_path / "system", num_steps=1, num_devices=1)

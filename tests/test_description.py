@@ -6,7 +6,7 @@ import time
 import pytest
 from in_process import call
 
-from jaxgen import description, experiment, systems
+from jaxgen import building, description, systems
 from jaxgen.options import Data
 from jaxgen.system import Spec
 from jaxgen.systems import dcgan
@@ -69,7 +69,7 @@ def test_the_state_that_is_described_is_the_one_that_is_trained():
     record = description.describe(config, spec)
     import jax
 
-    state = experiment.build_system(config, spec).init(jax.random.key(0))
+    state = building.build_system(config, spec).init(jax.random.key(0))
     assert record["state_bytes"] == sum(x.nbytes for x in jax.tree.leaves(state))
 
 

@@ -19,6 +19,7 @@ from jaxgen import (
     evaluation_of_runs,
     evaluation_page,
     experiment,
+    loading,
     opening,
     options,
     run_directory,
@@ -119,7 +120,7 @@ def system_of(**capabilities):
 def trained_of(system, **settings):
     """A run that nobody trained."""
     spec = Spec.of_images((28, 28, 1))
-    return experiment.Trained(system, system.init(jax.random.key(0)), {}, {"images": spec.to_dict()}, spec, **settings)
+    return loading.Trained(system, system.init(jax.random.key(0)), {}, {"images": spec.to_dict()}, spec, **settings)
 
 
 def grey(variables, key, n):
@@ -163,7 +164,7 @@ def test_what_is_drawn_has_labels_in_turns_and_a_generator_that_ignores_them_is_
     ignoring = dataclasses.replace(
         system, draw=lambda memory, key, n, label: system.draw(memory, key, n, label=(7 * label + 3) % 10)
     )
-    fake = opening.draw(experiment.load(run, system=ignoring), "ignoring", num=100)
+    fake = opening.draw(loading.load(run, system=ignoring), "ignoring", num=100)
     reference = opening.Images(data.mnist("test"), "mnist")
     reference = opening.first(reference, 600)
     record = evaluation.compare(fake, reference, features.shipped("mnist-cnn"), ["kid"])
@@ -235,7 +236,7 @@ def test_a_run_of_version_0_1_has_the_digest_of_the_same_settings_today(tmp_path
     with tarfile.open(Path(__file__).parent / "golden" / "runs_of_0.1.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     for name in ("gan", "vae", "classifier"):
-        trained = experiment.load(tmp_path / name)
+        trained = loading.load(tmp_path / name)
         old = run_directory.load_config(tmp_path / name)
         assert "family" in old and evaluation.training_of(trained)["training_seed"] == old["seed"]
         config = dataclasses.replace(trained.config, seed=99, num_devices=3, log_every=1, eval_images=7)

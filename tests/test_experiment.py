@@ -11,7 +11,20 @@ import optax
 import pytest
 from in_process import script
 
-from jaxgen import checkpoint, configuration, experiment, loop, options, run_directory, sharding, vae
+from jaxgen import (
+    building,
+    checkpoint,
+    configuration,
+    drawing,
+    experiment,
+    loading,
+    options,
+    report,
+    run_directory,
+    sharding,
+    starting,
+    vae,
+)
 from jaxgen.system import Spec
 from jaxgen.systems import article, classifier, dcgan
 from jaxgen.systems import vae as vaes
@@ -23,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("fast_compilation")
 def no_report():
     """Matplotlib takes a second for each report."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.report, "write", lambda directory: None)
+        patch.setattr(report, "write", lambda directory: None)
         yield
 
 
@@ -71,7 +84,7 @@ def no_report():
 )
 def test_settings_that_do_not_fit_are_named(config, shape, message):
     with pytest.raises(ValueError, match=message):
-        _ = experiment.build_system(config, Spec.of_images(shape, 10)).shapes
+        _ = building.build_system(config, Spec.of_images(shape, 10)).shapes
 
 
 @pytest.mark.slow
@@ -82,7 +95,7 @@ def test_the_update_rule_that_a_flag_names_is_that_of_the_step():
 
     def moved(*flags):
         config = script("train").parse(["mnist-dcgan", *tiny, *flags]).config
-        system = experiment.build_system(config, Spec.of_images((28, 28, 1), 10))
+        system = building.build_system(config, Spec.of_images((28, 28, 1), 10))
         state, _ = jax.jit(system.train_step)(system.init(jax.random.key(0)), batch, jax.random.key(2))
         return [
             np.concatenate([np.ravel(x) for x in jax.tree.leaves(p.params)])
@@ -99,12 +112,12 @@ def test_the_update_rule_that_a_flag_names_is_that_of_the_step():
 
 def test_a_penalty_beside_batch_normalisation_in_the_discriminator_is_warned_of():
     with pytest.warns(UserWarning, match="--discriminator-batch-norm False"):
-        experiment.build(dcgan.Config(r1=1.0, features=2))
+        building.build(dcgan.Config(r1=1.0, features=2))
 
 
 def test_a_classifier_of_data_without_labels_is_refused():
     with pytest.raises(ValueError, match="needs labels, and these data have none"):
-        experiment.build_system(classifier.Config(), Spec.of_images((28, 28, 1)))
+        building.build_system(classifier.Config(), Spec.of_images((28, 28, 1)))
 
 
 @pytest.mark.parametrize(
@@ -133,10 +146,10 @@ def test_an_evaluation_on_few_images_is_warned_of(tmp_path):
     gan_config = dcgan.Config(data=few, features=2, eval_metric="fid")
     for config in (vae_config, gan_config):
         with pytest.warns(UserWarning, match="only 99 held-out images for evaluation"):
-            experiment.build(config)
+            building.build(config)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            experiment.build(dataclasses.replace(config, data=dataclasses.replace(few, test_path=few.path)))
+            building.build(dataclasses.replace(config, data=dataclasses.replace(few, test_path=few.path)))
 
 
 def test_an_empty_folder_is_named(tmp_path):
@@ -190,23 +203,23 @@ def test_a_run_evaluates_and_samples_what_its_preset_names(run):
 
 def test_a_run_is_read_back_without_its_data_and_draws_the_same_images_for_the_same_seed(run):
     config, directory, result = run
-    trained = experiment.load(str(directory))
+    trained = loading.load(str(directory))
     assert trained.config == config and trained.record["step"] == 2
     for a, b in zip(jax.tree.leaves(trained.state), jax.tree.leaves(result.state), strict=True):
         np.testing.assert_array_equal(a, b)
-    draws = [experiment.generate(trained, 5, jax.random.key(seed), batch_size=2) for seed in (1, 1, 2)]
+    draws = [drawing.generate(trained, 5, jax.random.key(seed), batch_size=2) for seed in (1, 1, 2)]
     assert draws[0].shape == (5, 28, 28, 1) and draws[0].dtype == np.float32 and np.abs(draws[0]).max() <= 1
     np.testing.assert_array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
     assert len({image.tobytes() for image in draws[0]}) == 5
     with pytest.raises(ValueError, match="at least 1, not 0"):
-        experiment.generate(trained, 0, jax.random.key(0))
+        drawing.generate(trained, 0, jax.random.key(0))
 
 
 def test_images_are_drawn_by_all_devices_and_are_the_same_on_any_number_of_them(run):
-    trained = experiment.load(str(run[1]))
+    trained = loading.load(str(run[1]))
     one, eight, three = (
-        experiment.generate(trained, 13, jax.random.key(1), batch_size=9, mesh=sharding.make_mesh(number))
+        drawing.generate(trained, 13, jax.random.key(1), batch_size=9, mesh=sharding.make_mesh(number))
         for number in (1, 8, 3)
     )
     np.testing.assert_allclose(eight, one, atol=1e-5)
@@ -231,7 +244,7 @@ def test_samples_and_evaluation_are_divided_over_the_devices_and_the_same_on_one
     )
     results = []
     for number in (1, 8):
-        built = experiment.build(dataclasses.replace(config, num_devices=number))
+        built = building.build(dataclasses.replace(config, num_devices=number))
         state = built.system.init(jax.random.key(0))
         results.append((built.sample(state), built.evaluate(state)))
     assert sorted(shares) == [8, 20, 20, 64]  # 64 latents are divided; 20 reconstructions cannot be
@@ -243,17 +256,17 @@ def test_samples_and_evaluation_are_divided_over_the_devices_and_the_same_on_one
 def test_what_cannot_be_read_back_is_explained(run, tmp_path):
     _, directory, _ = run
     with pytest.raises(FileNotFoundError, match="no checkpoint of step 7.*available steps: \\[2\\]"):
-        experiment.load(str(directory), step=7)
+        loading.load(str(directory), step=7)
     with pytest.raises(run_directory.RunDirectoryError, match="does not exist"):
-        experiment.load(str(tmp_path / "nothing"))
+        loading.load(str(tmp_path / "nothing"))
     run_directory.create(tmp_path / "empty", configuration.to_dict(vaes.Config()))
     with pytest.raises(ValueError, match="does not say what the images were"):
-        experiment.load(str(tmp_path / "empty"))
+        loading.load(str(tmp_path / "empty"))
     edited = run_directory.load_config(directory) | {"features": 8}
     run_directory.create(tmp_path / "edited", edited)
     (tmp_path / "edited" / "checkpoints").symlink_to(directory / "checkpoints")
     with pytest.raises(checkpoint.CheckpointMismatch, match="another model"):
-        experiment.load(str(tmp_path / "edited"))
+        loading.load(str(tmp_path / "edited"))
 
 
 def tiny_classifier(path, **changes) -> classifier.Config:
@@ -287,7 +300,7 @@ def test_a_new_run_begins_with_the_networks_of_another_and_with_fresh_optimisers
     experiment.train(config, str(tmp_path / "first"), progress=False)
     again = dataclasses.replace(config, optimizer=still, num_steps=1, seed=7)
     made = experiment.train(again, str(tmp_path / "second"), start_from=tmp_path / "first", progress=False)
-    first, second = (experiment.load(tmp_path / name).state for name in ("first", "second"))
+    first, second = (loading.load(tmp_path / name).state for name in ("first", "second"))
     chex.assert_trees_all_equal(first.network.params, second.network.params)
     counts = {int(count) for _, count in optax.tree.get_all_with_path(second.network.opt_state, "count")}
     assert made.step == 1 and counts == {1}
@@ -308,7 +321,7 @@ def test_what_cannot_be_begun_with_leaves_no_directory(tmp_path, digits):
     with pytest.raises(run_directory.RunDirectoryError, match="does not exist"):
         experiment.train(config, str(tmp_path / "second"), start_from=tmp_path / "none", progress=False)
     with pytest.raises(ValueError, match="no network.Network"):
-        experiment.with_networks_of({"step": 0}, {"step": 1}, "another")
+        starting.with_networks_of({"step": 0}, {"step": 1}, "another")
     assert not (tmp_path / "second").exists()
 
 
@@ -321,7 +334,7 @@ def test_a_run_of_a_version_without_a_setting_goes_on_where_the_setting_has_its_
     with pytest.raises(run_directory.ConfigMismatch, match="label_smoothing: not there, 0.1 asked"):
         experiment.train(dataclasses.replace(config, label_smoothing=0.1), str(tmp_path / "run"), progress=False)
     assert experiment.train(dataclasses.replace(config, num_steps=3), str(tmp_path / "run"), progress=False).step == 3
-    assert experiment.load(str(tmp_path / "run")).config == dataclasses.replace(config, num_steps=3)
+    assert loading.load(str(tmp_path / "run")).config == dataclasses.replace(config, num_steps=3)
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused_before_the_data_are_opened(tmp_path):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgen import checkpoint, experiment, loop, options, run_directory, sharding
+from jaxgen import building, checkpoint, experiment, loop, metrics_log, options, sharding
 from jaxgen.system import Spec
 from jaxgen.systems import classifier
 
@@ -50,7 +50,7 @@ def finish(processes, timeout=180) -> tuple[list[int], list[str]]:
 def wait_for_line(directory, processes, timeout=120) -> None:
     end = time.monotonic() + timeout
     while time.monotonic() < end and all(process.poll() is None for process in processes):
-        if run_directory.read_metrics(directory):
+        if metrics_log.read_metrics(directory):
             return
         time.sleep(0.05)
     raise AssertionError(finish(processes, timeout=1))
@@ -58,14 +58,14 @@ def wait_for_line(directory, processes, timeout=120) -> None:
 
 def restored(directory, config):
     """The last state of a run on one device, and its step."""
-    system = experiment.build_system(config, Spec.of_images((28, 28, 1), 3))
+    system = building.build_system(config, Spec.of_images((28, 28, 1), 3))
     state, record = checkpoint.restore(directory / "checkpoints", system.shapes)
     return jax.tree.leaves(state.network.params), record["step"]
 
 
 def assert_close(together, one: loop.Result, config) -> None:
     """The weights of both runs differ by little compared with how far they have moved."""
-    system = experiment.build_system(config, Spec.of_images((28, 28, 1), 3))
+    system = building.build_system(config, Spec.of_images((28, 28, 1), 3))
     fresh = system.init(jax.random.key(config.seed))
     a, b, start = (
         np.concatenate([np.ravel(np.asarray(leaf)) for leaf in leaves])
@@ -120,7 +120,7 @@ def test_two_hosts_train_together_stop_together_and_end_as_one_host_does(tmp_pat
     together, step = restored(tmp_path / "run", config)
     assert step == one.step == 100
     assert_close(together, one, config)
-    ends = [run_directory.read_metrics(tmp_path / name)[-1] for name in ("run", "one")]
+    ends = [metrics_log.read_metrics(tmp_path / name)[-1] for name in ("run", "one")]
     assert {"eval/loss", "eval/accuracy"} <= set(ends[0])
     assert ends[0]["eval/loss"] == pytest.approx(ends[1]["eval/loss"], rel=1e-3)
 

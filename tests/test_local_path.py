@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxgen
-from jaxgen import checkpoint, command_line, experiment, images, loop, run_directory, systems
+from jaxgen import checkpoint, command_line, experiment, images, loading, loop, run_directory, systems
 from jaxgen.local_path import is_address, local
 from jaxgen.metrics import protocol
 from jaxgen.stability import atlas, runs, sweep
@@ -40,7 +40,7 @@ def test_a_local_path_stays_what_it_is(path):
         lambda path: experiment.train(dcgan.TINY, path),
         lambda path: jaxgen.train(None, None, path, num_steps=1),
         lambda path: loop.train(None, None, None, directory=path, num_steps=1, batch_size=8, key=None),
-        lambda path: experiment.load(path),
+        lambda path: loading.load(path),
         lambda path: run_directory.create(path, {}),
         lambda path: images.save_png(Path(path) / "x.png", np.zeros((2, 2))),
         lambda path: protocol.write(path, {}),

@@ -20,16 +20,20 @@ import pytest
 from PIL import Image
 
 from jaxgen import (
+    building,
     checkpoint,
     configuration,
     console,
     data,
     dispatch,
-    experiment,
     loop,
+    metrics_log,
     options,
+    report,
     run_directory,
+    run_lock,
     sharding,
+    watching,
 )
 from jaxgen.system import Spec
 from jaxgen.systems import classifier, dcgan, vae
@@ -142,7 +146,7 @@ def lines(directory, *, after=0) -> dict[int, dict]:
     """The log by step, without what a clock wrote."""
     return {
         line["step"]: {name: value for name, value in line.items() if name not in ("time", "images_per_second")}
-        for line in run_directory.read_metrics(directory)
+        for line in metrics_log.read_metrics(directory)
         if line["step"] > after
     }
 
@@ -164,7 +168,7 @@ def order_of(num_steps: int, *, seed=0, batch_size=8, num=50, start=0, order=0) 
 def no_report(monkeypatch, request):
     """Matplotlib takes a second for each report."""
     if "report" not in request.node.name:
-        monkeypatch.setattr(loop.report, "write", lambda directory: None)
+        monkeypatch.setattr(report, "write", lambda directory: None)
 
 
 # What a run does ------------------------------------------------------------------------------------------------------
@@ -288,7 +292,7 @@ def test_evaluation_covers_every_example_once_and_the_padding_of_the_last_batch_
 
     seen = []
     for batch_size in (5, 13, 250):
-        evaluate = loop.make_evaluate(
+        evaluate = watching.make_evaluate(
             eval_step,
             lambda per_image: seen.append(per_image["row"]) or {"mean": float(np.mean(per_image["sum"]))},
             dataset,
@@ -317,7 +321,7 @@ def test_evaluation_is_divided_over_the_devices_and_has_the_same_numbers_on_any_
 
     for num_devices in (1, 8, 3):
         shares.clear()
-        evaluate = loop.make_evaluate(
+        evaluate = watching.make_evaluate(
             eval_step,
             lambda per_image: seen.append(per_image["row"]) or {"mean": float(np.mean(per_image["row"]))},
             dataset,
@@ -350,7 +354,7 @@ def test_images_per_second_are_those_of_the_steps_and_not_of_the_pauses(tmp_path
         evaluate=lambda state: time.sleep(0.5) or {"score": 0.0},
         evaluate_every=4,
     )
-    rates = [r["images_per_second"] for r in run_directory.read_metrics(tmp_path / "run") if "images_per_second" in r]
+    rates = [r["images_per_second"] for r in metrics_log.read_metrics(tmp_path / "run") if "images_per_second" in r]
     assert len(rates) == 4
     # 8 images each 0.02 s; a pause of 0.5 s in every 4 steps would make it less than 55.
     assert max(rates) <= 400 and np.median(rates) > 100
@@ -429,7 +433,7 @@ def test_the_report_is_written_at_the_end_and_its_failure_is_a_warning(tmp_path,
     def broken(directory):
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr(loop.report, "write", broken)
+    monkeypatch.setattr(report, "write", broken)
     with pytest.warns(UserWarning, match="no fonts"):
         assert train(tmp_path / "run").step == 20
 
@@ -495,7 +499,7 @@ def test_a_crash_between_checkpoints_repeats_the_lost_steps_and_the_log_shows_no
     assert max(lines(tmp_path / "run")) == 14
     train(tmp_path / "run")
     assert digests(tmp_path / "run") == digests(tmp_path / "whole")
-    steps = [line["step"] for line in run_directory.read_metrics(tmp_path / "run")]
+    steps = [line["step"] for line in metrics_log.read_metrics(tmp_path / "run")]
     assert steps == [*range(1, 11), 15, 20]
     assert lines(tmp_path / "run", after=10) == lines(tmp_path / "whole", after=10)
 
@@ -750,10 +754,10 @@ def test_wrong_options_are_refused_before_a_directory_is_made(tmp_path, options,
 
 def test_a_run_in_use_is_refused_and_left_alone(tmp_path):
     train(tmp_path / "run", num_steps=5, config={"log_every": 5})
-    with run_directory.lock(tmp_path / "run"):
+    with run_lock.lock(tmp_path / "run"):
         before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
         for asked in ({"log_every": 7}, {"log_every": 5}, {"features": 8}):
-            with pytest.raises(run_directory.RunLocked, match="is in use"):
+            with pytest.raises(run_lock.RunLocked, match="is in use"):
                 train(tmp_path / "run", config=asked, may_change=["log_every"])
         assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 
@@ -851,7 +855,7 @@ def train_family(directory, config, *, streamed=False, **options):
     small = data.from_arrays("digits", arrays["image"], arrays["label"], digits.class_names, digits.prepare)
     if streamed:
         small = dataclasses.replace(small, arrays=None)
-    system = experiment.build_system(config, Spec.of(small))
+    system = building.build_system(config, Spec.of(small))
     defaults = {
         "config": configuration.to_dict(config, dataset=small),
         "num_steps": 12,

@@ -8,12 +8,13 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from jaxgen import description, experiment, network
+from jaxgen import building, description, network
 from jaxgen.losses import terms
 from jaxgen.models import biggan
 from jaxgen.models.attention import SelfAttention
 from jaxgen.models.resampling import enlarge, halve
 from jaxgen.network import count_parameters
+from jaxgen.system import Spec
 from jaxgen.systems import biggan as system
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -86,7 +87,7 @@ def test_biggan_deep_has_as_many_parameters_as_the_published_one():
 @pytest.mark.parametrize("name", system.PRESETS)
 def test_presets_are_described_without_data(name):
     preset = system.PRESETS[name]
-    built = experiment.build_system(preset.config, description.spec_of(preset.config, preset))
+    built = building.build_system(preset.config, description.spec_of(preset.config, preset))
     expected = {
         "cifar-biggan": (4_304_387, 3_617_365),
         "imagenet-biggan-128": (70_433_988, 87_982_370),
@@ -350,4 +351,4 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"give a label \[B\] in 0\.\.2"):
         GENERATOR.init(jax.random.key(0), jnp.zeros((2, 6)), None, train=True)
     with pytest.raises(ValueError, match="BigGAN is told labels, and these data have none"):
-        system.build(system.TINY, experiment.Spec.of_images((28, 28, 1)))
+        system.build(system.TINY, Spec.of_images((28, 28, 1)))

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxgen import description, experiment, network
+from jaxgen import building, description, network
 from jaxgen.models import sagan, sngan
 from jaxgen.models.attention import SelfAttention
 from jaxgen.network import count_parameters
+from jaxgen.system import Spec
 from jaxgen.systems import sagan as system
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -176,12 +177,12 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="knows no classes"):
         shapes(sagan.Generator(28), (2, 8), num_classes=3)
     with pytest.raises(ValueError, match="these data have none; use --projection False"):
-        system.build(system.TINY, experiment.Spec.of_images((28, 28, 1)))
+        system.build(system.TINY, Spec.of_images((28, 28, 1)))
 
 
 def test_the_preset_of_cifar_is_described_without_data_and_its_rates_are_two():
     preset = system.PRESETS["cifar-sagan"]
-    built = experiment.build_system(preset.config, description.spec_of(preset.config, preset))
+    built = building.build_system(preset.config, description.spec_of(preset.config, preset))
     assert built.parameters == {"generator": 4_386_308, "discriminator": 1_075_586}
     assert (preset.config.generator.learning_rate, preset.config.discriminator.learning_rate) == (1e-4, 4e-4)
     assert preset.config.num_discriminator_steps == 1

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_gan_golden import GOLDEN, environment
 
-from jaxgen import experiment, loop
+from jaxgen import drawing, experiment, loading, report
 
 STORED = Path(__file__).parent / "golden" / "runs_of_0.1.tar.xz"
 EXPECTED = json.loads(STORED.with_name("runs_of_0.1.json").read_text())
@@ -28,7 +28,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
-    monkeypatch.setattr(loop.report, "write", lambda directory: None)
+    monkeypatch.setattr(report, "write", lambda directory: None)
 
 
 def digest(tree) -> str:
@@ -40,11 +40,11 @@ def digest(tree) -> str:
 
 @pytest.mark.parametrize("name, system", [("gan", "DCGAN"), ("vae", "VAE"), ("classifier", "classifier")])
 def test_a_run_of_version_0_1_loads_draws_and_goes_on(runs, tmp_path, name, system):
-    trained, expected = experiment.load(runs / name), EXPECTED[name]
+    trained, expected = loading.load(runs / name), EXPECTED[name]
     assert trained.system.name == system and trained.step == 4
     assert digest(trained.state) == expected["restored"]
     if "drawn" in expected:
-        drawn = experiment.generate(trained, 2, jax.random.key(0))
+        drawn = drawing.generate(trained, 2, jax.random.key(0))
         np.testing.assert_allclose(drawn.ravel()[:5], expected["drawn"], rtol=1e-4, atol=1e-6)
     shutil.copytree(runs / name, tmp_path / name)
     config = dataclasses.replace(trained.config, num_steps=6)

@@ -12,7 +12,7 @@ import pytest
 from in_process import call
 
 import jaxgen
-from jaxgen import data, experiment, report, run_directory, systems
+from jaxgen import building, data, experiment, loading, report, run_directory, systems
 from jaxgen.system import MissingCapability, Spec
 
 pytestmark = pytest.mark.usefixtures("scripts_in_process", "fast_compilation")
@@ -123,7 +123,7 @@ def test_one_file_is_trained_and_resumed_to_the_same_bits(run, tmp_path):
     parts = tmp_path / "parts"
     assert call("train", FILE, "--num-steps", 2, "--directory", parts) == 0
     assert call("train", FILE, "--directory", parts) == 0
-    whole, resumed = (experiment.load(directory, system=module) for directory in (run, parts))
+    whole, resumed = (loading.load(directory, system=module) for directory in (run, parts))
     assert whole.step == resumed.step == 4 and same(whole.state, resumed.state)
     stored = run_directory.load_config(run)
     assert stored["system"] == "own_system.py" and stored["preset"] == "pixels"
@@ -141,7 +141,7 @@ def test_one_file_is_sampled_with_the_system_and_not_without(run, capsys):
 def test_one_file_is_evaluated_by_its_measure_and_by_what_it_draws(run, tmp_path, capsys):
     assert call("evaluate", run, "--system", FILE, "--json") == 0
     assert json.loads(capsys.readouterr().out)["metrics"]["nll"] == pytest.approx(
-        experiment.load(run, system=systems.from_file(FILE)).record["metrics"]["eval/nll"], rel=1e-5
+        loading.load(run, system=systems.from_file(FILE)).record["metrics"]["eval/nll"], rel=1e-5
     )
     assert call("evaluate", run, "mnist:test", "--system", FILE, "--num-images", 50, "--metrics", "fid") == 0
     assert list((run / "evaluation").glob("*.html"))
@@ -190,11 +190,11 @@ def test_what_a_file_raises_names_the_file(tmp_path):
     file.write_text(FILE.read_text().replace("    return System(", "    return dict("))
     module = systems.from_file(file)
     with pytest.raises(TypeError, match=r"build of mine.py must return a jaxgen.System, and returned \{'init'"):
-        experiment.build_system(module.Config(), Spec.of_images((28, 28, 1)))
+        building.build_system(module.Config(), Spec.of_images((28, 28, 1)))
     file.write_text(FILE.read_text().replace("        init=", "        game="))
     module = systems.from_file(file)
     with pytest.raises(TypeError, match="init") as raised:
-        experiment.build_system(module.Config(), Spec.of_images((28, 28, 1)))
+        building.build_system(module.Config(), Spec.of_images((28, 28, 1)))
     assert raised.value.__notes__ == ["in build of mine.py"]
 
 

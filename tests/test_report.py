@@ -13,7 +13,18 @@ import in_process
 import numpy as np
 import pytest
 
-from jaxgen import command_line, configuration, experiment, images, options, report, report_curves, run_directory
+from jaxgen import (
+    building,
+    command_line,
+    configuration,
+    experiment,
+    images,
+    metrics_log,
+    options,
+    report,
+    report_curves,
+    run_directory,
+)
 from jaxgen.commands import report as command
 from jaxgen.system import Spec, System
 from jaxgen.systems import cgan, classifier, dcgan, vae
@@ -61,7 +72,7 @@ class Page(html.parser.HTMLParser):
 def make_run(path, *, lines=30, samples=2, **config):
     run_directory.create(path, {"preset": "dcgan_mnist", "num_steps": 400, **config})
     started_with(path, "python scripts/train.py dcgan_mnist")
-    with run_directory.open_metrics(path, tensorboard=False) as log:
+    with metrics_log.open_metrics(path, tensorboard=False) as log:
         for step in range(10, 10 * lines + 1, 10):
             log.write(
                 step,
@@ -179,14 +190,14 @@ def test_damaged_pieces_are_named_and_left_out(tmp_path):
 
 
 def test_one_point_is_drawn_as_a_point(tmp_path):
-    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+    with metrics_log.open_metrics(tmp_path, tensorboard=False) as log:
         log.write(1, {"loss": 0.5})
     text, page = read(tmp_path)
     assert page.count("use") >= 1 and "0.5" in page.text and "step 1" in page.text
 
 
 def test_values_that_are_not_finite_are_marked_and_their_first_step_named(tmp_path):
-    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+    with metrics_log.open_metrics(tmp_path, tensorboard=False) as log:
         for step in range(1, 301):
             log.write(step, {"a": math.nan if step > 200 else 1.0, "b": math.nan, "c": math.inf if step == 7 else step})
     text, page = read(tmp_path)
@@ -200,7 +211,7 @@ def test_values_that_are_not_finite_are_marked_and_their_first_step_named(tmp_pa
 
 @pytest.mark.parametrize("value", [1e300, -1e300, 1e-300, 0.0, 1e30])
 def test_extreme_values_can_be_drawn(tmp_path, value, recwarn):
-    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+    with metrics_log.open_metrics(tmp_path, tensorboard=False) as log:
         for step in range(1, 201):
             log.write(step, {"constant": value, "spike": value if step == 100 else 1.0, "both": value * (-1) ** step})
     _, page = read(tmp_path)
@@ -213,7 +224,7 @@ def test_everything_from_outside_is_escaped(tmp_path):
     run = tmp_path / "a<b>&'c"
     run_directory.create(run, {"preset": evil, "note": evil, evil: 1})
     run_directory.write_status(run, "stopped", step=3, message=evil)
-    with run_directory.open_metrics(run, tensorboard=False) as log:
+    with metrics_log.open_metrics(run, tensorboard=False) as log:
         for step in range(1, 4):
             log.write(step, {evil: step, f"eval/{evil}": step, f"_{evil}": step})
     images.save_png(run / "samples" / f"{evil.replace('/', '')}_0010.png", np.zeros([2, 2, 3], np.uint8))
@@ -371,7 +382,7 @@ def test_no_panel_has_more_curves_than_colours_and_none_is_lost():
 
 
 def test_norms_over_orders_of_magnitude_get_a_logarithmic_axis(tmp_path):
-    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+    with metrics_log.open_metrics(tmp_path, tensorboard=False) as log:
         for step in range(50):
             log.write(step, {"generator/grad_norm": 10.0 ** (step / 20), "rate": 1.0 + step / 10, "loss": step - 10.0})
     text = read(tmp_path)[0].replace("<wbr>", "")
@@ -437,7 +448,7 @@ def make_typed_run(path, config, image_shape, *, checkpoint=True, facts=True):
     stored = configuration.to_dict(config, preset="mnist-dcgan") | {"images": spec.to_dict()}
     run_directory.create(path, stored)
     if facts:
-        system = experiment.build_system(config, spec)
+        system = building.build_system(config, spec)
         run_directory.write_facts(
             path, experiment.facts_of(system, has_test_split=config.data.has_test_split) | {"parameters": {"a": 1}}
         )

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import run_directory
+from jaxgen import metrics_log, run_directory, run_lock
 
 CONFIG = {
     "preset": "dcgan_mnist",
@@ -214,7 +214,7 @@ def test_a_full_disk_is_explained_and_the_next_start_succeeds(tmp_path, monkeypa
 
 def test_only_the_primary_host_writes(tmp_path):
     path = run_directory.create(tmp_path / "run", CONFIG, is_primary=False)
-    with run_directory.lock(path, is_primary=False), run_directory.open_metrics(path, is_primary=False) as log:
+    with run_lock.lock(path, is_primary=False), metrics_log.open_metrics(path, is_primary=False) as log:
         log.write(1, {"loss": 1.0})
         log.write_image(1, "samples", np.zeros([2, 2, 3], np.uint8))
     run_directory.write_status(path, "finished", step=1, is_primary=False)
@@ -265,8 +265,8 @@ def test_status_is_one_of_five_words(tmp_path):
 
 HOLD = """
 import sys, time
-from jaxgen import run_directory
-with run_directory.lock(sys.argv[1]):
+from jaxgen import run_lock
+with run_lock.lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -276,12 +276,12 @@ def test_a_lock_held_by_another_process_names_it_and_ends_with_kill_9(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(run_directory.RunLocked, match=f"in use: process {other.pid} on .* trains there"):
-            with run_directory.lock(tmp_path):
+        with pytest.raises(run_lock.RunLocked, match=f"in use: process {other.pid} on .* trains there"):
+            with run_lock.lock(tmp_path):
                 raise AssertionError("entered")
         other.send_signal(signal.SIGKILL)
         other.wait()
-        with run_directory.lock(tmp_path):
+        with run_lock.lock(tmp_path):
             assert str(os.getpid()) in (tmp_path / ".lock").read_text()
     finally:
         other.kill()
@@ -291,42 +291,42 @@ def test_a_lock_held_by_another_process_names_it_and_ends_with_kill_9(tmp_path):
 
 def test_a_lock_is_free_again_after_the_block_and_after_an_error(tmp_path):
     with pytest.raises(KeyError):
-        with run_directory.lock(tmp_path):
+        with run_lock.lock(tmp_path):
             raise KeyError
-    with run_directory.lock(tmp_path):
-        with pytest.raises(run_directory.RunLocked, match="this very process"):
-            with run_directory.lock(tmp_path):
+    with run_lock.lock(tmp_path):
+        with pytest.raises(run_lock.RunLocked, match="this very process"):
+            with run_lock.lock(tmp_path):
                 raise AssertionError("entered")
-    with run_directory.lock(tmp_path):
+    with run_lock.lock(tmp_path):
         pass
 
 
 def test_a_held_run_keeps_its_settings_and_a_free_one_takes_the_new_ones(tmp_path):
     path = tmp_path / "run"
-    with run_directory.hold(path, CONFIG) as held:
+    with run_lock.hold(path, CONFIG) as held:
         assert held == path and run_directory.load_config(path)["num_steps"] == 1000
         before = tree(path)
         assert ".lock" in before
         for asked in (changed(num_steps=2000), changed(labels="all"), CONFIG):
-            with pytest.raises(run_directory.RunLocked, match="this very process"):
-                with run_directory.hold(path, asked, may_change=["num_steps"]):
+            with pytest.raises(run_lock.RunLocked, match="this very process"):
+                with run_lock.hold(path, asked, may_change=["num_steps"]):
                     raise AssertionError("entered")
         assert tree(path) == before
-    with run_directory.hold(path, changed(num_steps=2000), may_change=["num_steps"]):
+    with run_lock.hold(path, changed(num_steps=2000), may_change=["num_steps"]):
         assert run_directory.load_config(path)["num_steps"] == 2000
     with pytest.raises(run_directory.ConfigMismatch, match="labels: null there, all asked"):
-        with run_directory.hold(path, changed(num_steps=2000, labels="all")):
+        with run_lock.hold(path, changed(num_steps=2000, labels="all")):
             raise AssertionError("entered")
-    with run_directory.hold(path, None):  # what failed before holds no lock
+    with run_lock.hold(path, None):  # what failed before holds no lock
         pass
 
 
 def test_what_is_no_run_gets_no_lock_file(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(run_directory.RunDirectoryError, match="it is not a run"):
-        with run_directory.hold(tmp_path, CONFIG):
+        with run_lock.hold(tmp_path, CONFIG):
             raise AssertionError("entered")
-    with run_directory.hold(tmp_path / "run", CONFIG, is_primary=False):
+    with run_lock.hold(tmp_path / "run", CONFIG, is_primary=False):
         assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
@@ -339,7 +339,7 @@ def test_a_file_system_without_locks_warns_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", unsupported)
     entered = False
     with pytest.warns(UserWarning, match="could not lock .*without a lock"):
-        with run_directory.lock(tmp_path):
+        with run_lock.lock(tmp_path):
             entered = True
     assert entered
 
@@ -349,24 +349,24 @@ def test_a_file_system_without_locks_warns_and_goes_on(tmp_path, monkeypatch):
 
 def test_metrics_come_back_as_they_were_written(tmp_path):
     started = time.time()
-    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+    with metrics_log.open_metrics(tmp_path, tensorboard=False) as log:
         log.write(1, {"generator/loss": jnp.float32(0.5), "rate": np.float64(0.1), "scale": jnp.ones([1, 1])})
         log.write(2, {})
-    first, second = run_directory.read_metrics(tmp_path)
+    first, second = metrics_log.read_metrics(tmp_path)
     assert list(first) == ["step", "time", "generator/loss", "rate", "scale"]
     assert (first["step"], first["generator/loss"], first["rate"], first["scale"]) == (1, 0.5, 0.1, 1.0)
     assert started - 1 <= first["time"] <= second["time"] <= time.time() + 1
-    assert run_directory.read_metrics(tmp_path / "metrics.jsonl") == [first, second]
+    assert metrics_log.read_metrics(tmp_path / "metrics.jsonl") == [first, second]
 
 
 def test_non_finite_metrics_are_strict_json_and_come_back_as_floats(tmp_path):
-    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+    with metrics_log.open_metrics(tmp_path, tensorboard=False) as log:
         log.write(1, {"a": math.nan, "b": jnp.inf, "c": -math.inf, "d": 1.0})
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert {k: v for k, v in strict_json(line).items() if k in "abcd"} == dict(
         a="NaN", b="Infinity", c="-Infinity", d=1
     )
-    (record,) = run_directory.read_metrics(tmp_path)
+    (record,) = metrics_log.read_metrics(tmp_path)
     assert math.isnan(record["a"]) and record["b"] == math.inf and record["c"] == -math.inf
 
 
@@ -375,14 +375,14 @@ def test_non_finite_metrics_are_strict_json_and_come_back_as_floats(tmp_path):
     [({"loss": np.zeros(3)}, r"'loss' must be a scalar, got shape \(3,\)"), ({"step": 1.0}, "'step'.*rename")],
 )
 def test_what_is_no_metric_is_named_and_not_written(tmp_path, metrics, message):
-    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+    with metrics_log.open_metrics(tmp_path, tensorboard=False) as log:
         with pytest.raises(ValueError, match=message):
             log.write(1, metrics)
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
 
 
 def test_a_last_line_cut_short_anywhere_is_left_out_and_dropped_on_resume(tmp_path):
-    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+    with metrics_log.open_metrics(tmp_path, tensorboard=False) as log:
         for step in (1, 2, 3):
             log.write(step, {"größe": step / 2})
     file = tmp_path / "metrics.jsonl"
@@ -391,18 +391,18 @@ def test_a_last_line_cut_short_anywhere_is_left_out_and_dropped_on_resume(tmp_pa
     for end in range(last, len(whole)):
         file.write_bytes(whole[:end])
         expected = [1, 2] if end < len(whole) - 1 else [1, 2, 3]  # only the newline is missing: nothing is lost
-        assert [record["step"] for record in run_directory.read_metrics(tmp_path)] == expected
+        assert [record["step"] for record in metrics_log.read_metrics(tmp_path)] == expected
     file.write_bytes(whole[:-5] + b"\0\0\0\0\n\0")  # a power cut can leave zeros
-    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+    with metrics_log.open_metrics(tmp_path, tensorboard=False) as log:
         log.write(4, {})
-    assert [record["step"] for record in run_directory.read_metrics(tmp_path)] == [1, 2, 4]
+    assert [record["step"] for record in metrics_log.read_metrics(tmp_path)] == [1, 2, 4]
     assert file.read_bytes().startswith(whole[:last])
 
 
 def test_a_damaged_line_in_the_middle_is_named_and_kept(tmp_path):
     content = b'{"step": 1}\n{"step"\n{"step": 3}\n'
     (tmp_path / "metrics.jsonl").write_bytes(content)
-    for use in (run_directory.read_metrics, run_directory.open_metrics):
+    for use in (metrics_log.read_metrics, metrics_log.open_metrics):
         with pytest.raises(run_directory.RunDirectoryError, match="metrics.jsonl, line 2 is damaged"):
             use(tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == content
@@ -412,22 +412,22 @@ def test_a_damaged_line_in_the_middle_is_named_and_kept(tmp_path):
     "resume_step,kept", [(None, [0, 1, 2, 2, 3]), (2, [0, 1, 2, 2]), (9, [0, 1, 2, 2, 3]), (0, [])]
 )
 def test_a_resumed_log_holds_no_step_twice(tmp_path, resume_step, kept):
-    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+    with metrics_log.open_metrics(tmp_path, tensorboard=False) as log:
         for step in (0, 1, 2, 2, 3):  # training and evaluation of one step are two lines
             log.write(step, {"loss": 1.0})
-    with run_directory.open_metrics(tmp_path, resume_step=resume_step, tensorboard=False) as log:
+    with metrics_log.open_metrics(tmp_path, resume_step=resume_step, tensorboard=False) as log:
         log.write(4, {"loss": 1.0})
-    assert [record["step"] for record in run_directory.read_metrics(tmp_path)] == kept + [4]
+    assert [record["step"] for record in metrics_log.read_metrics(tmp_path)] == kept + [4]
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_missing_log_reads_as_empty(tmp_path):
-    assert run_directory.read_metrics(tmp_path) == []
+    assert metrics_log.read_metrics(tmp_path) == []
 
 
 def test_a_full_disk_leaves_whole_lines_and_the_log_goes_on_later(tmp_path, monkeypatch):
     write = os.write
-    with run_directory.open_metrics(tmp_path, tensorboard=False) as log:
+    with metrics_log.open_metrics(tmp_path, tensorboard=False) as log:
         log.write(1, {"loss": 1.0})
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
@@ -435,14 +435,14 @@ def test_a_full_disk_leaves_whole_lines_and_the_log_goes_on_later(tmp_path, monk
                 log.write(2, {"loss": 1.0})
         assert raised.value.errno == errno.ENOSPC
         log.write(3, {"loss": 1.0})
-    assert [record["step"] for record in run_directory.read_metrics(tmp_path)] == [1, 3]
+    assert [record["step"] for record in metrics_log.read_metrics(tmp_path)] == [1, 3]
 
 
 KILLED = """
 import os, signal, sys
 import numpy as np
-from jaxgen import run_directory
-log = run_directory.open_metrics(sys.argv[1])
+from jaxgen import metrics_log
+log = metrics_log.open_metrics(sys.argv[1])
 for step in range(1, 51):
     log.write(step, {"loss": step / 2, "nan": float("nan")})
 log.write_image(50, "samples", np.zeros([4, 5, 3], np.uint8))
@@ -468,7 +468,7 @@ def events(path):
 def test_a_killed_process_loses_no_line_and_no_event(tmp_path):
     process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)])
     assert process.returncode == -signal.SIGKILL
-    assert [record["step"] for record in run_directory.read_metrics(tmp_path)] == list(range(1, 51))
+    assert [record["step"] for record in metrics_log.read_metrics(tmp_path)] == list(range(1, 51))
     values = [
         (event.step, value.tag, value.simple_value)
         for event in events(tmp_path)
@@ -483,10 +483,10 @@ def test_a_killed_process_loses_no_line_and_no_event(tmp_path):
 def test_tensorboard_is_told_where_a_resumed_run_starts_and_keeps_the_first_file(tmp_path):
     from tensorboardX.proto.event_pb2 import SessionLog
 
-    with run_directory.open_metrics(tmp_path, resume_step=0) as log:
+    with metrics_log.open_metrics(tmp_path, resume_step=0) as log:
         for step in (1, 2, 3):
             log.write(step, {"loss": 1.0})
-    with run_directory.open_metrics(tmp_path, resume_step=2) as log:  # within the same second
+    with metrics_log.open_metrics(tmp_path, resume_step=2) as log:  # within the same second
         log.write(3, {"loss": 2.0})
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2
     starts = [event.step for event in events(tmp_path) if event.session_log.status == SessionLog.START]
@@ -495,13 +495,13 @@ def test_tensorboard_is_told_where_a_resumed_run_starts_and_keeps_the_first_file
 
 
 def test_a_picture_for_tensorboard_must_be_a_picture(tmp_path):
-    with run_directory.open_metrics(tmp_path) as log:
+    with metrics_log.open_metrics(tmp_path) as log:
         with pytest.raises(ValueError, match="samples: expected a uint8 picture"):
             log.write_image(1, "samples", np.zeros([4, 4, 3]))
 
 
 def test_closing_twice_is_fine(tmp_path):
-    log = run_directory.open_metrics(tmp_path)
+    log = metrics_log.open_metrics(tmp_path)
     log.close()
     log.close()
 

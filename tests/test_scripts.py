@@ -15,7 +15,7 @@ import pytest
 from in_process import SCRIPTS, call, script
 from PIL import Image
 
-from jaxgen import checkpoint, command_line, data, run_directory, systems
+from jaxgen import checkpoint, command_line, data, metrics_log, run_directory, systems
 
 pytestmark = pytest.mark.usefixtures("scripts_in_process")
 
@@ -179,7 +179,7 @@ def wait_for(condition, process, timeout=120) -> None:
 def lines(directory) -> dict[int, dict]:
     return {
         line["step"]: {name: value for name, value in line.items() if name not in ("time", "images_per_second")}
-        for line in run_directory.read_metrics(directory)
+        for line in metrics_log.read_metrics(directory)
     }
 
 
@@ -306,7 +306,7 @@ def test_evaluation_prints_and_keeps_numbers_with_their_protocol(runs, capsys):
         assert records[name]["protocol"]["step"] == 2
     assert set(records["cnn"]["metrics"]) == {"loss", "accuracy"}
     assert records["cnn"]["protocol"]["split"] == "test"
-    last = run_directory.read_metrics(runs / "cnn")[-1]  # training ended with the same evaluation
+    last = metrics_log.read_metrics(runs / "cnn")[-1]  # training ended with the same evaluation
     assert records["cnn"]["metrics"]["loss"] == pytest.approx(last["eval/loss"], rel=1e-5)
     vae = records["vae"]
     assert vae["protocol"]["samples"] == 3

@@ -8,7 +8,7 @@ import pytest
 from in_process import call
 from PIL import Image
 
-from jaxgen import data, evaluation, evaluation_page, experiment, opening, run_directory
+from jaxgen import data, evaluation, evaluation_page, loading, metrics_log, opening, run_directory
 from jaxgen.metrics import comparison, features
 
 pytestmark = pytest.mark.usefixtures("fast_compilation", "scripts_in_process")
@@ -172,7 +172,7 @@ def test_a_run_whose_training_images_are_gone_is_evaluated_without_them(gan, sid
 
 
 def test_a_gan_is_evaluated_while_it_trains_and_its_best_checkpoint_is_kept(gan):
-    lines = {line["step"]: line for line in run_directory.read_metrics(gan) if "eval/fid" in line}
+    lines = {line["step"]: line for line in metrics_log.read_metrics(gan) if "eval/fid" in line}
     assert sorted(lines) == [1, 2, 3]
     assert {"eval/fid_floor", "eval/discriminator_overfitting"} <= set(lines[1])
     assert all(line["eval/fid"] > line["eval/fid_floor"] for line in lines.values())  # noise is no digits
@@ -209,7 +209,7 @@ def test_a_vae_has_its_binarisation_k_and_bits_a_real_pixel(sides, tmp_path, cap
     assert metrics["nll"] == -metrics["importance_weighted_bound"]
     assert metrics["bits_per_dim"] == pytest.approx(metrics["nll"] / (784 * np.log(2)))
     # Its pictures are means, which no binary image is: the record of a comparison says so.
-    images = opening.drawing_of(experiment.load(tmp_path / "vae"))["images"]
+    images = opening.drawing_of(loading.load(tmp_path / "vae"))["images"]
     assert images.startswith("means of the decoder's distribution (bernoulli), not draws from it")
     assert "trained on binarised images (dynamic)" in images
 

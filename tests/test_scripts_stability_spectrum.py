@@ -14,7 +14,7 @@ import optax
 import pytest
 from in_process import call
 
-from jaxgen import data, experiment, systems
+from jaxgen import building, data, experiment, systems
 from jaxgen.stability import runs, spectrum, spectrum_report, sweep_presets
 from jaxgen.system import Spec
 
@@ -182,7 +182,7 @@ def test_a_member_of_such_a_sweep_moves_as_the_run_does(directory):
     run = runs.load_game(directory / "gan", step=2)
     config = run.opened.config
     constant = {p: dataclasses.replace(getattr(config, p), schedule="constant") for p in run.players._fields}
-    system = experiment.build_system(dataclasses.replace(config, **constant), Spec.of_images((28, 28, 1), 3))
+    system = building.build_system(dataclasses.replace(config, **constant), Spec.of_images((28, 28, 1), 3))
     settings = {f"{p}_rate": constant[p].learning_rate for p in constant} | {"clip": np.inf}
     program, key = preset.program(None, None), jax.random.key(7)
     start = program.init(settings, jax.random.key(config.seed))

@@ -11,7 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import configuration, description, experiment, gan, loop, optim, sharding, systems, watching
+from jaxgen import (
+    building,
+    configuration,
+    description,
+    experiment,
+    gan,
+    loading,
+    optim,
+    report,
+    sharding,
+    systems,
+    watching,
+)
 from jaxgen.system import CAPABILITIES, Spec
 from jaxgen.systems.preset import Preset
 
@@ -27,7 +39,7 @@ def tiny(module, **changes):
 
 def built(module, **changes):
     config, spec = tiny(module, **changes)
-    return experiment.build_system(config, spec), spec
+    return building.build_system(config, spec), spec
 
 
 def batch_of(system, spec, seed=0):
@@ -94,9 +106,9 @@ def test_a_state_is_of_single_precision_where_the_switch_for_double_is_on_too(mo
 def test_a_system_is_rebuilt_from_what_its_run_stores_without_data(module):
     config, spec = tiny(module)
     stored = json.loads(json.dumps(configuration.to_dict(config) | {"images": spec.to_dict()}))
-    again = experiment.build_system(configuration.from_dict(stored), Spec.from_dict(stored["images"]))
+    again = building.build_system(configuration.from_dict(stored), Spec.from_dict(stored["images"]))
     assert configuration.from_dict(stored) == config
-    assert kinds(again.shapes) == kinds(experiment.build_system(config, spec).shapes)
+    assert kinds(again.shapes) == kinds(building.build_system(config, spec).shapes)
 
 
 @EVERY
@@ -254,7 +266,7 @@ def test_micro_batches_are_the_batch_or_are_refused(module):
 @pytest.mark.slow
 @EVERY
 def test_a_run_that_is_killed_and_resumed_ends_with_the_same_bits(module, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.report, "write", lambda directory: None)
+    monkeypatch.setattr(report, "write", lambda directory: None)
     optimizers = {
         name: dataclasses.replace(optimizer, schedule="constant") for name, optimizer in module.TINY.optimizers.items()
     }
@@ -266,7 +278,7 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_bits(module, tmp_pa
     assert whole.step == parts.step == config.num_steps
     for a, b in zip(jax.tree.leaves(whole.state), jax.tree.leaves(parts.state), strict=True):
         np.testing.assert_array_equal(a, b)
-    trained = experiment.load(tmp_path / "whole")
+    trained = loading.load(tmp_path / "whole")
     assert kinds(trained.state) == kinds(trained.system.shapes)
 
 

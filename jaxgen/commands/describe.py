@@ -1,6 +1,7 @@
 """What a preset is: `jaxgen describe PRESET [any setting]`. No data are read and nothing is trained."""
 
 import sys
+from typing import Any
 
 from jaxgen import command_line
 
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP.format(program=command_line.program("describe"), train=command_line.program("train")))
         return 0
-    image_shape = _take(arguments, "--image-shape", 3)
+    shape: Any = _take(arguments, "--image-shape", 3)
     num_classes = _take(arguments, "--num-classes", 1)
     as_json, layers = (_flag(arguments, flag) for flag in ("--json", "--layers"))
     from jaxgen.commands import train
@@ -37,7 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     from jaxgen import description
 
     spec = description.spec_of(
-        chosen.config, chosen.preset, image_shape, None if num_classes is None else num_classes[0]
+        chosen.config,
+        chosen.preset,
+        shape,
+        None if num_classes is None else num_classes[0],
     )
     record = description.describe(chosen.config, spec, name=chosen.name, preset=chosen.preset)
     print(description.to_json(record) if as_json else description.in_words(record, layers=layers))

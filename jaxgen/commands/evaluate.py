@@ -5,6 +5,7 @@ shows stored numbers side by side, and refuses to if they were made in different
 """
 
 import os
+from typing import Any
 
 # LAPACK's threads spin while they wait for each other: where other programs keep the cores busy, one thread is many
 # times faster, and elsewhere little slower. OpenBLAS reads this when NumPy is imported, so it must come first; a user's
@@ -124,28 +125,46 @@ def evaluate(
             output=output,
         )
     else:
-        options = {"classifier": classifier, "num": num_images, "seed": seed, "step": step, "samples": samples}
-        record = evaluate_run(what, **options, system=own, output=output)
+        record = evaluate_run(
+            what,
+            classifier=classifier,
+            num=num_images,
+            seed=seed,
+            step=step,
+            samples=samples,
+            system=own,
+            output=output,
+        )
     return json.dumps(record, indent=2) if as_json else "\n".join(evaluation_page.in_words(record))
 
 
-def progress(batches, total, what):
+def progress(batches: Any, total: Any, what: Any) -> Any:
     """A bar on a terminal, and elsewhere a line for each stage: minutes of silence look like a program that hangs."""
     if not sys.stderr.isatty():
         print(f"{what} ...", file=sys.stderr, flush=True)
     return command_line.progress(batches, total, what)
 
 
-def compare(what, reference, *, metrics, num, num_real, pictures, output, **options):
+def compare(
+    what: str,
+    reference: str | None,
+    *,
+    metrics: tuple[str, ...],
+    num: int | None,
+    num_real: int | None,
+    pictures: bool,
+    output: Path | None,
+    **options: Any,
+) -> dict[str, Any]:
     """One set of images against another; see `evaluate`."""
     from jaxgen import evaluation, evaluation_of_runs, evaluation_page
     from jaxgen.metrics import comparison
     from jaxgen.options import lookup
 
-    metrics = [name for given in metrics for name in given.split(",") if name]  # fid,kid is understood, too
-    for name in metrics:
+    names = [name for given in metrics for name in given.split(",") if name]  # fid,kid is understood, too
+    for name in names:
         lookup(comparison.METRICS, name, "metric")  # now, and not after minutes
-    shared = {"cache": command_line.cache_directory() / "features", "progress": progress}
+    shared: dict[str, Any] = {"cache": command_line.cache_directory() / "features", "progress": progress}
     with evaluation.kept_warnings() as said:
         fake, real, train, network = open_sides(what, reference, num=num, num_real=num_real, **options)
         seed, trained = options["seed"], fake.run
@@ -157,8 +176,8 @@ def compare(what, reference, *, metrics, num, num_real, pictures, output, **opti
                 stacklevel=2,
             )
         seen = evaluation.see(fake, network, progress=progress)
-        against = {"seen": seen, "train": train if new else None}
-        record = evaluation.compare(fake, real, network, metrics, seed=seed, **against, **shared)
+        against: dict[str, Any] = {"seen": seen, "train": train if new else None}
+        record = evaluation.compare(fake, real, network, names, seed=seed, **against, **shared)
     for side, asked in ((fake, num), (real, num_real)):
         if asked is not None and asked > side.dataset.num_examples:
             warnings.warn(f"{side.name} has {side.dataset.num_examples:,} images, not {asked:,}", stacklevel=2)
@@ -191,13 +210,26 @@ def compare(what, reference, *, metrics, num, num_real, pictures, output, **opti
     return record
 
 
-def has_gap(trained, *datasets) -> bool:
+def has_gap(trained: Any, *datasets: Any) -> bool:
     """Whether a run tells real images from fake ones, and these sets say what it is told beside them."""
     labelled = "label" not in trained.system.choices or all(dataset.class_names for dataset in datasets)
     return "discriminate" in trained.can and labelled
 
 
-def open_sides(what, reference, *, num, num_real, backbone, train, seed, step, resize_rule, system, **options):
+def open_sides(
+    what: str,
+    reference: str | None,
+    *,
+    num: int | None,
+    num_real: int | None,
+    backbone: str | None,
+    train: Any,
+    seed: int,
+    step: int | None,
+    resize_rule: str,
+    system: Any,
+    **options: Any,
+) -> tuple[Any, Any, Any, Any]:
     """(evaluated images, their reference, images that may have been copied or None, feature network)."""
     from jaxgen import evaluation, opening
 
@@ -249,9 +281,19 @@ def keep(output: Path | None, directory: Path, name: str, record: dict) -> tuple
     return path, record
 
 
-def evaluate_run(what, *, classifier, num, seed, step, samples, system, output) -> dict:
+def evaluate_run(
+    what: str,
+    *,
+    classifier: Path | None,
+    num: int | None,
+    seed: int,
+    step: int | None,
+    samples: int | None,
+    system: Any,
+    output: Path | None,
+) -> dict[str, Any]:
     """A run by itself; see `evaluate`."""
-    from jaxgen import evaluation, evaluation_of_runs, experiment, opening, run_directory
+    from jaxgen import evaluation, evaluation_of_runs, loading, opening, run_directory
     from jaxgen.data import listing
     from jaxgen.metrics import features
 
@@ -264,8 +306,8 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, system, output) 
         and what.partition(":")[0] in opening.BUILT_IN
     ):
         raise ValueError(f"{what} is no run; give a REFERENCE to compare these images with")
-    trained = experiment.load(run, step=step, system=system)
-    shared = {"seed": seed, "progress": progress}
+    trained = loading.load(run, step=step, system=system)
+    shared: dict[str, Any] = {"seed": seed, "progress": progress}
     measures = classifier is None and trained.system.measure is not None
     if samples is not None and not (measures and samples >= 1):
         raise ValueError(f"--samples is for a run that measures a bound, and at least 1; got {samples} for {run}")
@@ -274,7 +316,7 @@ def evaluate_run(what, *, classifier, num, seed, step, samples, system, output) 
         suffix = f"bound_of_{found['protocol']['samples']}" if "samples" in found["protocol"] else "test"
     elif classifier is not None:
         num = 10_000 if num is None else num
-        judge = experiment.load(classifier, system=system)
+        judge = loading.load(classifier, system=system)
         found = evaluation_of_runs.confidence_of_drawn(trained, judge, classifier, num=num, **shared)
         suffix = f"confidence_of_{num}"
     else:
@@ -328,8 +370,7 @@ def table(
         there = dict.fromkeys(record.metric for record in found)
         beside = {name for group in GROUPS.values() for name in group[1:]} - set(GROUPS["prdc"])
         if missing := set(metrics) - set(there) - beside:
-            there = ", ".join(there)
-            raise ValueError(f"no evaluation has {', '.join(sorted(missing))}; there is: {there}")
+            raise ValueError(f"no evaluation has {', '.join(sorted(missing))}; there is: {', '.join(there)}")
         found = [record for metric in metrics for record in found if record.metric == metric]
     return protocol.table(protocol.by_preset(found) if by_preset else found, mix=mix)
 

@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -57,7 +57,7 @@ def sample(
     import jax
     import numpy as np
 
-    from jaxgen import data, experiment, images, opening, run_directory, systems
+    from jaxgen import data, drawing, files, images, loading, opening, systems
     from jaxgen.data import listing
 
     if output is not None and not separate and output.suffix not in (".png", ".npz"):
@@ -70,12 +70,12 @@ def sample(
                 raise ValueError(f"{option} is for runs, and {what} is a set of images")
         num = 64 if num_images is None else num_images
         dataset = opening.open_images(what, num=num).dataset
-        drawn = data.prepare_default(dataset.fetch(np.arange(dataset.num_examples)))["image"]
+        drawn = np.asarray(data.prepare_default(dataset.fetch(np.arange(dataset.num_examples)))["image"])
         if len(drawn) < num:
             warnings.warn(f"{what} has {len(drawn):,} images, not {num:,}", stacklevel=2)
         path, columns = output, None
     else:
-        trained = experiment.load(what, step=step, system=None if system is None else systems.from_file(system))
+        trained = loading.load(what, step=step, system=None if system is None else systems.from_file(system))
         asked = labels_of(trained, label)
         num = num_images if num_images is not None else 8 * len(asked) if asked else 64
         # A row for each class: image i is of class i mod C, and column i mod R of a row is its i // C-th.
@@ -83,7 +83,7 @@ def sample(
         columns = -(-num // len(asked)) if asked else None
         if columns and columns % 16 == 0:
             columns = 16  # several rows for each class
-        drawn = experiment.generate(trained, num, jax.random.key(seed), label=asked or None)
+        drawn = drawing.generate(trained, num, jax.random.key(seed), label=asked or None)
         if asked:
             drawn = drawn[np.argsort(order % len(asked), kind="stable")]
         chosen = "" if not label else "_" + "-".join(re.sub(r"[^\w]+", "", name) for name in label)[:60]
@@ -101,36 +101,36 @@ def sample(
         file = io.BytesIO()
         np.savez_compressed(file, image=images.to_uint8(drawn))
         path.parent.mkdir(parents=True, exist_ok=True)
-        run_directory.write_atomically(path, file.getvalue())
+        files.write_atomically(path, file.getvalue())
     else:
         images.save_png(path, images.grid(drawn, columns=columns, upscale=None))
     return path
 
 
-def labels_of(trained, asked: tuple[str, ...]) -> list[int]:
+def labels_of(trained: Any, asked: tuple[str, ...]) -> list[int]:
     """The labels that are asked for by name or number; all of a class-conditional run where none is; else none.
 
     Raises:
       ValueError: for a class that there is not, naming those that are near; for a run that is told no label.
     """
-    from jaxgen import experiment, options
+    from jaxgen import loading, options
 
     num = trained.system.choices.get("label", 0)
     if not asked:
         return list(range(num)) if num <= MANY_CLASSES else []
     if not num:
-        experiment.check_label(trained.system, [0])
+        loading.check_label(trained.system, [0])
     names = {name.lower(): index for index, name in enumerate(trained.class_names)}
-    asked = [part for name in asked for part in ([name] if name.lower() in names else name.split(","))]  # --label 3,7
+    each = [part for name in asked for part in ([name] if name.lower() in names else name.split(","))]  # --label 3,7
     found = [
         names[name.lower()]
         if name.lower() in names
         else int(name)
         if name.isdecimal()
         else options.lookup(names, name.lower(), "class")
-        for name in asked
+        for name in each
     ]
-    experiment.check_label(trained.system, found)
+    loading.check_label(trained.system, found)
     return found
 
 

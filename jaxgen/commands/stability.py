@@ -4,8 +4,9 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -92,7 +93,11 @@ def dirac(
         "consensus": updates.simultaneous,
         "lookahead": lambda rates: updates.lookahead(updates.simultaneous(rates), lookahead_steps, lookahead_alpha),
     }
-    clips = {"none": lambda field, norm: field, "joint": updates.clip_jointly, "per-player": updates.clip_per_player}
+    clips: dict[str, Callable] = {
+        "none": lambda field, norm: field,
+        "joint": updates.clip_jointly,
+        "per-player": updates.clip_per_player,
+    }
     terms = [penalty(gamma) for penalty, gamma in ((penalties.r1, r1), (penalties.r2, r2)) if gamma > 0]
     objective, link = losses[loss]
     game = games.dirac(objective, terms, instance_noise=instance_noise if instance_noise > 0 else None, start=start)
@@ -107,13 +112,14 @@ def dirac(
         equilibrium=game.equilibrium,
         num_steps=num_steps,
     )
+    theta, psi = float(found.final.generator), float(found.final.discriminator)
     record = {
         "eigenvalues": pairs(found.eigenvalues),
         "step_eigenvalues": pairs(found.step_eigenvalues),
         "spectral_radius": found.spectral_radius,
         "stable": found.stable,
         "largest_stable_rate": found.largest_stable_scale * discriminator_rate,
-        "final": [float(found.final.generator), float(found.final.discriminator)],
+        "final": [theta, psi],
         "final_radius": found.final_radius,
         "growth_law": found.growth_law,
     }
@@ -131,7 +137,7 @@ def dirac(
         print("largest stable rate        none: unstable at every rate with this ratio of the two")
     else:
         print(f"largest stable rate        {limit:.6g} (discriminator), with {generator_limit:.6g} (generator)")
-    print(f"after {num_steps} updates      theta {record['final'][0]:.6g}, psi {record['final'][1]:.6g}")
+    print(f"after {num_steps} updates      theta {theta:.6g}, psi {psi:.6g}")
     print(f"distance from (0, 0)       {found.final_radius:.6g}")
     print(f"growth law                 {found.growth_law}")
     if clip != "none":
@@ -392,20 +398,20 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def pairs(values) -> list[list[float]]:
+def pairs(values: Any) -> list[list[float]]:
     """Complex numbers as [real, imaginary], the largest modulus first."""
     ordered = sorted(values, key=lambda value: (-abs(value), -value.imag))
     return [[float(value.real) + 0.0, float(value.imag) + 0.0] for value in ordered]  # + 0.0: no minus before a zero
 
 
-def complex_text(values) -> str:
+def complex_text(values: Any) -> str:
     """Complex numbers for people."""
     # A double eigenvalue with a single eigenvector is known to the root of rounding only.
     parts = [(x, y if abs(y) > 1e-7 * abs(x) else 0.0) for x, y in pairs(values)]
     return ", ".join(f"{real:.6g}{imaginary:+.6g}i" for real, imaginary in parts)
 
 
-def without_infinities(value):
+def without_infinities(value: Any) -> Any:
     """The same lists and dicts with null for what JSON has no number for."""
     if isinstance(value, dict):
         return {name: without_infinities(item) for name, item in value.items()}

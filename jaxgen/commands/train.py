@@ -94,7 +94,7 @@ def parse(arguments: list[str], command: str = "train") -> Chosen:
     about_directory = f"The run directory; runs/{name} by default, or runs/{name}-SETTINGS if it has other settings."
 
     def collect(
-        config: Annotated[type(preset.config), tyro.conf.arg(name="")] = preset.config,
+        config: Annotated[type(preset.config), tyro.conf.arg(name="")] = preset.config,  # type: ignore[valid-type]
         directory: Annotated[str | None, tyro.conf.arg(help=about_directory)] = None,
         start_from: Annotated[str | None, tyro.conf.arg(help=about_start)] = None,
     ):
@@ -125,7 +125,7 @@ def _check_words(given: str, config: Any, arguments: list[str], command: str) ->
         said = "training is counted in steps, and there is no option for epochs: give --num-steps"
         chosen = parse([given, *rest], command).config
         try:
-            wanted, num_images = float(epochs), chosen.data.open("train").num_examples
+            wanted, num_images = float(epochs or ""), chosen.data.open("train").num_examples
             batch = chosen.batch_size * getattr(chosen, "num_discriminator_steps", 1)
             steps = math.ceil(wanted * num_images / batch)
         except (ValueError, TypeError, OverflowError, OSError, ImportError):  # no number, or no data

@@ -10,8 +10,8 @@ import contextlib
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -150,7 +150,7 @@ def prefetch(
     stop_step: int | None = None,
     depth: int = 4,
     num_threads: int = 2,
-) -> Iterator[Raw]:
+) -> Generator[Raw]:
     """Yield the raw batches of steps `start_step`, `start_step + 1`, ... while threads read ahead.
 
     Threads suffice: Pillow and NumPy release the interpreter lock while they decode and copy. They start at the first
@@ -182,10 +182,10 @@ def prefetch(
     return _prefetch(fetch, indices_for_step, start_step, stop_step, depth, num_threads)
 
 
-def _prefetch(fetch, indices_for_step, start_step, stop_step, depth, num_threads) -> Iterator[Raw]:
+def _prefetch(fetch, indices_for_step, start_step, stop_step, depth, num_threads) -> Generator[Raw]:
     steps = itertools.count(start_step) if stop_step is None else iter(range(start_step, stop_step))
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="jaxgen-prefetch")
-    pending = deque()
+    pending: deque[tuple[int, Future]] = deque()
 
     def submit(count):
         for step in itertools.islice(steps, count):

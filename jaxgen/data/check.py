@@ -55,7 +55,7 @@ def check_pictures(shapes: Mapping[str, tuple[int, ...]]) -> None:
             )
 
 
-def check_images(image, *, image_shape: tuple[int, int, int] | None = None, name: str = "image") -> None:
+def check_images(image: Any, *, image_shape: tuple[int, int, int] | None = None, name: str = "image") -> None:
     """Check that images are what a train step takes: finite floats [B, H, W, C] in [-1, 1].
 
     Args:

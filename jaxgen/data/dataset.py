@@ -10,6 +10,7 @@ import functools
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ def gather_rows(arrays: Mapping, indices: jax.Array) -> Mapping:
     return {name: jnp.asarray(value)[indices] for name, value in arrays.items()}
 
 
-def fingerprint_of(*parts) -> str:
+def fingerprint_of(*parts: Any) -> str:
     """Hash strings, numbers and arrays to 16 hexadecimal digits, in order and with their shapes and dtypes.
 
     >>> fingerprint_of("mnist", 28) == fingerprint_of("mnist", 28)
@@ -104,7 +105,7 @@ def fingerprint_of(*parts) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             digest.update(f"array {part.dtype.str} {part.shape}\n".encode())
-            digest.update(np.ascontiguousarray(part))
+            digest.update(np.ascontiguousarray(part).data)
         else:
             text = repr(part).encode(errors="surrogateescape")
             digest.update(f"{len(text)}\n".encode())

@@ -8,7 +8,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,11 +16,14 @@ import numpy as np
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 ORIENTATION_TAG = 0x0112
 
-Crop = Callable[["PIL.Image.Image", tuple[int, int]], "PIL.Image.Image"]  # noqa: F821
+if TYPE_CHECKING:
+    import PIL.Image
+
+Crop = Callable[["PIL.Image.Image", tuple[int, int]], "PIL.Image.Image"]
 Resize = Crop
 
 
-def centre_crop(image, size: tuple[int, int]):
+def centre_crop(image: "PIL.Image.Image", size: tuple[int, int]) -> "PIL.Image.Image":
     """Cut out the largest centred rectangle with the proportions of `size` (width, height): a square for a square."""
     width, height = image.size
     # The integer part of the largest rectangle with these proportions, never below one pixel.
@@ -30,13 +33,13 @@ def centre_crop(image, size: tuple[int, int]):
     return image.crop((left, top, left + new_width, top + new_height))
 
 
-def squash(image, size: tuple[int, int]):
+def squash(image: "PIL.Image.Image", size: tuple[int, int]) -> "PIL.Image.Image":
     """Keep the whole image; the resize then changes its proportions."""
     del size
     return image
 
 
-def area(image, size: tuple[int, int]):
+def area(image: "PIL.Image.Image", size: tuple[int, int]) -> "PIL.Image.Image":
     """Resize by area averaging (Pillow's BOX) if nothing grows, else by bicubic interpolation (BOX would be blocky)."""
     from PIL import Image
 
@@ -46,7 +49,7 @@ def area(image, size: tuple[int, int]):
     return image.resize(size, Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC)
 
 
-def lanczos(image, size: tuple[int, int]):
+def lanczos(image: "PIL.Image.Image", size: tuple[int, int]) -> "PIL.Image.Image":
     """Resize with Pillow's antialiased LANCZOS filter: sharper than `area`, with slight ringing at edges."""
     from PIL import Image
 
@@ -116,10 +119,10 @@ def decode_image(
     from PIL import Image
 
     height, width = image_size_pair(image_size)
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-        _check_claim(image)
-        image.load()
-        image = _to_eight_bits(_upright(image))
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as opened:
+        _check_claim(opened)
+        opened.load()
+        image = _to_eight_bits(_upright(opened))
     mode = "L" if channels == 1 else "RGB"
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -137,8 +137,8 @@ def split_folders(path: str | os.PathLike) -> dict[str, str]:
     if not any(SPLIT_NAMES.get(entry.name.lower()) == "train" and entry.is_dir() for entry in entries):
         return {}  # without a walk through all files
     tops = {file.split("/", 1)[0] if "/" in file else "" for file in listing.list_images(root).files}
-    meant = {SPLIT_NAMES.get(top.lower()): top for top in tops}
-    return meant if None not in meant and "train" in meant and len(meant) == len(tops) else {}
+    meant = {SPLIT_NAMES[top.lower()]: top for top in tops if top.lower() in SPLIT_NAMES}
+    return meant if "train" in meant and len(meant) == len(tops) else {}
 
 
 def class_names_of(path: str | os.PathLike, labelled: bool | None = True) -> tuple[str, ...]:

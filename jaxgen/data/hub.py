@@ -64,7 +64,7 @@ def hub_dataset(
     if len(table) == 0:
         raise ValueError(f"hub data set {name!r}: split {split!r} is empty")
     image_key = _find_images(datasets, name, table, image_key)
-    label, class_names = None, ()
+    label, class_names = None, tuple[str, ...]()
     if labelled in (True, None):
         try:
             column = _find_labels(datasets, name, table, label_key)

@@ -60,7 +60,7 @@ def list_images(path: str | os.PathLike) -> Listing:
     """
     root = os.path.abspath(os.path.expanduser(os.fspath(path)))
     check_folder(root)
-    files, broken, folders, ignored = [], [], [], Counter()
+    files, broken, folders, ignored = [], [], [], Counter[str]()
 
     def visit(directory, prefix, ancestors):
         try:

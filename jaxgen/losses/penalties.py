@@ -47,7 +47,7 @@ def r2(gamma: float = 10.0) -> Penalty:
     def r2(discriminator_fn, real, fake, key):
         return gamma / 2 * jnp.mean(squared_gradient_norm(discriminator_fn, fake))
 
-    r2.side = "fake"
+    r2.side = "fake"  # type: ignore[attr-defined]
     return r2
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxgen.arguments import short
 
@@ -60,7 +61,9 @@ def _factors(logvar):
     return jnp.where(far, found, 1.0), jnp.where(far, 1.0, found)
 
 
-def gaussian_kl_per_unit(mean, logvar, prior_mean=0.0, prior_logvar=0.0) -> jax.Array:
+def gaussian_kl_per_unit(
+    mean: jax.Array, logvar: jax.Array, prior_mean: ArrayLike = 0.0, prior_logvar: ArrayLike = 0.0
+) -> jax.Array:
     """KL(N(mean, exp(logvar)) || N(prior_mean, exp(prior_logvar))) of every coordinate, in nats, the shape of `mean`.
 
     (prior_logvar - logvar + (exp(logvar) + (mean - prior_mean)^2) / exp(prior_logvar) - 1) / 2
@@ -71,7 +74,9 @@ def gaussian_kl_per_unit(mean, logvar, prior_mean=0.0, prior_logvar=0.0) -> jax.
     )
 
 
-def gaussian_kl(mean, logvar, prior_mean=0.0, prior_logvar=0.0) -> jax.Array:
+def gaussian_kl(
+    mean: jax.Array, logvar: jax.Array, prior_mean: ArrayLike = 0.0, prior_logvar: ArrayLike = 0.0
+) -> jax.Array:
     """KL divergence between diagonal Gaussians, summed over latents (Kingma and Welling 2014, appendix B).
 
     Args:
@@ -193,7 +198,7 @@ def importance_weighted_bound(log_weights: jax.Array, axis: int = 0) -> jax.Arra
     return jax.nn.logsumexp(log_weights, axis=axis) - math.log(log_weights.shape[axis])
 
 
-def bits_per_dim(nll: jax.Array, dims: int) -> jax.Array:
+def bits_per_dim(nll: jax.Array | float, dims: int) -> jax.Array | float:
     """nll / (dims ln 2), for a negative log-likelihood in nats over `dims` real (not padded) sub-pixels."""
     return nll / (dims * math.log(2))
 

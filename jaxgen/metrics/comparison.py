@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from jaxgen import data, images, run_directory
+from jaxgen import data, files, images
 from jaxgen.arguments import check_key
 from jaxgen.console import Progress, no_progress
 from jaxgen.data import npz
@@ -98,7 +99,7 @@ def frechet(real: Seen, fake: Seen, key: jax.Array) -> Measured:
         )
     if not deficient:
         found = [c.message for c in caught if isinstance(c.message, fid.RankDeficientWarning)]
-        ranks = {"real" if message.which == "a" else "fake": message.rank for message in found}
+        ranks = {"real" if message.which == "a" else "fake": message.rank or 0 for message in found}
         deficient = [f"rank {rank} of {len(a.mean)} ({name})" for name, rank in ranks.items()]
         full = ranks.get("real", len(a.mean))
         if ranks.get("fake", full) < full / 2:  # fewer than that are dead units of the network: said, but harmless
@@ -115,9 +116,12 @@ def frechet(real: Seen, fake: Seen, key: jax.Array) -> Measured:
             f"{equal:.3g}, and this is below 1.3 times that. With more images a difference may show",
             stacklevel=2,
         )
-    own = {name: {"num_divisions": NUM_DIVISIONS} for name in ("fid_floor", "fid_of_equal_sets") if name in values}
-    own |= {"fid_standard_error": {"num_groups": NUM_GROUPS}} if "fid_standard_error" in values else {}
-    return Measured(values, {}, {"fid": {"rank_deficient": ", ".join(deficient) or "no"}} | own)
+    divided = [name for name in ("fid_floor", "fid_of_equal_sets") if name in values]
+    own: dict[str, Any] = {name: {"num_divisions": NUM_DIVISIONS} for name in divided}
+    if "fid_standard_error" in values:
+        own["fid_standard_error"] = {"num_groups": NUM_GROUPS}
+    of_fid = {"rank_deficient": ", ".join(deficient) or "no"}
+    return Measured(values, {}, {"fid": of_fid, **own})
 
 
 def kernel(real: Seen, fake: Seen, key: jax.Array) -> Measured:
@@ -228,7 +232,7 @@ OF_EVALUATION = ("fid", "kid")
 """Those that one number stands for, small is better: by which the best checkpoint can be kept."""
 
 
-def nearest_neighbours(queries, points, but=None) -> tuple[np.ndarray, np.ndarray]:
+def nearest_neighbours(queries: Any, points: Any, but: Any = None) -> tuple[np.ndarray, np.ndarray]:
     """Which of the points is nearest to each query, and how far it is.
 
     Args:
@@ -266,7 +270,7 @@ def _nearest(queries, points, but):
     return jnp.argmin(jnp.where(jnp.arange(len(points)) == but[:, None], jnp.inf, distance), axis=1)
 
 
-def memorisation(train, held_out, fake) -> Measured:
+def memorisation(train: Any, held_out: Any, fake: Any) -> Measured:
     """Whether generated images are nearer to the training images than held-out images are.
 
     The nearest training image of each held-out image gives the distances of new images of the same kind.
@@ -344,7 +348,7 @@ def of_train(train: Seen, real: Seen, num: int, metrics: Iterable[str], key: jax
     return Measured({f"{name}_of_train": value for name, value in values.items()}, {"n_train": len(rows)})
 
 
-def discriminator_gap(train_logits, held_out_logits, fake_logits) -> dict[str, float]:
+def discriminator_gap(train_logits: ArrayLike, held_out_logits: ArrayLike, fake_logits: ArrayLike) -> dict[str, float]:
     """Whether a discriminator tells the training images from held-out ones.
 
         discriminator_overfitting = (E D(train) - E D(held out)) / (E D(train) - E D(fake))
@@ -393,14 +397,14 @@ def content_digest(dataset: data.Dataset) -> str:
     """sha256 of the pixels of all images in order, as they are stored (uint8), and of their shape."""
     digest = hashlib.sha256(repr((dataset.num_examples, *dataset.image_shape)).encode())
     for batch in stored_images(dataset, 500):
-        digest.update(np.ascontiguousarray(batch))
+        digest.update(np.ascontiguousarray(batch).data)
     return digest.hexdigest()
 
 
 def image_digests(dataset: data.Dataset) -> list[bytes]:
     """A digest of the pixels of each image, as they are stored."""
     return [
-        hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
+        hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
         for batch in stored_images(dataset, 500)
         for image in batch
     ]
@@ -441,8 +445,8 @@ def see(
     features, logits = [], []
     for i, batch in enumerate(batches):
         padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])  # one compilation
-        found = backbone.apply(data.to_unit_range(jnp.asarray(padded)))
-        found = [np.asarray(x, np.float32)[: len(batch)] for x in found]
+        pair = backbone.apply(data.to_unit_range(jnp.asarray(padded)))
+        found = [np.asarray(x, np.float32)[: len(batch)] for x in pair]
         if not np.isfinite(found[0]).all():
             row = i * size + int(np.flatnonzero(~np.isfinite(found[0]).all(axis=1))[0])
             raise ValueError(f"{dataset.name}: features of image {row} by {backbone.name} are NaN or infinite")
@@ -470,7 +474,7 @@ def _keep(file: Path, seen: Seen) -> None:
     np.savez(buffer, **seen._asdict())
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        run_directory.write_atomically(file, buffer.getvalue())
+        files.write_atomically(file, buffer.getvalue())
     except OSError as error:
         warnings.warn(f"what was seen could not be kept: {error}", RuntimeWarning, stacklevel=3)  # no note of a number
 
@@ -495,7 +499,8 @@ def compare(
       (values, settings), both by the names of the values.
     """
     check_key(key)
-    values, settings = {}, {}
+    values: dict[str, Any] = {}
+    settings: dict[str, dict[str, Any]] = {}
     for name, metric in metrics.items():
         try:
             measured = metric(real, fake, key)

@@ -5,10 +5,11 @@ classes, and a large `fid_within_classes`.
 """
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxgen.arguments import check_key
 from jaxgen.metrics import fid
@@ -36,7 +37,7 @@ class WithinClasses(NamedTuple):
         return float(np.mean(list(self.distances.values()))) if self.distances else float("nan")
 
 
-def share_as_asked(logits, label, *, among=None) -> float:
+def share_as_asked(logits: ArrayLike, label: ArrayLike, *, among: Any = None) -> float:
     """The share of images that a classifier takes for members of the class that they were asked for.
 
         sum_c w_c  mean_(i: label_i = c) [argmax_k logits_ik = c]
@@ -67,7 +68,9 @@ def share_as_asked(logits, label, *, among=None) -> float:
     return float(np.average(of_class, weights=weights[there]))
 
 
-def frechet_within_classes(real, real_label, fake, fake_label, num_classes: int) -> WithinClasses:
+def frechet_within_classes(
+    real: ArrayLike, real_label: ArrayLike, fake: ArrayLike, fake_label: ArrayLike, num_classes: int
+) -> WithinClasses:
     """The Fréchet distance between the real and the fake images of each class.
 
     Its mean is what is called intra-FID. A class has fewer images than all together, so it is biased upwards by more
@@ -115,7 +118,7 @@ def _frechet_distance(a, b) -> float:
     return max(0.0, float(np.sum((means[0] - means[1]) ** 2) + trace - 2 * root))
 
 
-def rows_of_each_class(label, counts, key: jax.Array) -> np.ndarray:
+def rows_of_each_class(label: Any, counts: Any, key: jax.Array) -> np.ndarray:
     """Rows drawn at random, of each class as many as `counts` says, or all that there are."""
     check_key(key)
     order = np.asarray(jax.random.permutation(key, len(label)))

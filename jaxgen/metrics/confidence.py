@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 
-def class_confidence(logits: jax.Array, *, threshold: float = 0.9) -> dict[str, Any]:
+def class_confidence(logits: ArrayLike, *, threshold: float = 0.9) -> dict[str, Any]:
     """Share of images with a class probability over a threshold, and the share of each class.
 
     Says whether images look like members of the classes and whether a class is missing or overdone; not whether they

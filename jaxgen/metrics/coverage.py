@@ -1,13 +1,17 @@
 """Mode coverage where modes can be counted: rings and grids of Gaussians, and Stacked MNIST. Jittable and vmappable."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 
-def mode_coverage(samples, centres, std, *, num_stds: float = 3.0, probabilities=None) -> dict[str, jax.Array]:
+def mode_coverage(
+    samples: ArrayLike, centres: ArrayLike, std: float, *, num_stds: float = 3.0, probabilities: ArrayLike | None = None
+) -> dict[str, jax.Array]:
     """How many modes of a mixture of Gaussians a generator finds, how sharply, and in what proportion.
 
     A sample belongs to the nearest centre and is of high quality within `num_stds` standard deviations of it. A mode is
@@ -52,7 +56,9 @@ def mode_coverage(samples, centres, std, *, num_stds: float = 3.0, probabilities
     }
 
 
-def stacked_mode_coverage(channels, *, num_classes: int = 10, probabilities=None) -> dict[str, jax.Array]:
+def stacked_mode_coverage(
+    channels: Any, *, num_classes: int = 10, probabilities: ArrayLike | None = None
+) -> dict[str, jax.Array]:
     """Mode coverage of Stacked MNIST: a classifier's opinion of each channel names one of num_classes^3 modes.
 
     The usual protocol draws 26,000 samples. Even a perfect sampler then has a divergence of 0.0193 nats, and what the
@@ -90,7 +96,9 @@ def stacked_mode_coverage(channels, *, num_classes: int = 10, probabilities=None
     return label_coverage(jnp.where(known, channels @ place, num_modes), num_modes, probabilities=probabilities)
 
 
-def label_coverage(labels, num_modes: int, *, probabilities=None) -> dict[str, jax.Array]:
+def label_coverage(
+    labels: ArrayLike, num_modes: int, *, probabilities: ArrayLike | None = None
+) -> dict[str, jax.Array]:
     """How many of the modes occur among N samples, and how far their shares are from what they should be.
 
         kl = sum_k q_k log(q_k / p_k), q_k the share of mode k among samples that have a mode
@@ -129,7 +137,7 @@ def label_coverage(labels, num_modes: int, *, probabilities=None) -> dict[str, j
     }
 
 
-def kl_floor(num_samples: int, probabilities) -> float:
+def kl_floor(num_samples: int, probabilities: ArrayLike) -> float:
     """The expected divergence of num_samples samples of a distribution from that distribution itself, in nats.
 
     E sum_k q_k log(q_k / p_k) with N q_k binomial, summed exactly over its N + 1 values in float64 on the host.
@@ -154,7 +162,7 @@ def kl_floor(num_samples: int, probabilities) -> float:
     return float(floor)
 
 
-def expected_modes(num_samples: int, probabilities) -> float:
+def expected_modes(num_samples: int, probabilities: ArrayLike) -> float:
     """How many modes num_samples samples of a distribution hit, on average: sum_k 1 - (1 - p_k)^N."""
     p = np.asarray(probabilities, np.float64)
     with np.errstate(divide="ignore"):

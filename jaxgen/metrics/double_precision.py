@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 
 @contextlib.contextmanager
@@ -20,7 +21,7 @@ def double_precision() -> Iterator[None]:
         yield
 
 
-def check_features(features, name: str, *, at_least: int = 1) -> np.ndarray:
+def check_features(features: ArrayLike, name: str, *, at_least: int = 1) -> np.ndarray:
     """The array on the host, after a look at it.
 
     Args:

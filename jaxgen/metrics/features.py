@@ -80,7 +80,7 @@ def shipped_for(image_shape: tuple[int, int, int]) -> Backbone:
             return backbone
     raise ValueError(
         f"the package has no feature network for images of {shape_in_words(image_shape)} (it has: "
-        + ", ".join(f"{name} for {shape_in_words(shipped(name).image_shape)}" for name in SHIPPED)
+        + ", ".join(f"{name} for {shape_in_words(shipped(name).image_shape or ())}" for name in SHIPPED)
         + ")"
     )
 
@@ -149,7 +149,7 @@ def of_cnn(
         digest=digest or hashlib.sha256(_file_of(model, variables, image_shape)[0]).hexdigest(),
         resize="none",
         apply=lambda images: run(variables, images),
-        image_shape=tuple(image_shape),
+        image_shape=image_shape,
     )
 
 
@@ -175,7 +175,7 @@ def is_cnn_file(path: str | os.PathLike) -> bool:
     """Whether a file may be one of `save_cnn`: a .npz that says which network it is for."""
     names: list[str] = []
     with contextlib.suppress(ValueError, OSError):
-        npz.read_arrays(path, lambda there: names.extend(there) or [])
+        npz.read_arrays(path, lambda there: names.extend(there) or [])  # type: ignore[func-returns-value]
     return ARCHITECTURE in names
 
 
@@ -191,7 +191,7 @@ def _file_of(model, variables, image_shape, *, half=False) -> tuple[bytes, str]:
         for name, value in _flatten(variables).items()
     }
     buffer = io.BytesIO()
-    np.savez(buffer, **{ARCHITECTURE: np.array(json.dumps(architecture))}, **arrays)
+    np.savez(buffer, **{ARCHITECTURE: np.array(json.dumps(architecture))}, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue(), hashlib.sha256(buffer.getvalue()).hexdigest()
 
 

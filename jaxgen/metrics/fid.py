@@ -9,7 +9,7 @@ distance, even between two halves of one data set (`distance_between_halves`). S
 import functools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ class RankDeficientWarning(UserWarning):
       rank: of its covariance; None where it was not computed.
     """
 
-    def __init__(self, message: str, *, which: str = "", rank: int | None = None):
+    def __init__(self, message: str, *, which: str = "", rank: int | None = None) -> None:
         super().__init__(message)
         self.which, self.rank = which, rank
 
@@ -69,11 +69,12 @@ def feature_statistics(batches_of_features: Iterable) -> FeatureStatistics:
       TypeError: inside of jit.
       ValueError: for fewer than 2 rows, values that are not finite, batches of unequal D or of another shape.
     """
-    count, state = 0, None
+    count = 0
+    state: tuple[Any, ...] = ()
     with double_precision():
         for block in _blocks(batches_of_features):
             mean, scatter = _block_statistics(block)
-            state = (mean, scatter) if state is None else _merge(*state, float(count), mean, scatter, float(len(block)))
+            state = (mean, scatter) if not state else _merge(*state, float(count), mean, scatter, float(len(block)))
             count += len(block)
         if count < 2:
             raise ValueError(f"a covariance needs at least 2 rows of features, but there are {count}")
@@ -144,7 +145,12 @@ def joined(parts: Sequence[FeatureStatistics]) -> FeatureStatistics:
     return FeatureStatistics(mean, scatter / (counts.sum() - 1), int(counts.sum()))
 
 
-def frechet_distance(mean_a, cov_a, mean_b, cov_b) -> float:
+def frechet_distance(
+    mean_a: jax.Array | np.ndarray,
+    cov_a: jax.Array | np.ndarray,
+    mean_b: jax.Array | np.ndarray,
+    cov_b: jax.Array | np.ndarray,
+) -> float:
     """|m_a - m_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)), the squared 2-Wasserstein distance between two Gaussians.
 
     With C_a = A A' and C_b = B B', by Cholesky or by symmetric eigenvalues, the trace of the square root is the sum of
@@ -236,7 +242,9 @@ def _factor(mean, covariance, name):
     return mean, vectors[:, kept] * np.sqrt(values[kept]), np.sum(values[kept])
 
 
-def standard_error(reference: FeatureStatistics, features, key: jax.Array, num_groups: int = 10) -> float:
+def standard_error(
+    reference: FeatureStatistics, features: jax.Array | np.ndarray, key: jax.Array, num_groups: int = 10
+) -> float:
     """How much the distance from a reference would scatter if the same generator drew other images.
 
         sqrt((g - 1) / g  sum_i (d_i - mean d)^2),    d_i the distance without the images of group i
@@ -271,7 +279,7 @@ def standard_error(reference: FeatureStatistics, features, key: jax.Array, num_g
     return float(np.sqrt((num_groups - 1) * np.var(distances)))
 
 
-def distance_between_halves(features, key: jax.Array) -> float:
+def distance_between_halves(features: jax.Array | np.ndarray, key: jax.Array) -> float:
     """The floor: the Fréchet distance between two random halves of one set, which would be 0 for infinitely many.
 
     A generator that copied the data's distribution would score about this with half as many images of either side.

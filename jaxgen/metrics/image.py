@@ -6,7 +6,9 @@ import numpy as np
 from jax import lax
 
 
-def psnr(image, reference, *, data_range: float | None = None) -> jax.Array:
+def psnr(
+    image: jax.Array | np.ndarray, reference: jax.Array | np.ndarray, *, data_range: float | None = None
+) -> jax.Array:
     """Peak signal-to-noise ratio, 10 log10(data_range^2 / mean squared error).
 
     The error is averaged over all pixels and channels of an image before the logarithm; a mean over images is for the
@@ -30,8 +32,8 @@ def psnr(image, reference, *, data_range: float | None = None) -> jax.Array:
 
 
 def ssim(
-    image,
-    reference,
+    image: jax.Array | np.ndarray,
+    reference: jax.Array | np.ndarray,
     *,
     data_range: float | None = None,
     window_size: int = 11,

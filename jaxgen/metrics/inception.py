@@ -26,14 +26,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import compilation, run_directory
+from jaxgen import compilation, files
 from jaxgen.data import npz
 from jaxgen.metrics.features import Backbone, BackboneError
 from jaxgen.models import inception
 
 NAME = "inception-v3-fid"
 FILE = "pt_inception-2015-12-05-6726825d.pth"
-RULES = {  # in words, for records; other rules go by the name of their function
+RULES: dict[Any, str] = {  # in words, for records; other rules go by the name of their function
     inception.tf1_bilinear: "TF-1 bilinear without antialiasing",
     inception.antialiased_bilinear: "antialiased bilinear (Pillow's)",
     inception.antialiased_bicubic: "antialiased bicubic (Pillow's)",
@@ -228,8 +228,8 @@ def convert(source: str | os.PathLike, target: str | os.PathLike) -> str:
     """
     weights = read_weights(source)
     buffer = io.BytesIO()
-    np.savez(buffer, **weights)
-    run_directory.write_atomically(target, buffer.getbuffer())
+    np.savez(buffer, **weights)  # type: ignore[arg-type]
+    files.write_atomically(target, buffer.getbuffer())
     return digest(weights)
 
 
@@ -448,6 +448,7 @@ def _interpret(file: BinaryIO, storages: dict[str, _Storage] | None = None) -> A
                 raise _Refused("its table has keys that are not names")
             table[key] = value
 
+    argument: Any
     for opcode, argument, _ in pickletools.genops(file):
         match opcode.name:
             case "PROTO":

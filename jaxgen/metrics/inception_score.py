@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxgen.metrics.double_precision import check_features, double_precision
 
@@ -19,7 +20,7 @@ class InceptionScore(NamedTuple):
         return self.mean
 
 
-def inception_score(logits, num_splits: int = 10) -> InceptionScore:
+def inception_score(logits: ArrayLike, num_splits: int = 10) -> InceptionScore:
     """exp of the mean of KL(p(y|x) || p(y)) over images x, with p(y) the mean of p(y|x), in each split.
 
     Splits are consecutive: split i holds rows floor(i N / num_splits) to floor((i + 1) N / num_splits) - 1, as in the

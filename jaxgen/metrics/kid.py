@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxgen.arguments import check_key
 from jaxgen.metrics.double_precision import check_features, check_same_width, double_precision
@@ -26,8 +27,8 @@ class KernelDistance(NamedTuple):
 
 
 def kernel_distance(
-    real,
-    fake,
+    real: ArrayLike,
+    fake: ArrayLike,
     *,
     subset_size: int | None = None,
     num_subsets: int | None = None,
@@ -60,11 +61,10 @@ def kernel_distance(
         check_key(key)
     real, fake = check_features(real, "real features", at_least=2), check_features(fake, "fake features", at_least=2)
     check_same_width(real, fake)
-    subsets = (subset_size, num_subsets, key)
-    if all(x is None for x in subsets):
+    if subset_size is None and num_subsets is None and key is None:
         with double_precision():
             return KernelDistance(float(_all_rows(real, fake)), math.nan)
-    if any(x is None for x in subsets):
+    if subset_size is None or num_subsets is None or key is None:
         raise ValueError("subset_size, num_subsets and key go together: give all three of them, or none")
     if not (hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)) and np.ndim(key) == 0:
         raise TypeError(f"key is a key of jax.random, such as jax.random.key(0), not {key!r}")
@@ -80,7 +80,7 @@ def kernel_distance(
     return KernelDistance(float(np.mean(distances)), float(np.std(distances)))
 
 
-def standard_error(real, fake) -> float:
+def standard_error(real: ArrayLike, fake: ArrayLike) -> float:
     """How much `kernel_distance` of all rows would scatter if the same generator drew other images.
 
         2 / sqrt(N) times the deviation over i of  mean of k(y_i, y_j) over j != i  -  mean of k(y_i, x_j) over j

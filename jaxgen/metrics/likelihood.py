@@ -178,7 +178,7 @@ def evaluate(
         if not np.isfinite(result["importance_weighted_bound"]).all():
             raise ValueError(f"the bound of an image in batch {i} is not finite: are the parameters?")
         results.append(result)
-    if not results:
+    if not results or shape is None:
         raise ValueError("there are no images to evaluate")
     pixels = math.prod(shape)
     dims = pixels if dims is None else dims

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxgen.metrics.double_precision import check_features, check_same_width, double_precision
 
@@ -14,7 +15,7 @@ TIE = 1e-12
 """Squared distances that differ by less than this, times the two squared norms, are equal: float64 cannot say more."""
 
 
-def precision_recall_density_coverage(real, fake, num_neighbours: int = 5) -> dict[str, float]:
+def precision_recall_density_coverage(real: ArrayLike, fake: ArrayLike, num_neighbours: int = 5) -> dict[str, float]:
     """Where two sets of features overlap, with a ball around each point that reaches its k-th nearest neighbour.
 
     The ball of x has the distance to the k-th nearest *other* point of its own set as its radius, and its edge belongs

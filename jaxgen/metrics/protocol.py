@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen import run_directory
+from jaxgen import files
 from jaxgen.local_path import local
 
 SUBJECT = ("images", "latents", "labels", "weights", "precision")
@@ -92,9 +92,9 @@ def write(path: str | os.PathLike, new: Mapping[str, Any]) -> tuple[Path, dict[s
         ):
             whole = _merged(old, new)
             break
-    with run_directory.explained(file, "write"):
+    with files.explained(file, "write"):
         file.parent.mkdir(parents=True, exist_ok=True)
-    run_directory.write_atomically(file, (json.dumps(whole, indent=2) + "\n").encode())
+    files.write_atomically(file, (json.dumps(whole, indent=2) + "\n").encode())
     return file, whole
 
 

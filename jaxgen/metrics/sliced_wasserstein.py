@@ -11,7 +11,13 @@ from jaxgen.arguments import check_key
 
 
 def sliced_wasserstein_distance(
-    real, fake, key: jax.Array, *, num_projections: int = 1000, order: float = 2.0, block_size: int = 32
+    real: jax.Array | np.ndarray,
+    fake: jax.Array | np.ndarray,
+    key: jax.Array,
+    *,
+    num_projections: int = 1000,
+    order: float = 2.0,
+    block_size: int = 32,
 ) -> jax.Array:
     """(E W_p(<a, X>, <a, Y>)^p)^(1/p) over directions a, uniform on the unit sphere.
 

@@ -164,10 +164,10 @@ class DeepGeneratorBlock(nn.Module):
     def __call__(self, x: jax.Array, told: jax.Array, *, train: bool) -> jax.Array:
         hidden, spectral = max(1, x.shape[-1] // BOTTLENECK), _spectral(self)
         shortcut = x[..., : self.features]
-        conv = SpectralEnlargingConv if self.enlarge else SpectralConv
-        convs = [
+        second = SpectralEnlargingConv if self.enlarge else SpectralConv
+        convs: list[nn.Module] = [
             SpectralConv(hidden, 1, **spectral, name="SpectralConv_0"),
-            conv(hidden, 3, padding=1, **spectral, name="SpectralConv_1"),
+            second(hidden, 3, padding=1, **spectral, name="SpectralConv_1"),
             SpectralConv(hidden, 3, padding=1, **spectral, name="SpectralConv_2"),
             SpectralConv(self.features, 1, **spectral, name="SpectralConv_3"),
         ]
@@ -229,8 +229,9 @@ class Generator(nn.Module):
         layout, attending = layout_of(self.image_size), attention_size(self.image_size, self.attention)
         check_label(label, self.num_classes, len(z))
         first, *widths = (self.features * times for times in layout.generator)
-        spectral, norms = _spectral(self), {"num_classes": self.num_classes, "axis_name": self.axis_name}
-        inner = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        spectral = _spectral(self)
+        norms: dict[str, Any] = {"num_classes": self.num_classes, "axis_name": self.axis_name}
+        inner: dict[str, Any] = {"kernel_init": self.kernel_init, "dtype": self.dtype}
         start, *told = self.inputs(z, label, len(widths))
         x = SpectralDense(layout.smallest**2 * first, **spectral)(start, train=train)
         x = x.reshape(-1, layout.smallest, layout.smallest, first)

@@ -22,7 +22,7 @@ vector-Jacobian product of a vector-Jacobian product gives the same number.
 import functools
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,26 +30,7 @@ from flax import linen as nn
 from jax import custom_batching, lax
 
 from jaxgen.models import direct, im2col, onednn, winograd
-
-
-class Geometry(NamedTuple):
-    """What fixes the shapes of a two-dimensional convolution: image size, kernel size, strides and padding."""
-
-    image_size: tuple[int, int]  # of the convolution's input, which is the transposed convolution's output
-    kernel_size: tuple[int, int]
-    strides: tuple[int, int]
-    padding: tuple[tuple[int, int], tuple[int, int]]  # (before, after) along height and width
-    groups: int = 1  # channels and outputs are divided into as many, of which none sees another
-
-    @property
-    def output_size(self) -> tuple[int, int]:
-        """Height and width of the convolution's output."""
-        return tuple(
-            (n + before + after - k) // s + 1
-            for n, k, s, (before, after) in zip(
-                self.image_size, self.kernel_size, self.strides, self.padding, strict=True
-            )
-        )
+from jaxgen.models.geometry import Geometry
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -69,7 +50,7 @@ def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     return lax.platform_dependent(
         x,
         w,
-        cpu=_on_cpu("convolve", geometry, *_widths(w, geometry), x.dtype),
+        cpu=_on_cpu("convolve", geometry, _widths(w, geometry), x.dtype),
         default=functools.partial(_convolve, geometry),
     )
 
@@ -100,7 +81,7 @@ def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     return lax.platform_dependent(
         y,
         w,
-        cpu=_on_cpu("transposed", geometry, *_widths(w, geometry), y.dtype),
+        cpu=_on_cpu("transposed", geometry, _widths(w, geometry), y.dtype),
         default=functools.partial(direct.dilated, geometry=geometry),
     )
 
@@ -121,7 +102,7 @@ def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array
         x,
         y,
         cpu=_on_cpu(
-            "kernel_gradient", geometry, x.shape[-1] // geometry.groups, y.shape[-1] // geometry.groups, x.dtype
+            "kernel_gradient", geometry, (x.shape[-1] // geometry.groups, y.shape[-1] // geometry.groups), x.dtype
         ),
         default=functools.partial(_kernel_gradient, geometry),
     )
@@ -150,12 +131,12 @@ def form_of(operation: str, geometry: Geometry, num_channels: int, num_outputs: 
     return next((form for form in forms if form.fits(operation, geometry, num_channels, num_outputs, dtype)), direct)
 
 
-def _on_cpu(operation, geometry, num_channels, num_outputs, dtype):
+def _on_cpu(operation, geometry, widths, dtype):
     """The fastest known form of an operation. Groups, and members of a `vmap`, go through it one after another.
 
     XLA's own code for grouped convolutions, which convolutions of several kernels become under `vmap`, is slow on CPU.
     """
-    form = form_of(operation, geometry, num_channels, num_outputs, dtype)
+    form = form_of(operation, geometry, *widths, dtype)
     if form is onednn or geometry.groups == 1:
         run = functools.partial(getattr(form, operation), geometry=geometry)
     else:
@@ -210,7 +191,8 @@ kernel_gradient.defvjp(
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    height, width = (value, value) if isinstance(value, int) else value
+    return height, width
 
 
 class Conv(nn.Module):
@@ -232,7 +214,7 @@ class Conv(nn.Module):
     dtype: Any = None  # of the computation; parameters are float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         kernel_size = _pair(self.kernel_size)
         if x.shape[-1] % self.groups or self.features % self.groups:
             raise ValueError(f"{self.groups} groups must divide {x.shape[-1]} channels and {self.features} features")
@@ -269,7 +251,7 @@ class ConvTranspose(nn.Module):
     dtype: Any = None  # of the computation; parameters are float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         kernel_size, strides, padding = _pair(self.kernel_size), _pair(self.strides), _pair(self.padding)
         kernel = self.param("kernel", self.kernel_init, (*kernel_size, self.features, x.shape[-1]), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32) if self.use_bias else None

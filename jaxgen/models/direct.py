@@ -9,22 +9,24 @@ Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution Using an Eff
 Network": the small convolutions are its sub-pixel ones.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxgen.models import chunks
+from jaxgen.models.geometry import Geometry
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 CHUNK = 1 << 21  # numbers, of images or of outputs, that a chunk of the batch has: about as many as a cache holds
 
 
-def convolve(x, w, geometry):
+def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     """As `convolution.convolve`."""
     x, padding = _at_least_the_kernel(x, geometry.kernel_size, geometry.padding)
     return lax.conv_general_dilated(x, w, geometry.strides, padding, dimension_numbers=DIMENSIONS)
 
 
-def transposed(y, w, geometry):
+def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     """As `convolution.transposed`."""
     axes = zip(geometry.image_size, geometry.kernel_size, geometry.strides, strict=True)
     if all(n % s == 0 and k % s == 0 for n, k, s in axes):
@@ -32,7 +34,7 @@ def transposed(y, w, geometry):
     return dilated(y, w, geometry)
 
 
-def dilated(y, w, geometry):
+def dilated(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     """As `convolution.transposed`: one convolution of y with strides - 1 zeros put between its entries."""
     padding = []
     for n, n_out, k, s, (before, _) in zip(
@@ -52,7 +54,7 @@ def dilated(y, w, geometry):
     )
 
 
-def adjoint(geometry):
+def adjoint(geometry: Geometry) -> Geometry:
     """Of strides 1: the geometry whose convolution, by `adjoint_kernel`, is the transposed convolution of this one."""
     padding = tuple(
         (k - 1 - before, n - m + before)
@@ -63,7 +65,7 @@ def adjoint(geometry):
     return geometry._replace(image_size=geometry.output_size, padding=padding)
 
 
-def adjoint_kernel(w, groups=1):
+def adjoint_kernel(w: jax.Array, groups: int = 1) -> jax.Array:
     """Turned by 180 degrees, with the channels and the outputs of each group exchanged: [kh, kw, O / G, C]."""
     kh, kw, c, _ = w.shape
     return jnp.flip(w, (0, 1)).reshape(kh, kw, c, groups, -1).swapaxes(2, 4).reshape(kh, kw, -1, groups * c)
@@ -90,7 +92,7 @@ def _by_pixel_of_a_block(y, w, geometry):
     return block.reshape(len(y), h, width, -1)
 
 
-def kernel_gradient(x, y, geometry):
+def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
     """As `convolution.kernel_gradient`."""
     size = chunks.images_of(len(x), max(x[0].size, y[0].size), CHUNK)
     return chunks.summed(lambda x, y: _kernel_gradient(x, y, geometry), (x, y), size)

@@ -36,9 +36,9 @@ def upfirdn(
     Raises:
       ValueError: at trace time, where nothing is left.
     """
-    taps = np.asarray(taps, np.float64)
+    filtered_by = np.asarray(taps, np.float64)
     for axis in (1, 2):
-        x = _along(x, axis, taps, up, down, padding)
+        x = _along(x, axis, filtered_by, up, down, padding)
     return x
 
 

@@ -11,16 +11,19 @@ Chellapilla, Puri, Simard 2006, "High Performance Convolutional Neural Networks 
 
 import itertools
 import math
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxgen.models.direct import adjoint, adjoint_kernel
+from jaxgen.models.geometry import Geometry
 
 SHORT = 64  # numbers in a patch, up to which it pays
 
 
-def fits(operation: str, geometry, num_channels: int, num_outputs: int, dtype) -> bool:
+def fits(operation: str, geometry: Geometry, num_channels: int, num_outputs: int, dtype: Any) -> bool:
     """Whether the kernel is whole strides, and patches are short or few, or no larger than the image."""
     del operation, dtype
     whole = all(k % s == 0 for k, s in zip(geometry.kernel_size, geometry.strides, strict=True))
@@ -35,21 +38,21 @@ def _thin_outputs(geometry, num_channels, num_outputs):
     return geometry.strides == (1, 1) and math.prod(geometry.kernel_size) * num_outputs <= limit
 
 
-def convolve(x, w, geometry):
+def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     """As `convolution.convolve`."""
     if _thin_outputs(geometry, *w.shape[2:]):
         return _transposed(x, adjoint_kernel(w), adjoint(geometry))
     return _convolve(x, w, geometry)
 
 
-def transposed(y, w, geometry):
+def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     """As `convolution.transposed`."""
     if _thin_outputs(geometry, *w.shape[2:]):
         return _convolve(y, adjoint_kernel(w), adjoint(geometry))
     return _transposed(y, w, geometry)
 
 
-def kernel_gradient(x, y, geometry):
+def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
     """As `convolution.kernel_gradient`."""
     if _thin_outputs(geometry, x.shape[-1], y.shape[-1]):
         return adjoint_kernel(_kernel_gradient(y, x, adjoint(geometry)))
@@ -92,7 +95,7 @@ def _pad_to_blocks(geometry):
     ]
 
 
-def pad(x, padding):
+def pad(x: jax.Array, padding: Any) -> jax.Array:
     """Zeros around images; where the padding is negative, a crop."""
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)))
 

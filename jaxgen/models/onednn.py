@@ -20,12 +20,14 @@ import functools
 import json
 import os
 import platform
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jaxlib
 
 from jaxgen.models import direct
+from jaxgen.models.geometry import Geometry
 
 TESTED = ("0.10.2",)  # versions of jaxlib
 CALL = "__onednn$convolution"
@@ -41,8 +43,8 @@ def uncached() -> contextlib.AbstractContextManager:
 
 def _is_kept_on_disk() -> bool:
     """Whether what is being traced will be written to the compilation cache."""
-    is_used = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir
-    return bool(is_used) and not _uncached.value
+    options = (getattr(jax.config, f"jax_{name}") for name in ("enable_compilation_cache", "compilation_cache_dir"))
+    return all(options) and not (_uncached is not None and _uncached.value)
 
 
 @functools.cache
@@ -55,7 +57,7 @@ def is_there() -> bool:
     )
 
 
-def fits(operation: str, geometry, num_channels: int, num_outputs: int, dtype) -> bool:
+def fits(operation: str, geometry: Geometry, num_channels: int, num_outputs: int, dtype: Any) -> bool:
     """Whether the operation is such a call, and that of what networks are made of, for which it was tested.
 
     Outside that it cannot be trusted: of one channel, 16x3 pixels, 5x5 taps and strides (1, 3) it makes random numbers.
@@ -70,7 +72,7 @@ def fits(operation: str, geometry, num_channels: int, num_outputs: int, dtype) -
     return is_call and dtype == jnp.float32 and many and usual and alone and is_there() and not _is_kept_on_disk()
 
 
-def convolve(x, w, geometry):
+def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     """As `convolution.convolve`."""
     shape = jax.ShapeDtypeStruct((len(x), *geometry.output_size, w.shape[-1]), x.dtype)
     settings = json.dumps({"onednn_conv_config": _settings(geometry)})
@@ -78,7 +80,7 @@ def convolve(x, w, geometry):
     return call(x, w)
 
 
-def transposed(y, w, geometry):
+def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     """As `convolution.transposed`, of strides 1: then it is a convolution, too."""
     return convolve(y, direct.adjoint_kernel(w, geometry.groups), direct.adjoint(geometry))
 

@@ -74,7 +74,7 @@ class DiscriminatorBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        shared = {"dtype": self.dtype, "epsilon": self.epsilon}
+        shared: dict[str, Any] = {"dtype": self.dtype, "epsilon": self.epsilon}
         shortcut = halve(x) if self.halve else x
         if self.halve or x.shape[-1] != self.features:
             kernel_init = self.shortcut_init or self.kernel_init
@@ -83,8 +83,8 @@ class DiscriminatorBlock(nn.Module):
         shared = {"kernel_init": self.kernel_init} | shared
         x = x if self.first else nn.relu(x)
         x = SpectralConv(self.hidden, 3, padding=1, **shared, name="SpectralConv_0")(x, train=train)
-        conv = SpectralHalvingConv if self.halve else SpectralConv
-        x = conv(self.features, 3, padding=1, **shared, name="SpectralConv_1")(nn.relu(x), train=train)
+        last = SpectralHalvingConv if self.halve else SpectralConv
+        x = last(self.features, 3, padding=1, **shared, name="SpectralConv_1")(nn.relu(x), train=train)
         return x + shortcut
 
 
@@ -97,9 +97,10 @@ def projected(
     are spectrally normalised. To be called in the compact method of a module, which gets both.
     """
     h = nn.relu(x).astype(jnp.float32).sum((1, 2))
-    shared = {"epsilon": epsilon}
+    shared: dict[str, Any] = {"epsilon": epsilon}
     logits = SpectralDense(1, kernel_init=kernel_init, **shared)(h, train=train)[:, 0]
     if num_classes > 0:
+        assert label is not None  # `check_label` has refused it
         embed = SpectralEmbed(num_classes, h.shape[-1], embedding_init=kernel_init, **shared)
         logits += (embed(label, train=train) * h).sum(-1)
     return logits

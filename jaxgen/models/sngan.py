@@ -58,11 +58,14 @@ def layout_of(image_size: int) -> Layout:
     return layout_for(LAYOUTS, image_size)
 
 
-def batch_norm(x: jax.Array, label: jax.Array | None, num_classes: int, *, train, dtype, axis_name) -> jax.Array:
+def batch_norm(
+    x: jax.Array, label: jax.Array | None, num_classes: int, *, train: bool, dtype: Any, axis_name: str | None
+) -> jax.Array:
     """Batch normalisation, conditional where there are classes, of the module in whose compact method it is called."""
     shared = {"momentum": 0.9, "epsilon": 1e-5, "dtype": dtype, "axis_name": axis_name}
     if num_classes == 0:
         return nn.BatchNorm(use_running_average=not train, **shared)(x)
+    assert label is not None  # `check_label` has refused it
     return ConditionalBatchNorm(num_classes, **shared)(x, label, train=train)
 
 

@@ -23,12 +23,14 @@ Networks", whose letters these are.
 import functools
 import math
 import operator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxgen.models import chunks
 from jaxgen.models.direct import adjoint
+from jaxgen.models.geometry import Geometry
 from jaxgen.models.im2col import pad
 
 CHUNK = 1 << 20  # numbers, of images or of outputs, that a chunk of the batch has; two of them for a kernel's gradient
@@ -56,7 +58,7 @@ TRANSFORMS = {  # by the kernel's size in strides
 }
 
 
-def fits(operation: str, geometry, num_channels: int, num_outputs: int, dtype) -> bool:
+def fits(operation: str, geometry: Geometry, num_channels: int, num_outputs: int, dtype: Any) -> bool:
     """Whether the kernel is two or three strides and the form pays.
 
     Tiles are two outputs wide and a half-empty one costs as much as a full one; with few channels the sums cost more
@@ -75,7 +77,7 @@ def _size_in_strides(geometry):
     return None if sizes or rest else size
 
 
-def convolve(x, w, geometry):
+def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     """As `convolution.convolve`."""
     return _convolve(x, _kernel_tiles(w, geometry), "tc,co->to", w.shape[3], geometry)
 
@@ -88,7 +90,7 @@ def _convolve(x, kernel, subscripts, num_outputs, geometry):
     return chunks.joined(of_chunk, x, chunks.images_of(len(x), image_size, CHUNK))
 
 
-def transposed(y, w, geometry):
+def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     """As `convolution.transposed`. Of strides 1 it is a convolution, too, and as such is faster."""
     if geometry.strides == (1, 1):
         return _convolve(y, _kernel_tiles(jnp.flip(w, (0, 1)), geometry), "to,co->tc", w.shape[2], adjoint(geometry))
@@ -101,7 +103,7 @@ def transposed(y, w, geometry):
     return chunks.joined(of_chunk, y, chunks.images_of(len(y), image_size, CHUNK))
 
 
-def kernel_gradient(x, y, geometry):
+def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
     """As `convolution.kernel_gradient`."""
 
     def of_chunk(x, y):

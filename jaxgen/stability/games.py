@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxgen.losses import adversarial
 from jaxgen.losses.penalties import Penalty
@@ -115,7 +116,7 @@ def dirac(
 
 
 def shift(
-    samples: jax.Array,
+    samples: ArrayLike,
     loss: adversarial.AdversarialLoss = adversarial.minimax,
     penalties: Sequence[Penalty] = (),
     *,
@@ -152,8 +153,8 @@ def shift(
         penalty = _total(penalties, discriminator_fn, real, fake)
         return Players(jnp.mean(loss.generator(*logits)), jnp.mean(loss.discriminator(*logits)) + penalty)
 
-    start = (np.ones(d), np.ones(d)) if start is None else start
-    return Game(losses, _players(*start), _players(np.zeros(d), np.zeros(d)))
+    theta, psi = (np.ones(d), np.ones(d)) if start is None else start
+    return Game(losses, _players(theta, psi), _players(np.zeros(d), np.zeros(d)))
 
 
 def sigma_points(covariance: jax.Array) -> np.ndarray:
@@ -192,8 +193,8 @@ def bilinear(matrix: jax.Array, *, start: tuple[jax.Array, jax.Array] | None = N
         return Players(value, -value)
 
     n, m = np.shape(matrix)
-    start = (np.ones(n), np.ones(m)) if start is None else start
-    return Game(losses, _players(*start), _players(np.zeros(n), np.zeros(m)))
+    theta, psi = (np.ones(n), np.ones(m)) if start is None else start
+    return Game(losses, _players(theta, psi), _players(np.zeros(n), np.zeros(m)))
 
 
 def ttur_saddle(start: tuple[float, float] = (0.5, 0.5)) -> Game:

@@ -29,12 +29,12 @@ Optimizer = Callable[[jax.Array, Any], optax.GradientTransformation]
 Losses = Mapping[str, adversarial.AdversarialLoss] | adversarial.AdversarialLoss
 
 
-def sgd(rate, momentum) -> optax.GradientTransformation:
+def sgd(rate: Any, momentum: Any) -> optax.GradientTransformation:
     """Gradient descent; `momentum` is heavy ball's, None for none."""
     return optax.sgd(rate, momentum=momentum)
 
 
-def adam(rate, momentum) -> optax.GradientTransformation:
+def adam(rate: Any, momentum: Any) -> optax.GradientTransformation:
     """Adam; `momentum` is b1, 0.5 if None."""
     return optax.adam(rate, b1=0.5 if momentum is None else momentum)
 
@@ -297,7 +297,7 @@ def vae(
 
 
 def elbo_score(
-    encoder: nn.Module, decoder: nn.Module, batch: Mapping[str, jax.Array], likelihood=variational.bernoulli
+    encoder: nn.Module, decoder: nn.Module, batch: Mapping[str, jax.Array], likelihood: Any = variational.bernoulli
 ) -> Callable:
     """The mean ELBO of a batch, in nats per image, with its two parts and the count of active units."""
     eval_step = vaes.make_eval_step(encoder, decoder, likelihood=likelihood)

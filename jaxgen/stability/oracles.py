@@ -8,7 +8,7 @@ Every formula here is compared with the differentiated step of the games themsel
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -173,7 +173,8 @@ def lookahead_factor(z: ArrayLike, num_steps: int, alpha: ArrayLike) -> np.ndarr
 
     Zhang et al. 2019; Chavdarova et al. 2021.
     """
-    return np.abs(1 - alpha + alpha * (1 + np.asarray(z, complex)) ** num_steps)
+    share = np.asarray(alpha)
+    return np.abs(1 - share + share * (1 + np.asarray(z, complex)) ** num_steps)
 
 
 def largest_stable_rate(
@@ -329,7 +330,9 @@ def simultaneous_growth(generator_rate: ArrayLike, discriminator_rate: ArrayLike
     return np.sqrt(1 + np.asarray(generator_rate) * np.asarray(discriminator_rate) * slope**2)
 
 
-def alternating_invariant(theta: ArrayLike, psi: ArrayLike, rate: ArrayLike, *, discriminator_first: bool = False):
+def alternating_invariant(
+    theta: ArrayLike, psi: ArrayLike, rate: ArrayLike, *, discriminator_first: bool = False
+) -> Any:
     """theta^2 + psi^2 - h theta psi, which alternating steps with one rate conserve where f(t) = t.
 
     With the discriminator first the sign of the last term is +. The orbit is an ellipse as long as h < 2.
@@ -404,8 +407,8 @@ def jointly_clipped_radius(
 
 def huber(x: ArrayLike, max_norm: ArrayLike) -> np.ndarray:
     """x^2 / 2 where |x| <= c, c |x| - c^2 / 2 beyond: its slope is x clipped to [-c, c] (Huber 1964)."""
-    x, c = np.abs(np.asarray(x)), np.asarray(max_norm)
-    return np.where(x <= c, x**2 / 2, c * x - c**2 / 2)
+    size, c = np.abs(np.asarray(x)), np.asarray(max_norm)
+    return np.where(size <= c, size**2 / 2, c * size - c**2 / 2)
 
 
 def per_player_clip_energy(theta: ArrayLike, psi: ArrayLike, max_norm: ArrayLike) -> np.ndarray:

@@ -4,12 +4,13 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxgen import checkpoint, configuration, data, experiment, gan, options, run_directory, turns
+from jaxgen import building, checkpoint, configuration, data, gan, loading, options, run_directory, turns
 from jaxgen.local_path import local
 from jaxgen.stability import oracles, spectrum
 from jaxgen.stability.games import Field, Players
@@ -29,6 +30,7 @@ class Opened(NamedTuple):
     @property
     def game(self) -> gan.Game:
         """The players with all settings."""
+        assert self.system.game is not None  # `open_run` refuses others
         return self.system.game
 
     @property
@@ -85,7 +87,7 @@ def open_run(directory: str | os.PathLike, *, system: OwnSystem | None = None, *
     if not isinstance(system, System):
         try:
             config = dataclasses.replace(configuration.from_dict(stored, system), **changes)
-            system = experiment.build_system(config, configuration.spec_of(stored)[0])
+            system = building.build_system(config, configuration.spec_of(stored)[0])
         except ValueError as error:
             error.add_note(f"The run is {directory}")
             raise
@@ -108,9 +110,12 @@ def open_data(opened: Opened, directory: str | os.PathLike, dataset: data.Datase
     Raises:
       ValueError: for a run whose data nobody names.
     """
-    if dataset is None and opened.config is None:
-        raise ValueError(f"{directory} does not say where its data are, being of a system of your own: give dataset=")
-    dataset = opened.config.data.open("train") if dataset is None else dataset
+    if dataset is None:
+        if opened.config is None:
+            raise ValueError(
+                f"{directory} does not say where its data are, being of a system of your own: give dataset="
+            )
+        dataset = opened.config.data.open("train")
     if dataset.fingerprint != opened.stored["images"].get("data_fingerprint"):
         warnings.warn(f"the data of {directory} have changed since it was trained", stacklevel=3)
     return dataset
@@ -147,7 +152,7 @@ def load_game(
         raise ValueError(
             f"the batch size of a system of your own is the system's: it takes {opened.system.images_per_step} images"
         )
-    state = experiment.load(directory, step=step, system=system).state
+    state = loading.load(Path(directory), step=step, system=system).state
     dataset = open_data(opened, directory, dataset)
     indices = data.batch_indices(
         int(state.step),

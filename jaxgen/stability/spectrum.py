@@ -15,6 +15,7 @@ Sign convention: v = (-d loss_G / d theta, -d loss_D / d psi) is the direction i
 Dense eigenvalues of small games: `verdict.field_eigenvalues`, `verdict.step_eigenvalues`.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -76,7 +77,7 @@ class Ritz(NamedTuple):
         return self.residuals * self.conditions
 
 
-def arnoldi(operator: Callable[[jax.Array], jax.Array], start: jax.Array, num_iterations: int):
+def arnoldi(operator: Callable[[jax.Array], jax.Array], start: jax.Array, num_iterations: int) -> tuple:
     """Arnoldi's method with full reorthogonalisation: A V = V H + the last row's rest. Jittable.
 
     Every new vector is made orthogonal to all before it twice, which is enough for orthogonality to rounding. Where the
@@ -292,11 +293,11 @@ def field_of_step(train_step: Callable, state: gan.GANState, batch: Mapping[str,
 
     def field(players: Players) -> Players:
         generator, discriminator = (
-            player.replace(params=params, opt_state=recording.init(params))
+            dataclasses.replace(player, params=params, opt_state=recording.init(params))
             for player, params in zip((state.generator, state.discriminator), players, strict=True)
         )
         # The average counts for nothing here: without the state's own, that is no constant of the program.
-        at = state.replace(generator=generator, discriminator=discriminator, ema=generator.variables)
+        at = dataclasses.replace(state, generator=generator, discriminator=discriminator, ema=generator.variables)
         after, _ = train_step(at, batch, key)
         gradients = after.generator.opt_state.gradient, after.discriminator.opt_state.gradient
         return Players(*jax.tree.map(jnp.negative, gradients))

@@ -32,7 +32,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxgen import checkpoint, run_directory
+from jaxgen import checkpoint, files
 from jaxgen.arguments import short
 from jaxgen.data.batches import batch_indices
 from jaxgen.data.dataset import Dataset
@@ -137,7 +137,8 @@ def product(*axes: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
     >>> {name: column.tolist() for name, column in product({"r1": [0, 1]}, {"seed": [0, 1]}).items()}
     {'r1': [0, 0, 1, 1], 'seed': [0, 1, 0, 1]}
     """
-    lengths, names = [], []
+    lengths: list[int] = []
+    names: list[str] = []
     for axis in axes:
         length = {name: len(values) for name, values in axis.items()}
         if not length or min(length.values()) == 0:
@@ -343,7 +344,8 @@ def run(
         layout.over_members(lambda inputs, shared: advance_one(inputs[0], inputs[1], *shared)), donate_argnums=()
     )
 
-    history, begun, seconds, manager = None, 0, 0.0, None
+    history: dict[str, np.ndarray] = {}
+    begun, seconds, manager = 0, 0.0, None
     fingerprint = _fingerprint(program, settings, num_steps, num_records, seed)
     try:
         if directory is not None:
@@ -371,7 +373,7 @@ def run(
             members, record = program_compiled((rows, members), shared)
             record = {name: layout.take(values) for name, values in record.items()}
             seconds += time.perf_counter() - start
-            if history is None:
+            if not history:
                 history = {name: np.full((num, num_records), np.nan, x.dtype) for name, x in record.items()}
             for name, values in record.items():
                 history[name][:, index] = values
@@ -389,7 +391,7 @@ def run(
             checkpoint.close(manager)
     steps = chunk * np.arange(1, num_records + 1)
     table = dict(settings) | summarize(members, history, steps)
-    return Result(settings, table, steps, history, members.state, seconds)
+    return Result(dict(settings), table, steps, history, members.state, seconds)
 
 
 def _check_lengths(num_steps, num_records, block_size):
@@ -670,8 +672,8 @@ def summarize(members: _Member, history: Mapping[str, np.ndarray], steps: np.nda
     for name, total in members.clipped.items():
         with np.errstate(invalid="ignore", divide="ignore"):
             table[f"{_flat(name, 'clipped')}clip_share"] = np.asarray(total, np.float64) / num_good
-    for name, values in members.largest.items():
-        index = hill_tail_index(values)
+    for name, largest in members.largest.items():
+        index = hill_tail_index(np.asarray(largest))
         table[f"{_flat(name, 'grad_norm')}tail_index"] = np.where(finite, index, np.nan)
     return table
 
@@ -742,7 +744,7 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def budget_curve(scores: Sequence[float], *, failure_score: float | None = None) -> np.ndarray:
+def budget_curve(scores: Sequence[float] | np.ndarray, *, failure_score: float | None = None) -> np.ndarray:
     """E[best of k] for k = 1..n: what a random search of k runs finds on average, unbiased from n runs.
 
         E[best of k] = sum_i x_(i) C(n - i, k - 1) / C(n, k),    x_(1) >= x_(2) >= ...
@@ -861,14 +863,14 @@ def write(
         record["budget_curve"] = budget_curve(scores, failure_score=float(worst)).tolist()
     record["history"] = {name: values.tolist() for name, values in result.history.items()}
     legend = "".join(f"{name}: {_meaning(name, result.settings)}\n" for name in names)
-    files = {
+    contents = {
         "members.csv": text.getvalue(),
         "columns.txt": legend,
         "sweep.json": json.dumps(finite_json(record), allow_nan=False),
     }
-    for name, content in files.items():
-        run_directory.write_atomically(directory / name, content.encode())
-    return [directory / name for name in files]
+    for name, content in contents.items():
+        files.write_atomically(directory / name, content.encode())
+    return [directory / name for name in contents]
 
 
 MEANINGS = {

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxgen import command_line, data, evaluation, gan, images, opening, run_directory, vae
+from jaxgen import command_line, data, evaluation, files, gan, images, opening, run_directory, vae
 from jaxgen.console import tell_nobody
 from jaxgen.data import toy
 from jaxgen.metrics import comparison, features, protocol
@@ -50,7 +50,7 @@ class Preset:
     batch_size: int
     draw: Callable[[Any, jax.Array, int], jax.Array] | None = None
     drawing: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"latents": "standard normal"})
-    real: jax.Array | None = None
+    real: Any = None
     held_out: Callable[[], opening.Images] | None = None
     block_size: int | None = None
     scale: sweep_report.Scale = sweep_report.Scale()
@@ -234,8 +234,9 @@ def of_run(directory: Path, *, system: runs.OwnSystem | None = None, dataset: da
     untrained = score({}, game.init(key), key)["score"]
     of_real = -sliced_wasserstein_distance(real[:num], real[num : 2 * num], key, num_projections=256)
     names = [getattr(penalty, "__name__", "") for penalty in game.settings.get("penalties", ())]
+    weight = getattr(config, "r1", None)
     return Preset(
-        axes=_own_axes(players) | ({"r1": (config.r1,)} if "r1" in names and hasattr(config, "r1") else {}),
+        axes=_own_axes(players) | ({"r1": (weight,)} if "r1" in names and weight is not None else {}),
         program=program,
         data=lambda batch_size: sweep.of_dataset(dataset, batch_size * runs.num_discriminator_steps(game)),
         seeds=1,
@@ -362,6 +363,7 @@ def run(
     comparison.check_enough(table, num_images, num_images)
     reference = backbone = None
     if metrics:  # what is missing is said before anything is trained
+        assert preset.held_out is not None  # whatever draws images has others to compare them with
         reference = preset.held_out()
         backbone = features.shipped_for(reference.dataset.image_shape)
     settings = sweep.product(
@@ -370,7 +372,8 @@ def run(
     )
     sweep.check_numbers(settings)
     program = preset.program(optimizer, update)
-    program.check(settings)
+    if program.check is not None:
+        program.check(settings)
     num_steps = preset.num_steps if num_steps is None else num_steps
     if num_records is None:
         num_records = max(k for k in range(1, preset.num_records + 1) if num_steps % k == 0)
@@ -397,8 +400,8 @@ def run(
     facts = {"score_of_untrained": scale.untrained, "score_of_real": scale.real}
     paths = sweep.write(result, directory, failed_below=scale.failed_below, facts=facts)
     figures = {"scores.png": sweep_report.scores_figure(result, scale)}
-    if preset.draw is not None:
-        rows = jax.jit(lambda states: jax.lax.map(lambda state: preset.draw(state, jax.random.key(0), 16), states))
+    if (draw := preset.draw) is not None:
+        rows = jax.jit(lambda states: jax.lax.map(lambda state: draw(state, jax.random.key(0), 16), states))
         figures["samples.png"] = sweep_report.samples_figure(
             np.asarray(rows(result.states)), preset.real, result, scale
         )
@@ -406,7 +409,7 @@ def run(
         if figure is not None:
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=130)
-            run_directory.write_atomically(directory / file, buffer.getvalue())
+            files.write_atomically(directory / file, buffer.getvalue())
             paths.append(directory / file)
     return Swept(result, paths + ([directory / "evaluation"] if metrics else []), scale, preset.origin)
 
@@ -453,7 +456,7 @@ def _evaluate(name, preset, result, reference, backbone, metrics, num, directory
                 "config_sha256": hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest(),
             }
             record["asked"] = list(metrics)
-            run_directory.write_atomically(file, json.dumps(record, indent=2).encode())
+            files.write_atomically(file, json.dumps(record, indent=2).encode())
         told.update(dict.fromkeys(record.get("warnings", [])))
         return {name: value for name, value in record["metrics"].items() if isinstance(value, int | float)}
 

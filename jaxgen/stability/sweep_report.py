@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,11 +37,15 @@ class Scale:
 
     def score_of(self, shown: float) -> float:
         """The score that is shown as this: of a quality in percent, or itself."""
-        return self.untrained + shown / 100 * (self.real - self.untrained) if self.is_quality else shown
+        if self.untrained is None or self.real is None:
+            return shown
+        return self.untrained + shown / 100 * (self.real - self.untrained)
 
-    def of(self, score):
-        """A score as it is shown: in percent of quality, or itself."""
-        return 100 * (score - self.untrained) / (self.real - self.untrained) if self.is_quality else score
+    def of(self, score: Any) -> Any:
+        """A score, or an array of them, as it is shown: in percent of quality, or itself."""
+        if self.untrained is None or self.real is None:
+            return score
+        return 100 * (score - self.untrained) / (self.real - self.untrained)
 
     def text(self, score: float) -> str:
         """A score in words."""
@@ -248,7 +253,7 @@ def _clip_shares(result) -> list[str]:
 # Pictures -------------------------------------------------------------------------------------------------------------
 
 
-def scores_figure(result: sweep.Result, scale: Scale):
+def scores_figure(result: sweep.Result, scale: Scale) -> Any:
     """Scores against the rate, a line for each combination of the other settings; None where no rate was varied.
 
     Dots are members, lines the medians over seeds, crosses failures; at the lower edge those that are not finite.
@@ -289,7 +294,7 @@ def scores_figure(result: sweep.Result, scale: Scale):
     return figure
 
 
-def samples_figure(drawn: np.ndarray, real: np.ndarray | None, result: sweep.Result, scale: Scale):
+def samples_figure(drawn: np.ndarray, real: np.ndarray | None, result: sweep.Result, scale: Scale) -> Any:
     """A row of samples for each member with its settings and score beside it, and one of real images above them.
 
     Args:

@@ -26,11 +26,11 @@ def radius(trajectory: Players, equilibrium: Players) -> jax.Array:
         jnp.abs(jnp.asarray(x) - jnp.asarray(centre)).reshape(len(x), -1)
         for x, centre in zip(*map(jax.tree.leaves, (tuple(trajectory), tuple(equilibrium))), strict=True)
     ]
-    differences = jnp.concatenate(differences, axis=1)
+    moved = jnp.concatenate(differences, axis=1)
     # In units of the largest coordinate: the square of a tiny number would be 0, that of a huge one infinite.
-    largest = jnp.max(differences, axis=1)
+    largest = jnp.max(moved, axis=1)
     unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
-    return unit * jnp.linalg.norm(differences / unit[:, None], axis=1)
+    return unit * jnp.linalg.norm(moved / unit[:, None], axis=1)
 
 
 def growth_law(radius: jax.Array, tolerance: float = 1e-3) -> jax.Array:

@@ -255,10 +255,10 @@ def clip_per_player(field: Field, max_norm: Number | Players) -> Field:
       field: to be clipped.
       max_norm: c, above 0, for both players or one for each; infinity for no clip.
     """
-    max_norm = _per_player(max_norm)
-    for number in max_norm:
+    norms = _per_player(max_norm)
+    for number in norms:
         _check_positive("a clip norm", number)
-    return lambda players: Players(*(_clip(v, c) for v, c in zip(field(players), max_norm, strict=True)))
+    return lambda players: Players(*(_clip(v, c) for v, c in zip(field(players), norms, strict=True)))
 
 
 def _clip(v, max_norm):

@@ -75,6 +75,7 @@ def from_file(path: str | Path) -> ModuleType:
         raise FileNotFoundError(f"there is no file {path}: a system of your own is a Python file like those of jaxgen")
     name = f"{_OWN}{path.stem}"
     loader = importlib.util.spec_from_file_location(name, path)
+    assert loader is not None and loader.loader is not None  # of a path that ends in .py
     module = importlib.util.module_from_spec(loader)
     sys.modules[name] = module
     try:

@@ -10,6 +10,7 @@ settings are carried over to smaller images is the reproductions', or ours.
 """
 
 import dataclasses
+from typing import Any
 
 from jaxgen import turns
 from jaxgen.models import sagan as networks
@@ -47,7 +48,7 @@ def build(config: Config, spec: Spec) -> System:
     generator = networks.Generator(size, channels, config.generator_features, **shared)
     discriminator = networks.Discriminator(config.discriminator_features, **shared)
     condition = turns.told_drawn_labels(num_classes) if num_classes else None
-    told = {"num_labels": num_classes, "condition": condition}
+    told: dict[str, Any] = {"num_labels": num_classes, "condition": condition}
     return two_player.build(config, spec, generator, discriminator, name="SAGAN", **told)
 
 

@@ -9,7 +9,7 @@ as many fake images for the generator's update as for the discriminator's; here 
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from jaxgen import turns
 from jaxgen.models import sngan
@@ -55,7 +55,7 @@ def build(config: Config, spec: Spec) -> System:
     generator = sngan.Generator(size, channels, config.generator_features, num_classes, dtype=config.dtype)
     discriminator = sngan.Discriminator(config.discriminator_features, num_classes, dtype=config.dtype)
     condition = turns.told_drawn_labels(num_classes) if num_classes else None
-    told = {"num_labels": num_classes, "condition": condition}
+    told: dict[str, Any] = {"num_labels": num_classes, "condition": condition}
     return two_player.build(config, spec, generator, discriminator, name="SNGAN", **told)
 
 
@@ -81,15 +81,15 @@ TINY = Config(
 )
 
 # Widths and steps that two CPU cores bear in minutes; the networks are the paper's in all else.
-_SMALL = {
+_SMALL: dict[str, Any] = {
     "generator_features": 64,
     "discriminator_features": 32,
     "num_discriminator_steps": 1,
     "num_steps": 6000,
     "ema_half_life": 10_000,
 }
-_EMOJI = {"data": Data("emoji", image_size=32), "augmentation": "diff"}  # 3,341 images are few
-_CIFAR = {"batch_size": 64, "num_steps": 100_000, "sample_every": 5000, "checkpoint_every": 5000}
+_EMOJI: dict[str, Any] = {"data": Data("emoji", image_size=32), "augmentation": "diff"}  # 3,341 images are few
+_CIFAR: dict[str, Any] = {"batch_size": 64, "num_steps": 100_000, "sample_every": 5000, "checkpoint_every": 5000}
 _CIFAR_DATA = Data("folder", path="cifar10", image_size=32)
 _PAPERS = "Miyato, Kataoka, Koyama, Yoshida 2018; networks after Gulrajani et al. 2017"
 _PROJECTION = f"{_PAPERS}; projection of Miyato and Koyama 2018"

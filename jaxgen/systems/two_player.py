@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -48,7 +49,7 @@ class TwoPlayers(Run):
     @property
     def penalties(self) -> list[penalties.Penalty]:
         """Those with a weight above 0."""
-        makers = [
+        makers: list[tuple[Callable[[float], penalties.Penalty], float]] = [
             (penalties.r1, self.r1),
             (penalties.r2, self.r2),
             (functools.partial(penalties.gradient_penalty, target=self.gradient_penalty_target), self.gradient_penalty),
@@ -96,7 +97,7 @@ def build(
         discriminator,
         optimizers | shared | settings,
         example=spec.example(),
-        players=gan.Players(config.generator, config.discriminator),
+        players=gan.Players(config.generator, config.discriminator),  # type: ignore[arg-type]
     )
 
     def latents(key, n):

@@ -5,10 +5,11 @@ convolutional one is ours.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import optax
+from flax import linen as nn
 
 from jaxgen import sharding, vae
 from jaxgen.metrics import likelihood as likelihoods
@@ -47,7 +48,7 @@ class Config(Run):
     """Of encoder and decoder."""
 
 
-def networks(config: Config, spec: Spec):
+def networks(config: Config, spec: Spec) -> tuple[nn.Module, nn.Module]:
     """(encoder, decoder) for images of a shape.
 
     Raises:
@@ -61,7 +62,7 @@ def networks(config: Config, spec: Spec):
     if config.model == "mlp":
         if config.likelihood != "bernoulli":
             raise ValueError("the MLP decoder returns Bernoulli logits; use --model conv for other likelihoods")
-        encoder = mlp.Encoder(config.latent_dim, dtype=config.dtype)
+        encoder: nn.Module = mlp.Encoder(config.latent_dim, dtype=config.dtype)
         return encoder, mlp.BernoulliDecoder(spec.image_shape, dtype=config.dtype)
     size, channels = square_size(spec.image_shape, "the convolutional VAE"), spec.image_shape[2]
     learned_width = config.likelihood != "bernoulli"
@@ -125,7 +126,7 @@ TINY = Config(
     model="conv", likelihood="discretized_logistic", features=2, latent_dim=3, batch_size=8, num_steps=4, beta=2.0
 )
 
-_BURDA = {
+_BURDA: dict[str, Any] = {
     "data": Data(binarise="dynamic"),
     "batch_size": 100,
     "log_every": 500,

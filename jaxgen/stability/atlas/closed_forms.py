@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ def slopes(radii: np.ndarray) -> np.ndarray:
     return slope
 
 
-PREDICTABLE = {
+PREDICTABLE: dict[str, tuple[Callable, Callable]] = {
     "simultaneous": (updates.simultaneous, oracles.simultaneous_factor),
     "extragradient": (updates.extragradient, oracles.extragradient_factor),
     "optimistic": (updates.optimistic, oracles.optimistic_factor),
@@ -169,17 +170,15 @@ def ttur_and_r1(*, num_ratios: int = 81, num_gammas: int = 80, num_steps: int = 
         axis.set(xscale="log", yscale="log", title=name, xlabel="discriminator's rate : generator's rate")
     axes[0, 0].set_ylabel("weight of R1, gamma")
     figure.colorbar(mesh, ax=axes[0, -1], label="growth, % a step", extend="both")
-    best = max(stable_cells, key=stable_cells.get)
+    best = max(stable_cells, key=lambda name: stable_cells[name])
     claims.append(
         Claim(
             f"the largest stable region of the five is that of {best} ({stable_cells[best]:.0%}); simultaneous "
             f"{stable_cells['simultaneous']:.0%}, alternating {stable_cells['alternating']:.0%}"
         )
     )
-    rates = _rates(rate, np.meshgrid(*fine)[0])
-    both = oracles.simultaneous_is_stable(*rates, np.meshgrid(*fine)[1]) & ~oracles.alternating_is_stable(
-        *rates, np.meshgrid(*fine)[1]
-    )
+    (slow, fast), weight = _rates(rate, np.meshgrid(*fine)[0]), np.meshgrid(*fine)[1]
+    both = oracles.simultaneous_is_stable(slow, fast, weight) & ~oracles.alternating_is_stable(slow, fast, weight)
     claims.append(
         Claim(
             f"“alternating is always more stable” is false: on {both.mean():.2%} of the map, by the closed forms on a "
@@ -210,7 +209,7 @@ def ttur_and_r1(*, num_ratios: int = 81, num_gammas: int = 80, num_steps: int = 
 # ------------------------------------------------------------------------------------------------------------------ A2
 
 
-def clipped_radius_in_theory(start_radius, num_steps, rate, max_norm):
+def clipped_radius_in_theory(start_radius: Any, num_steps: Any, rate: Any, max_norm: Any) -> Any:
     """Simultaneous steps on L = theta psi with a joint clip: growth by sqrt(1 + h^2) until the clip holds, then r_t^2
     grows by (h c)^2 a step. Arrays broadcast; the result has their shape."""
     start_radius, rate, max_norm = np.broadcast_arrays(*map(np.asarray, (start_radius, rate, max_norm)))
@@ -531,7 +530,8 @@ def shift_gan(*, dimension: int = 12, gammas: tuple = (0.0, 0.3, 1.0, 3.0), num_
     moments = samples.T @ samples / len(samples)
     figure, axes = new_figure(11, 4.4, 1, 2)
     claims, cells, wrong, numbers = [], 0, 0, {}
-    predicted, observed = {}, {}
+    predicted: dict[str, list[float]] = {}
+    observed: dict[str, list[float]] = {}
     with jax.enable_x64(True):
         for gamma, colour in zip(gammas, LINES, strict=False):
             field = games.field(games.shift(samples, penalties=[penalties.r1(gamma)] if gamma else ()))

@@ -1,7 +1,9 @@
 """Plate A8: posterior collapse, where it can be computed: the linear VAE and probabilistic PCA."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -18,7 +20,7 @@ class LinearEncoder(nn.Module):
     latent_dim: int
 
     @nn.compact
-    def __call__(self, x, *, train: bool):
+    def __call__(self, x: jax.Array, *, train: bool) -> Any:
         x = x.reshape(len(x), -1)
         mean = nn.Dense(self.latent_dim, use_bias=False)(x)
         logvar = self.param("logvar", nn.initializers.zeros, (self.latent_dim,))
@@ -32,7 +34,7 @@ class LinearDecoder(nn.Module):
     variance: float
 
     @nn.compact
-    def __call__(self, z, *, train: bool):
+    def __call__(self, z: jax.Array, *, train: bool) -> Any:
         mean = nn.Dense(self.dimension, use_bias=False)(z).reshape(-1, 1, 1, self.dimension)
         return mean, jnp.full_like(mean, np.log(self.variance))
 

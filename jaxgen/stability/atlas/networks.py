@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +129,7 @@ def ring(
                 effect["Adam"] < effect["SGD"],
             )
         )
-    best = np.unravel_index(np.argmax(np.median(none, axis=-1)), none.shape[:3])
+    best = tuple(map(int, np.unravel_index(np.argmax(np.median(none, axis=-1)), none.shape[:3])))
     claims.append(
         Claim(
             f"the best setting under SGD is gamma = {gammas[best[0]]:g}, clip {_label(clips[best[1]])}, ratio "
@@ -240,8 +240,8 @@ def grid(
         failures[k] = ~result.table["finite"].reshape(len(losses), num_seeds)
     figure, axes = new_figure(12, 3.8, 1, 2, sharey=True)
     for axis, values, title, form, top in (
-        (axes[0, 0], modes, "modes found, of 25", "{:g}", 25),
-        (axes[0, 1], quality, "share of high quality", "{:.0%}", 1),
+        (axes[0, 0], modes, "modes found, of 25", "{:g}", 25.0),
+        (axes[0, 1], quality, "share of high quality", "{:.0%}", 1.0),
     ):
         median = np.median(values, axis=-1)
         top = max(float(median.max()), 0.1 * top)
@@ -261,7 +261,7 @@ def grid(
         axis.set_yticks(range(len(kinds)), kinds)
     total = modes * quality / 25
     over_penalties = np.median(total, axis=-1)
-    best = np.unravel_index(np.argmax(over_penalties), over_penalties.shape)
+    best = tuple(map(int, np.unravel_index(np.argmax(over_penalties), over_penalties.shape)))
     claims = [
         Claim(
             f"the best pair is {losses[best[1]]} with {kinds[best[0]]}: a median of "
@@ -374,7 +374,7 @@ def budget(
             Claim(f"{name}: one try scores {curve[0]:.2f} on average; {tries} {target:.2f}, 90 % of the best")
         )
     gains = {name: curve[0] - curves["rates only"][0] for name, curve in curves.items() if name != "rates only"}
-    best = max(gains, key=gains.get)
+    best = max(gains, key=lambda name: gains[name])
     claims.append(
         Claim(
             f"for a single try, adding a random choice helps most for “{best}”: by {gains[best]:+.2f}, the others by "
@@ -537,7 +537,7 @@ def _settled_ring(keys, width, num_points, num_steps, settling_steps, rate, gamm
         return players, jnp.concatenate([fast, settling])
 
     players, lengths = train(start)
-    points = generator.apply({"params": players.generator}, z, train=True)
+    points: Any = generator.apply({"params": players.generator}, z, train=True)
     return _Trained(field, players, lengths, mode_coverage(points, toy.ring_modes(), RING_STD))
 
 

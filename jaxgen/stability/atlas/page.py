@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen import run_directory
+from jaxgen import files
 from jaxgen.console import tell_nobody
 from jaxgen.local_path import local
 from jaxgen.stability import sweep
@@ -112,7 +112,7 @@ def write(
         records.append(record)
         sections.append(_section(record, (directory / f"{name}.png").read_bytes(), seconds))
         page = _page(records, sections, size)
-        run_directory.write_atomically(directory / "atlas.html", page.encode())
+        files.write_atomically(directory / "atlas.html", page.encode())
         failed = sum(claim.agrees is False for claim in record.claims)
         tell(
             f"{name}  {record.title}: {record.disagreeing} of {record.cells} cells disagree, "
@@ -139,8 +139,8 @@ def _kept(directory: Path, name: str, arguments: dict) -> tuple[Record, float] |
         if found["arguments"] != arguments or not (directory / f"{name}.png").is_file():
             return None
         claims = [Claim(**claim) for claim in found["claims"]]
-        words = (found[key] for key in ("name", "title", "question", "theory"))
-        record = Record(*words, claims, found["cells"], found["disagreeing"], found["numbers"], None)
+        told = {key: found[key] for key in ("name", "title", "question", "theory", "cells", "disagreeing", "numbers")}
+        record = Record(**told, claims=claims, figure=None)
         return record, found["seconds"]
     except (FileNotFoundError, json.JSONDecodeError, KeyError):
         return None
@@ -155,8 +155,8 @@ def save(record: Record, directory: Path, seconds: float = 0.0, arguments: dict 
     with rc_context({"svg.hashsalt": "jaxgen"}):
         record.figure.savefig(png, format="png", dpi=130)
         record.figure.savefig(svg, format="svg", dpi=130, metadata={"Date": None})
-    run_directory.write_atomically(directory / f"{record.name}.png", png.getvalue())
-    run_directory.write_atomically(directory / f"{record.name}.svg", svg.getvalue().encode())
+    files.write_atomically(directory / f"{record.name}.png", png.getvalue())
+    files.write_atomically(directory / f"{record.name}.svg", svg.getvalue().encode())
     numbers = {
         "name": record.name,
         "title": record.title,
@@ -170,7 +170,7 @@ def save(record: Record, directory: Path, seconds: float = 0.0, arguments: dict 
         "numbers": _plain(record.numbers),
     }
     text = json.dumps(sweep.finite_json(numbers), allow_nan=False)
-    run_directory.write_atomically(directory / f"{record.name}.json", text.encode())
+    files.write_atomically(directory / f"{record.name}.json", text.encode())
 
 
 def _plain(value):

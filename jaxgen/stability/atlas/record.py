@@ -43,7 +43,7 @@ class Record:
     figure: Any
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **arguments):
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **arguments: Any) -> tuple[Any, Any]:
     """(figure, axes [rows, columns]) outside of pyplot, which would keep figures and may open windows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ def edges(centres: np.ndarray) -> np.ndarray:
     return np.exp(np.concatenate([[2 * logs[0] - middle[0]], middle, [2 * logs[-1] - middle[-1]]]))
 
 
-def finish(figure) -> None:
+def finish(figure: Any) -> None:
     """Logarithmic axes with labels at powers of ten, or at round numbers where fewer than two of those are in sight."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

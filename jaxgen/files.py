@@ -1,0 +1,100 @@
+"""Files that are written as a whole, JSON that holds any number, and errors that name the file.
+
+Every file that is rewritten is replaced as a whole (temporary file, fsync, `os.replace`), so a kill at any moment
+leaves the old file or the new one.
+
+JSON has no NaN. Wherever a number is not finite, the files hold one of the strings "NaN", "Infinity" and "-Infinity":
+strict parsers accept the file, `float(text)` in Python and `Number(text)` in JavaScript give the number back, and
+`decoded` returns floats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+@contextlib.contextmanager
+def explained(path: str | os.PathLike, action: str) -> Iterator[None]:
+    """Gives an OSError of its block the path and what to do; the type and errno stay what they were."""
+    try:
+        yield
+    except OSError as error:
+        remedy = {
+            errno.ENOSPC: "the disk is full: free some space, then run the same command again",
+            errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again",
+            errno.EACCES: "permission denied: change its permissions or choose another directory",
+            errno.EPERM: "not permitted: change its permissions or choose another directory",
+            errno.EROFS: "the file system is read-only: choose another directory",
+            errno.ENOTDIR: "a part of this path is a file, not a directory: choose another directory",
+            errno.EEXIST: "something that is not a directory lies there: choose another directory",
+        }.get(error.errno or 0, error.strerror or str(error))
+        raise OSError(error.errno, f"could not {action} {path}: {remedy}") from error
+
+
+def write_atomically(path: str | os.PathLike, data: bytes | memoryview) -> None:
+    """Replaces a file as a whole: a temporary file beside it, fsync, then `os.replace`.
+
+    Args:
+      path: the file; its directory exists.
+      data: the new content.
+
+    Raises:
+      OSError: with the path and what to do; the old file is then untouched and nothing is left behind.
+    """
+    path = Path(path)
+    with explained(path, "write"):
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        # Not `tempfile`: its mode 0600 would stay, and colleagues could not read the run.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def encoded(value: Any) -> Any:
+    """The value as strict JSON holds it: tuples to lists, array scalars to numbers, non-finite numbers to strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): encoded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encoded(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # NumPy and JAX arrays and scalars
+        return encoded(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def decoded(value: Any) -> Any:
+    """The value with floats for "NaN", "Infinity" and "-Infinity", at any depth: the inverse of `encoded`."""
+    if isinstance(value, dict):
+        return {key: decoded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [decoded(item) for item in value]
+    return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def json_bytes(value: Any) -> bytes:
+    """The value as a strict JSON file, of any of the kinds that `encoded` takes."""
+    return (json.dumps(encoded(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
