@@ -60,3 +60,14 @@ class EnlargingConv(Conv):
     def operation(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Without the bias."""
         return enlarge_then_convolve(x, kernel)
+
+
+class HalvingConv(Conv):
+    """A 3x3 convolution with padding 1, then the mean of 2x2 pixels: [B, H, W, C] -> [B, H / 2, W / 2, features]."""
+
+    kernel_size: int = 3
+    padding: int = 1
+
+    def operation(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Without the bias."""
+        return convolve_then_halve(x, kernel)

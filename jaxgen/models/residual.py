@@ -88,15 +88,20 @@ class DiscriminatorBlock(nn.Module):
         return x + shortcut
 
 
+def summed(x: jax.Array) -> jax.Array:
+    """A discriminator's last map [B, H, W, features], rectified and summed over its pixels: [B, features], float32."""
+    return nn.relu(x).astype(jnp.float32).sum((1, 2))
+
+
 def projected(
     x: jax.Array, label: jax.Array | None, num_classes: int, *, kernel_init: Any, epsilon: float = 1e-12, train: bool
 ) -> jax.Array:
     """A discriminator's logits: <w, h> + b, with classes <w, h> + b + <e_label, h>, [B], float32.
 
-    h [features] is the last map x [B, H, W, features], rectified and summed over its pixels. w, and the table of all e,
-    are spectrally normalised. To be called in the compact method of a module, which gets both.
+    h is `summed(x)` of the last map. w, and the table of all e, are spectrally normalised. To be called in the compact
+    method of a module, which gets both.
     """
-    h = nn.relu(x).astype(jnp.float32).sum((1, 2))
+    h = summed(x)
     shared: dict[str, Any] = {"epsilon": epsilon}
     logits = SpectralDense(1, kernel_init=kernel_init, **shared)(h, train=train)[:, 0]
     if num_classes > 0:

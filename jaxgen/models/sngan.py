@@ -23,7 +23,9 @@ from flax import linen as nn
 from jaxgen.models.batch_norm import ConditionalBatchNorm, check_label
 from jaxgen.models.convolution import Conv
 from jaxgen.models.resampling import EnlargingConv
-from jaxgen.models.residual import DiscriminatorBlock, doubled, layout_for, projected, widths_of
+from jaxgen.models.residual import DiscriminatorBlock, doubled, layout_for, projected, summed, widths_of
+from jaxgen.models.spectral_norm import SpectralDense
+from jaxgen.network import Output
 
 residual_init = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")  # Xavier uniform with gain sqrt(2)
 xavier_init = nn.initializers.xavier_uniform()
@@ -132,7 +134,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images [B, H, W, C] in [-1, 1] and labels [B] -> logits [B], float32. The size is read off x.
 
-    The logits are those of `residual.projected`. Every kernel is spectrally normalised.
+    The logits are those of `residual.projected`. Every kernel is spectrally normalised. With a head for turns it
+    returns `network.Output(logits, [B, num_turns])`: logits of how far an image was turned (Chen et al. 2019).
 
     Raises:
       ValueError: for another image size or images that are not square, for features that the widths do not divide, for
@@ -141,10 +144,11 @@ class Discriminator(nn.Module):
 
     features: int | None = None  # of the last map; None: as published, 128 (28, 32) or 1024 (48, 64, 128)
     num_classes: int = 0
+    num_turns: int = 0  # that the head tells apart: 4 in SSGAN; 0: no head
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array | Output:
         if x.shape[1] != x.shape[2]:
             raise ValueError(f"SNGAN needs square images, not {x.shape[1]}x{x.shape[2]}; crop or resize them")
         layout = layout_of(x.shape[1])
@@ -153,4 +157,7 @@ class Discriminator(nn.Module):
         for i, width in enumerate(widths):
             block = discriminator_block(x.shape[-1], width, i < layout.num_halvings, i == 0, self.dtype)
             x = block(x, train=train)
-        return projected(x, label, self.num_classes, kernel_init=xavier_init, train=train)
+        logits = projected(x, label, self.num_classes, kernel_init=xavier_init, train=train)
+        if not self.num_turns:
+            return logits
+        return Output(logits, SpectralDense(self.num_turns, kernel_init=xavier_init)(summed(x), train=train))

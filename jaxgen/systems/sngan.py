@@ -9,39 +9,22 @@ as many fake images for the generator's update as for the discriminator's; here 
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 from jaxgen import turns
 from jaxgen.models import sngan
-from jaxgen.options import LOSSES, Data, Optimizer, square_size
-from jaxgen.ranges import Count
+from jaxgen.options import Data, square_size
 from jaxgen.system import Spec, System
-from jaxgen.systems import two_player
+from jaxgen.systems import residual_players, two_player
 from jaxgen.systems.preset import Preset
-
-ADAM = Optimizer(learning_rate=2e-4, b1=0.0, b2=0.9, schedule="linear")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(two_player.TwoPlayers):
+class Config(residual_players.Players):
     """A residual GAN with spectral normalisation, for square images of 28, 32, 48, 64 or 128 pixels."""
 
-    latent_dim: Count = 128
-    """Numbers of noise from which the generator makes an image."""
-    loss: Literal[*LOSSES] = "hinge"
-    """Of both players."""
-    generator: Optimizer = ADAM
-    """The generator's optimiser."""
-    discriminator: Optimizer = ADAM
-    """The discriminator's optimiser; two learning rates are TTUR."""
-    num_discriminator_steps: Count = 5
-    """Discriminator updates for each generator update, each on fresh images."""
     projection: bool = False
     """Tell both players the label: needs labelled data."""
-    generator_features: Count | None = None
-    """Width of the generator; the published one of the image size by default."""
-    discriminator_features: Count | None = None
-    """Width of the discriminator; the published one of the image size by default."""
 
 
 def build(config: Config, spec: Spec) -> System:
@@ -80,55 +63,76 @@ TINY = Config(
     projection=True,
 )
 
-# Widths and steps that two CPU cores bear in minutes; the networks are the paper's in all else.
-_SMALL: dict[str, Any] = {
-    "generator_features": 64,
-    "discriminator_features": 32,
-    "num_discriminator_steps": 1,
-    "num_steps": 6000,
-    "ema_half_life": 10_000,
-}
-_EMOJI: dict[str, Any] = {"data": Data("emoji", image_size=32), "augmentation": "diff"}  # 3,341 images are few
-_CIFAR: dict[str, Any] = {"batch_size": 64, "num_steps": 100_000, "sample_every": 5000, "checkpoint_every": 5000}
-_CIFAR_DATA = Data("folder", path="cifar10", image_size=32)
 _PAPERS = "Miyato, Kataoka, Koyama, Yoshida 2018; networks after Gulrajani et al. 2017"
 _PROJECTION = f"{_PAPERS}; projection of Miyato and Koyama 2018"
 
 PRESETS = {
     "mnist-sngan": Preset(
         "digits by a narrow SNGAN",
-        Config(**_SMALL),
+        Config(**residual_players.SMALL),
         paper=_PAPERS,
         measured="FID 9.12 +- 0.12 in the package's CNN (10,000 drawn, 10,000 test digits; training images 0.18), 67.4 "
         "% confident (real: 98.6), precision 0.63, recall 0.78; one seed, 2026-11-29",
     ),
     "mnist-sngan-projection": Preset(
         "digits that were asked for, by a narrow SNGAN with projection",
-        Config(**_SMALL, projection=True),
+        Config(**residual_players.SMALL, projection=True),
         paper=_PROJECTION,
         measured="FID 4.96 in the package's CNN (10,000 drawn, 10,000 test digits; training images 0.18), 98.5 % as "
         "asked (real: 99.5), precision 0.80, recall 0.25; one seed, 2026-11-28",
     ),
     "emoji-sngan": Preset(
-        "32x32 colour emoji by a narrow SNGAN with DiffAugment", Config(**_EMOJI, **_SMALL), paper=_PAPERS
+        "32x32 colour emoji by a narrow SNGAN with DiffAugment",
+        Config(**residual_players.EMOJI, **residual_players.SMALL),
+        paper=_PAPERS,
     ),
     "emoji-sngan-projection": Preset(
         "32x32 colour emoji of nine categories by a narrow SNGAN with projection and DiffAugment",
-        Config(**_EMOJI, **_SMALL, projection=True),
+        Config(**residual_players.EMOJI, **residual_players.SMALL, projection=True),
         paper=_PROJECTION,
         measured="FID 26.85 in the package's emoji CNN (10,000 drawn, 440 test emoji; as many training images 9.19), "
         "39 % as asked (real: 68), precision 0.87, recall 0.09: coarse; one seed, 2026-11-29",
     ),
     "cifar-sngan": Preset(
         "CIFAR-10 by SNGAN as published; give --data.path, a folder of images, or --data.name hub",
-        Config(data=_CIFAR_DATA, **_CIFAR),
+        Config(data=residual_players.CIFAR, **residual_players.PUBLISHED),
         paper=_PAPERS,
         published="FID 21.7 (10,000 test images, 5,000 drawn); a reproduction 16.77 (50,000 and 50,000)",
         spec=((32, 32, 3), 10),
     ),
+    "stl-sngan-48": Preset(
+        "STL-10's 100,000 unlabelled images at 48 pixels, by SNGAN as published; give --data.path",
+        Config(data=Data("folder", path="stl10", image_size=48), **residual_players.PUBLISHED),
+        paper=_PAPERS,
+        published="FID 40.1 (5,000 drawn); a reproduction 39.56 (50,000 and 50,000)",
+        spec=((48, 48, 3), 0),
+    ),
+    "celeba-sngan-64": Preset(
+        "CelebA at 64 pixels by SNGAN as reproduced, at constant rates; give --data.path, a folder of aligned faces",
+        Config(
+            data=Data("folder", path="celeba", image_size=64),
+            **residual_players.PUBLISHED,
+            generator=residual_players.CONSTANT,
+            discriminator=residual_players.CONSTANT,
+        ),
+        paper=_PAPERS,
+        published="a reproduction FID 5.71 (50,000 and 50,000 images)",
+        spec=((64, 64, 3), 0),
+    ),
+    "imagenet-sngan-128": Preset(
+        "ImageNet at 128 pixels by class, by SNGAN with projection as published; give --data.path, one folder a class",
+        Config(
+            data=Data("folder", path="imagenet", image_size=128),
+            **residual_players.PUBLISHED | {"num_steps": 450_000},
+            projection=True,
+        ),
+        paper=_PROJECTION,
+        published="IS 29.7 (450,000 steps); 36.8 and FID 27.62 after more (as quoted by Zhang et al. 2019)",
+        spec=((128, 128, 3), 1000),
+    ),
     "cifar-sngan-projection": Preset(
         "CIFAR-10 by class, by SNGAN with projection as published; give --data.path, one folder a class",
-        Config(data=_CIFAR_DATA, **_CIFAR, projection=True),
+        Config(data=residual_players.CIFAR, **residual_players.PUBLISHED, projection=True),
         paper=_PROJECTION,
         published="FID 17.5 (10,000 test images, 5,000 drawn); a reproduction 10.84 (50,000 and 50,000)",
         spec=((32, 32, 3), 10),
