@@ -85,6 +85,8 @@ PRESETS = {
         "32x32 colour emoji by a narrow SNGAN with DiffAugment",
         Config(**residual_players.EMOJI, **residual_players.SMALL),
         paper=_PAPERS,
+        measured="FID 16.69 +- 0.06 in the package's emoji CNN (10,000 drawn, 440 test emoji; as many training images "
+        "9.19), precision 0.71, recall 0.24: coarse; one seed, 2026-11-29",
     ),
     "emoji-sngan-projection": Preset(
         "32x32 colour emoji of nine categories by a narrow SNGAN with projection and DiffAugment",
