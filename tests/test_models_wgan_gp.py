@@ -47,7 +47,7 @@ def test_a_logit_of_the_critic_depends_on_its_image_alone():
 
 
 def test_blocks_of_the_critic_are_those_of_sngan_without_the_division_by_the_norm():
-    """SNGAN's discriminator with its kernels multiplied by the norms that it divides by is this one, but for the mean."""
+    """SNGAN's discriminator whose norms are taken for 1 is this one, but for the mean over pixels."""
     spectral, plain = sngan.Discriminator(features=4), wgan_gp.Discriminator(features=4)
     x = jax.random.normal(jax.random.key(0), (2, 28, 28, 1))
     variables = spectral.init(jax.random.key(1), x, train=True)
