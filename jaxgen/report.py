@@ -69,7 +69,7 @@ def write(run_directory_path: str | os.PathLike, *, tell: Callable[[str], None] 
         records = metrics_log.read_metrics(path)
     except (OSError, run_directory.RunDirectoryError) as error:
         records = []
-        notes.append(str(error))
+        notes.append(_in_words(error))
     series = _series(records)
     pictures, hints = _pictures(path / "samples", notes)
     facts = _optional_json(path / run_directory.DATA, notes)
@@ -107,13 +107,17 @@ def write(run_directory_path: str | os.PathLike, *, tell: Callable[[str], None] 
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
+def _in_words(error: Exception) -> str:
+    return str(error.strerror if isinstance(error, OSError) and error.strerror else error)
+
+
 def _optional_json(file: Path, notes: list[str]) -> dict:
     if not file.exists():
         return {}
     try:
         return run_directory.read_json(file, "it was left out of this report")
     except (OSError, run_directory.RunDirectoryError) as error:
-        notes.append(str(error))
+        notes.append(_in_words(error))
     return {}
 
 
@@ -188,7 +192,7 @@ def _png(file: Path, notes: list[str]) -> tuple[bytes, int] | None:
         with files.explained(file, "read"):
             data = file.read_bytes()
     except OSError as error:
-        notes.append(f"{error}. It was left out.")
+        notes.append(f"{error.strerror}. It was left out.")
         return None
     if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
         notes.append(f"{file.parent.name}/{file.name} is not a PNG file and was left out.")

@@ -198,7 +198,9 @@ def test_a_directory_in_the_place_of_a_file_is_named_and_left_out(tmp_path, caps
     told = capsys.readouterr().err.splitlines()
     text = (tmp_path / "report.html").read_text()
     for name in ("status.json", "metrics.jsonl", "real.png", "samples/00000300.png"):
-        assert any(line.startswith("warning: ") and f"{name}: a directory lies there" in line for line in told), name
+        assert any(
+            line.startswith("warning: could not read") and f"{name}: a directory lies there" in line for line in told
+        ), name
         assert f"{name}: a directory lies there" in text
 
 

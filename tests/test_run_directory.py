@@ -137,6 +137,16 @@ def test_tuples_numpy_numbers_and_dataclasses_compare_by_value(tmp_path):
     run_directory.create(tmp_path, changed(num_steps=np.int64(1000), generator_optimizer=Adam(), clip=np.inf))
 
 
+def test_a_run_that_has_lost_its_configuration_is_no_folder_of_images(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert run_directory.is_run(tmp_path)
+    with pytest.raises(run_directory.RunDirectoryError, match="holds checkpoints, but no file config.json.*restore it"):
+        run_directory.load_config(tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    assert not run_directory.is_run(tmp_path)
+
+
 @pytest.mark.parametrize("content,what", [(b"", "is empty"), (b'{"a": 1', "is damaged"), (b"[1]", "is damaged")])
 def test_a_damaged_configuration_is_named_and_kept(tmp_path, content, what):
     (tmp_path / "config.json").write_bytes(content)
