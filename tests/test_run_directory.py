@@ -409,6 +409,17 @@ def test_a_last_line_cut_short_anywhere_is_left_out_and_dropped_on_resume(tmp_pa
     assert file.read_bytes().startswith(whole[:last])
 
 
+def test_a_log_in_another_encoding_is_named_and_kept(tmp_path):
+    content = '{"step": 1, "time": 1.0}\n{"step": 2, "time": 2.0}\n'.encode("utf-16")
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    for use in (metrics_log.read_metrics, lambda path: metrics_log.open_metrics(path, resume_step=2)):
+        with pytest.raises(
+            run_directory.RunDirectoryError, match="metrics.jsonl is damaged from line 2 on; restore it"
+        ):
+            use(tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == content
+
+
 def test_a_damaged_line_in_the_middle_is_named_and_kept(tmp_path):
     content = b'{"step": 1}\n{"step"\n{"step": 3}\n'
     (tmp_path / "metrics.jsonl").write_bytes(content)
