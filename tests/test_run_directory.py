@@ -410,7 +410,7 @@ def test_a_last_line_cut_short_anywhere_is_left_out_and_dropped_on_resume(tmp_pa
 
 
 def test_a_log_in_another_encoding_is_named_and_kept(tmp_path):
-    content = '{"step": 1, "time": 1.0}\n{"step": 2, "time": 2.0}\n'.encode("utf-16")
+    content = "".join(f'{{"step": {step}, "time": 1.0}}\n' for step in range(1, 5)).encode("utf-16")
     (tmp_path / "metrics.jsonl").write_bytes(content)
     for use in (metrics_log.read_metrics, lambda path: metrics_log.open_metrics(path, resume_step=2)):
         with pytest.raises(
