@@ -76,7 +76,9 @@ def run(main: Callable[[], int | None]) -> None:
             raise
         # What JAX notes beside errors that pass through it is for those who ask for a traceback.
         notes = [note for note in getattr(error, "__notes__", []) if "JAX_TRACEBACK_FILTERING" not in note]
-        print(_shown("\n".join([f"error: {error}", *notes])), file=sys.stderr)
+        # What `files.explained` says has no number of an error before it.
+        text = error.strerror if isinstance(error, OSError) and error.filename is None and error.strerror else error
+        print(_shown("\n".join([f"error: {text}", *notes])), file=sys.stderr)
         print("(set JAXGEN_TRACEBACK=1 to see where in the code)", file=sys.stderr)
         code = 2
         _leave_other_hosts(code)

@@ -37,6 +37,7 @@ def explained(path: str | os.PathLike, action: str) -> Iterator[None]:
             errno.EPERM: "not permitted: change its permissions or choose another directory",
             errno.EROFS: "the file system is read-only: choose another directory",
             errno.ENOTDIR: "a part of this path is a file, not a directory: choose another directory",
+            errno.EISDIR: "a directory lies there, where a file is expected: move it away",
             errno.EEXIST: "something that is not a directory lies there: choose another directory",
         }.get(error.errno or 0, error.strerror or str(error))
         raise OSError(error.errno, f"could not {action} {path}: {remedy}") from error

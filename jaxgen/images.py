@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from jaxgen import files
 from jaxgen.local_path import local

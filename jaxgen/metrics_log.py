@@ -184,8 +184,8 @@ def _open_events(path: Path, resume_step: int | None):
 
 
 def _parsed(data: bytes, file: Path) -> list[tuple[bytes, dict]]:
-    """The whole lines of a log with what they hold; a damaged tail is left out, damage before it is an error."""
-    lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
+    """The whole lines of a log with what they hold; a damaged last line is left out, other damage is an error."""
+    lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip(b"\0 \t\r")]
     records: list[tuple[bytes, dict]] = []
     damaged = None
     for number, line in lines:
@@ -201,6 +201,10 @@ def _parsed(data: bytes, file: Path) -> list[tuple[bytes, dict]]:
                 f"{file}, line {damaged} is damaged, with good lines after it; delete this line to go on"
             )
         records.append((line, record))
+    if damaged is not None and damaged != lines[-1][0]:  # a kill cuts one line, and a power cut leaves zeros
+        raise RunDirectoryError(
+            f"{file} is damaged from line {damaged} on; restore it from a copy, or delete these lines to go on"
+        )
     return records
 
 

@@ -228,7 +228,7 @@ class Run:
     evaluate_every: CountOrZero = 0
     """Steps between evaluations; 0: only at the end, as for all intervals but log_every."""
     checkpoint_every: CountOrZero = 1000
-    """Steps between checkpoints: what a kill may cost."""
+    """Steps between checkpoints: what a kill may cost, or twice that while the newest one is still being written."""
     keep_last: Count = 3
     """How many of the newest checkpoints to keep, beside the best."""
     max_rollbacks: CountOrZero = 0

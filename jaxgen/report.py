@@ -15,7 +15,7 @@ import re
 import shlex
 import struct
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ _HIGHER = (
 _NO_DIRECTION = ("std", "stderr", "seconds", "time", "num", "gap")
 
 
-def write(run_directory_path: str | os.PathLike) -> Path:
+def write(run_directory_path: str | os.PathLike, *, tell: Callable[[str], None] | None = None) -> Path:
     """Writes RUN/report.html from what the run directory holds now.
 
     Everything is optional: configuration, system, environment, status, metrics, samples. Long curves are thinned before
@@ -48,6 +48,7 @@ def write(run_directory_path: str | os.PathLike) -> Path:
 
     Args:
       run_directory_path: the run directory.
+      tell: is given each note of the page, too: files that could not be read, and were left out.
 
     Returns:
       The path of the report, which was replaced as a whole.
@@ -66,9 +67,9 @@ def write(run_directory_path: str | os.PathLike) -> Path:
     status = _optional_json(path / run_directory.STATUS, notes)
     try:
         records = metrics_log.read_metrics(path)
-    except run_directory.RunDirectoryError as error:
+    except (OSError, run_directory.RunDirectoryError) as error:
         records = []
-        notes.append(str(error))
+        notes.append(_in_words(error))
     series = _series(records)
     pictures, hints = _pictures(path / "samples", notes)
     facts = _optional_json(path / run_directory.DATA, notes)
@@ -96,11 +97,18 @@ def write(run_directory_path: str | os.PathLike) -> Path:
         body="\n".join(section for section in sections if section),
         now=page.text(now),
     )
+    if tell is not None:
+        for note in notes:
+            tell(note)
     files.write_atomically(path / REPORT, text.encode("utf-8", errors="replace"))
     return path / REPORT
 
 
 # Reading -------------------------------------------------------------------------------------------------------------
+
+
+def _in_words(error: Exception) -> str:
+    return str(error.strerror if isinstance(error, OSError) and error.strerror else error)
 
 
 def _optional_json(file: Path, notes: list[str]) -> dict:
@@ -109,7 +117,7 @@ def _optional_json(file: Path, notes: list[str]) -> dict:
     try:
         return run_directory.read_json(file, "it was left out of this report")
     except (OSError, run_directory.RunDirectoryError) as error:
-        notes.append(str(error))
+        notes.append(_in_words(error))
     return {}
 
 
@@ -180,7 +188,12 @@ def _png(file: Path, notes: list[str]) -> tuple[bytes, int] | None:
     """A PNG file's bytes and width; None where there is none."""
     if not file.exists():
         return None
-    data = file.read_bytes()
+    try:
+        with files.explained(file, "read"):
+            data = file.read_bytes()
+    except OSError as error:
+        notes.append(f"{error.strerror}. It was left out.")
+        return None
     if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
         notes.append(f"{file.parent.name}/{file.name} is not a PNG file and was left out.")
         return None

@@ -163,6 +163,11 @@ def load_config(path: str | os.PathLike) -> dict:
         raise RunDirectoryError(f"{path} does not exist{_near(path.parent)}")
     if (path / CONFIG).is_file():
         return _read_config(path)
+    if _has_lost_its_config(path):
+        raise RunDirectoryError(
+            f"{path} holds checkpoints, but no file {CONFIG}, which says what they are of; restore it from a copy, or "
+            "choose another --directory"
+        )
     for parent in list(path.absolute().parents)[:3]:
         if (parent / CONFIG).is_file():
             raise RunDirectoryError(f"{path} holds no {CONFIG}, so it is not a run; did you mean the run {parent}?")
@@ -176,11 +181,11 @@ def _read_config(path: Path) -> dict:
 def is_run(path: str | os.PathLike) -> bool:
     """Whether a directory is a run's: other programs write a config.json, too, also beside pictures.
 
-    One that cannot be read counts as a run's, whose reader then says what is wrong with it.
+    One that cannot be read, or is lost, counts as a run's, whose reader then says what is wrong with it.
     """
     path = Path(path)
     if not (path / CONFIG).is_file():
-        return False
+        return _has_lost_its_config(path)
     if (path / "checkpoints").is_dir():
         return True
     try:
@@ -188,6 +193,10 @@ def is_run(path: str | os.PathLike) -> bool:
     except (OSError, RunDirectoryError):
         return True
     return any(name in stored for name in ("images", "system", "family"))
+
+
+def _has_lost_its_config(path: Path) -> bool:
+    return (path / METRICS).exists() and (path / "checkpoints").is_dir()
 
 
 def _near(parent: Path) -> str:

@@ -1,8 +1,7 @@
 #!/usr/bin/env python
 """The command `jaxgen sample`, for those who work in a clone: `scripts/sample.py --help`."""
 
-from jaxgen.command_line import run
-from jaxgen.commands import sample
+from jaxgen import commands
 
 if __name__ == "__main__":
-    run(sample.main)
+    commands.run("sample")

@@ -1,8 +1,7 @@
 #!/usr/bin/env python
 """The command `jaxgen train`, for those who work in a clone: `scripts/train.py --help`."""
 
-from jaxgen.command_line import run
-from jaxgen.commands import train
+from jaxgen import commands
 
 if __name__ == "__main__":
-    run(train.main)
+    commands.run("train")

@@ -1,9 +1,11 @@
 """Checkpoints: bit-exact, atomic, verified; every way to break one is found and the one before it is used."""
 
+import errno
 import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -561,6 +563,28 @@ def test_a_damaged_record_does_not_keep_the_directory_from_opening(tmp_path):
         checkpoint.close(manager)
         empty(record_file(tmp_path, step))
     assert checkpoint.all_steps(tmp_path) == [2]
+
+
+def test_a_directory_in_the_place_of_a_record_is_damage_that_names_it(manager):
+    save_steps(manager, 10, 20)
+    checkpoint.wait(manager)
+    file = record_file(manager.directory, 20)
+    file.unlink()
+    file.mkdir()
+    with pytest.warns(UserWarning, match=f"its record {re.escape(str(file))} is no file. Trying step 10"):
+        assert checkpoint.restore(manager.directory, make_state())[1]["step"] == 10
+
+
+def test_a_record_that_may_not_be_read_is_named_with_what_to_do(manager, monkeypatch):
+    save_steps(manager, 10)
+    checkpoint.wait(manager)
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(records.json, "loads", refuse)
+    with pytest.raises(PermissionError, match="could not read .*/10/record/metadata: permission denied: change its"):
+        checkpoint.restore(manager.directory, make_state())
 
 
 # ---------------------------------------------------------------------------------------------- killed, full, closed

@@ -169,8 +169,11 @@ def test_what_is_no_evaluation_is_told(tmp_path):
         protocol.read(tmp_path)
     for name, text in {"cut": '{"metrics": ', "list": "[1]", "other": '{"a": 1}'}.items():
         (tmp_path / f"{name}.json").write_text(text)
-        with pytest.raises(ValueError, match="is no evaluation with `metrics` and `protocol`"):
+        with pytest.raises(ValueError, match=f"{name}.json is no evaluation with `metrics` .*; leave it out"):
             protocol.read(tmp_path / f"{name}.json")
+    (tmp_path / "utf-16.json").write_bytes('{"metrics": {}}'.encode("utf-16"))
+    with pytest.raises(ValueError, match="utf-16.json is no evaluation"):
+        protocol.read(tmp_path / "utf-16.json")
     with pytest.raises(ValueError, match="no numbers to show"):
         protocol.table([])
 

@@ -189,6 +189,21 @@ def test_damaged_pieces_are_named_and_left_out(tmp_path):
     assert page.count("img") == 2
 
 
+def test_a_directory_in_the_place_of_a_file_is_named_and_left_out(tmp_path, capsys):
+    make_run(tmp_path)
+    for name in ("status.json", "metrics.jsonl", "real.png", "samples/00000300.png"):
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).mkdir()
+    assert command.main([str(tmp_path)]) == 0
+    told = capsys.readouterr().err.splitlines()
+    text = (tmp_path / "report.html").read_text()
+    for name in ("status.json", "metrics.jsonl", "real.png", "samples/00000300.png"):
+        assert any(
+            line.startswith("warning: could not read") and f"{name}: a directory lies there" in line for line in told
+        ), name
+        assert f"{name}: a directory lies there" in text
+
+
 def test_one_point_is_drawn_as_a_point(tmp_path):
     with metrics_log.open_metrics(tmp_path, tensorboard=False) as log:
         log.write(1, {"loss": 0.5})

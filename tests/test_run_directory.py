@@ -137,6 +137,16 @@ def test_tuples_numpy_numbers_and_dataclasses_compare_by_value(tmp_path):
     run_directory.create(tmp_path, changed(num_steps=np.int64(1000), generator_optimizer=Adam(), clip=np.inf))
 
 
+def test_a_run_that_has_lost_its_configuration_is_no_folder_of_images(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert run_directory.is_run(tmp_path)
+    with pytest.raises(run_directory.RunDirectoryError, match="holds checkpoints, but no file config.json.*restore it"):
+        run_directory.load_config(tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    assert not run_directory.is_run(tmp_path)
+
+
 @pytest.mark.parametrize("content,what", [(b"", "is empty"), (b'{"a": 1', "is damaged"), (b"[1]", "is damaged")])
 def test_a_damaged_configuration_is_named_and_kept(tmp_path, content, what):
     (tmp_path / "config.json").write_bytes(content)
@@ -397,6 +407,17 @@ def test_a_last_line_cut_short_anywhere_is_left_out_and_dropped_on_resume(tmp_pa
         log.write(4, {})
     assert [record["step"] for record in metrics_log.read_metrics(tmp_path)] == [1, 2, 4]
     assert file.read_bytes().startswith(whole[:last])
+
+
+def test_a_log_in_another_encoding_is_named_and_kept(tmp_path):
+    content = "".join(f'{{"step": {step}, "time": 1.0}}\n' for step in range(1, 5)).encode("utf-16")
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    for use in (metrics_log.read_metrics, lambda path: metrics_log.open_metrics(path, resume_step=2)):
+        with pytest.raises(
+            run_directory.RunDirectoryError, match="metrics.jsonl is damaged from line 2 on; restore it"
+        ):
+            use(tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == content
 
 
 def test_a_damaged_line_in_the_middle_is_named_and_kept(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from in_process import SCRIPTS, call, script
 from PIL import Image
 
-from jaxgen import checkpoint, command_line, data, metrics_log, run_directory, systems
+from jaxgen import checkpoint, command_line, data, files, metrics_log, run_directory, systems
 
 pytestmark = pytest.mark.usefixtures("scripts_in_process")
 
@@ -137,6 +137,21 @@ def test_notes_of_an_error_are_shown_and_warnings_are_one_line(capsys, kind):
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == ["error: gone", "This happened at night."]
     assert warnings.formatwarning("the disk is slow", UserWarning, "f.py", 1) == "warning: the disk is slow\n"
+
+
+def test_a_file_that_cannot_be_read_is_told_without_numbers_of_errors(tmp_path, capsys):
+    (tmp_path / "a.json").mkdir()
+
+    def main():
+        with files.explained(tmp_path / "a.json", "read"):
+            (tmp_path / "a.json").read_bytes()
+
+    with pytest.raises(SystemExit):
+        command_line.run(main)
+    told = capsys.readouterr().err
+    assert told.startswith(
+        f"error: could not read {tmp_path / 'a.json'}: a directory lies there, where a file is expected"
+    )
 
 
 def test_an_interruption_before_the_first_step_is_one_word(capsys):

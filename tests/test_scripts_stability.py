@@ -189,4 +189,6 @@ def test_help_and_the_script_itself():
     ):
         assert option in options
     judged = start("dirac", "--json", "--steps", "50")
-    assert judged.returncode == 0 and judged.stderr == "" and list(json.loads(judged.stdout)) == KEYS
+    assert (
+        judged.returncode == 0 and judged.stderr == "setting up dirac ...\n" and list(json.loads(judged.stdout)) == KEYS
+    )

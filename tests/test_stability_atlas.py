@@ -168,9 +168,11 @@ def test_a_plate_that_is_there_is_kept_unless_it_is_asked_for_again(tmp_path, mo
     assert [size for size, _ in calls] == [3, 2, 2]
     full, quick, again = (run["directory"] for _, run in calls)
     assert full != quick == again  # the sweeps of one plate are found again, and those of another are not mistaken
-    (tmp_path / "A1.json").write_text("{")  # of a run that was killed
-    write(atlas.QUICK)
-    assert len(calls) == 4
+    # Of a run that was killed, or of another program.
+    for made, content in enumerate((b"{", b"[1, 2]", b"3", b"", '{"a": 1}'.encode("utf-16")), 4):
+        (tmp_path / "A1.json").write_bytes(content)
+        write(atlas.QUICK)
+        assert len(calls) == made
 
 
 def test_every_sweep_of_a_plate_has_a_folder_of_its_own(tmp_path):

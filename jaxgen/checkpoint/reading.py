@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxgen import files
 from jaxgen.checkpoint.errors import CheckpointDamaged, CheckpointError
 from jaxgen.checkpoint.leaves import SHOWN, check_same_model, crc32, flatten, is_key, place, signature
 from jaxgen.checkpoint.record import read_record
@@ -126,8 +127,11 @@ def _read_verified(directory: "epath.Path", step: int, template: Any) -> tuple[d
         tree = handler.restore(
             directory / str(step) / "state", args=ocp.args.PyTreeRestore(item=placeholders, restore_args=as_numpy)
         )
-    except (MemoryError, PermissionError):
-        raise  # says nothing about the checkpoint
+    except MemoryError:
+        raise  # says nothing about the checkpoint, as the next one
+    except PermissionError as error:
+        with files.explained(error.filename or directory / str(step) / "state", "read"):
+            raise
     except Exception as error:
         what = textwrap.shorten(str(error), 400, placeholder=" ...")
         raise CheckpointDamaged(

@@ -5,7 +5,7 @@ import os
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from jaxgen import __version__
+from jaxgen import __version__, files
 from jaxgen.checkpoint.errors import CheckpointDamaged, CheckpointMismatch
 from jaxgen.checkpoint.steps import all_steps, directory_of
 
@@ -33,9 +33,12 @@ def read_record(source: "ocp.CheckpointManager | str | os.PathLike", step: int) 
     path = directory / str(step) / "record" / "metadata"
     damaged = f"the checkpoint of step {step} is damaged: its record {path}"
     try:
-        record = json.loads(path.read_text())
+        with files.explained(path, "read"):
+            record = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise CheckpointDamaged(f"{damaged} is missing") from error
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise CheckpointDamaged(f"{damaged} is no file") from error
     except ValueError as error:  # not JSON, or not even text
         raise CheckpointDamaged(f"{damaged} is not readable as JSON ({error})") from error
     if not isinstance(record, dict) or record.get("crc32") != record_crc32(record):

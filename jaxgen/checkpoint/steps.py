@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from jaxgen import orbax_log
+from jaxgen import files, orbax_log
 from jaxgen.local_path import local
 
 if TYPE_CHECKING:  # orbax costs 0.3 s to import: inside the functions, it is paid by those who save and restore
@@ -21,9 +21,11 @@ def all_steps(source: "ocp.CheckpointManager | str | os.PathLike") -> list[int]:
 
     orbax_log.quieten()
     directory = directory_of(source)
-    if not directory.is_dir():
-        return []
-    return sorted(found.step for found in ocp.step.standard_name_format().find_all(directory) if found.path.is_dir())
+    with files.explained(directory, "read"):
+        if not directory.is_dir():
+            return []
+        found = ocp.step.standard_name_format().find_all(directory)
+        return sorted(step.step for step in found if step.path.is_dir())
 
 
 def latest_step(source: "ocp.CheckpointManager | str | os.PathLike") -> int | None:

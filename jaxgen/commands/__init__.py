@@ -1,6 +1,7 @@
 """The commands of `jaxgen COMMAND`: a module each, with `main(arguments) -> exit code`. They parse, call, and print."""
 
 import importlib
+import itertools
 import sys
 
 COMMANDS = {
@@ -11,6 +12,9 @@ COMMANDS = {
     "describe": "what a preset is: networks, parameters, arithmetic, paper; without data or training",
     "stability": "the stability laboratory: dirac, spectrum, sweep, atlas",
 }
+
+DOES_FIRST = {"train": "setting up", "describe": "building", "stability": "setting up"}
+"""What a command begins with, in words; the others read what they are given."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,8 +40,28 @@ def main(arguments: list[str] | None = None) -> int:
     return importlib.import_module(f"jaxgen.commands.{name}").main(rest)
 
 
-def run() -> None:
-    """The installed command."""
+def run(name: str | None = None) -> None:
+    """Runs the command that the command line names, or the one of this name, and ends the process."""
     from jaxgen import command_line
 
-    command_line.run(main)
+    arguments = [*([] if name is None else [name]), *sys.argv[1:]]
+    if line := first_line(arguments):
+        print(line, file=sys.stderr, flush=True)
+    command_line.run(lambda: main(arguments))
+
+
+def first_line(arguments: list[str]) -> str:
+    """What is said before JAX is imported, which takes a second and more; "" for help and where nothing is to be done.
+
+    >>> first_line(["sample", "runs/first", "--seed", "1"])
+    'reading runs/first ...'
+    """
+    name, *rest = arguments or [""]
+    if name not in COMMANDS or not (rest or name == "train") or {"-h", "--help"}.intersection(rest):
+        return ""
+    named = list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
+    if not named:  # options come first
+        named = ["the default preset"] if name == "train" else rest[-1:]
+    from jaxgen.names import show
+
+    return f"{DOES_FIRST.get(name, 'reading')} {show(' '.join(named))} ..."

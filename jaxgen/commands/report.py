@@ -3,6 +3,7 @@
 import sys
 
 from jaxgen import command_line
+from jaxgen.names import show
 
 HELP = """usage: {program} RUN [RUN ...]
 
@@ -29,5 +30,5 @@ def main(arguments: list[str] | None = None) -> int:
         if not (run / run_directory.CONFIG).is_file():
             raise FileNotFoundError(f"{run} is no run: give the directory that training wrote, such as runs/mnist-cgan")
     for run in runs:
-        print(report.write(run))
+        print(report.write(run, tell=lambda note: print(f"warning: {show(note)}", file=sys.stderr)))
     return 0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from jaxgen import files
 from jaxgen.data import labels, listing, npz, reading
 from jaxgen.data.dataset import Dataset, fingerprint_of, gather_rows, in_memory, prepare_default
 from jaxgen.data.decode import background_pixel
@@ -157,7 +158,7 @@ def _load(path, image_key, label_key, max_bytes_in_memory, labelled, only_labels
     listing.check_regular(path)
     if not path.lower().endswith((".npz", ".npy")):
         raise ValueError(f"{shown}: array_file reads .npz and .npy files")
-    with open(path, "rb") as file:
+    with files.explained(path, "read"), open(path, "rb") as file:
         begin = file.read(6)
     if begin and not begin.startswith((b"PK", b"\x93NUMPY"[: len(begin)])):
         raise ValueError(f"{shown}: it is no NumPy file, whatever its name: save it with numpy.savez or numpy.save")

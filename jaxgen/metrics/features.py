@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import compilation, data
+from jaxgen import compilation, data, files
 from jaxgen.data import npz
 from jaxgen.models import cnn
 
@@ -103,7 +103,8 @@ def load_cnn(path: str | os.PathLike, *, name: str | None = None, digest: str | 
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file of weights")
-    content = path.read_bytes()
+    with files.explained(path, "read"):
+        content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if digest is not None and found != digest:
         raise BackboneError(

@@ -178,6 +178,8 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
             f"{path}: there is no such file. The weights of the FID's Inception are {FILE} from the releases of "
             "pytorch-fid, or an .npz made from it; they are not downloaded"
         )
+    with files.explained(path, "read"), open(path, "rb"):
+        pass  # it can be read
     if promised := re.search(r"-([0-9a-f]{8,64})\.pth$", path.name):
         with open(path, "rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -138,6 +138,9 @@ def _merged(old, new) -> dict[str, Any]:
     }
 
 
+REMEDY = "; leave it out, or delete it and evaluate again"
+
+
 def read(path: str | os.PathLike) -> list[Record]:
     """The records of a stored evaluation; of a run directory, those of all evaluations in it.
 
@@ -147,23 +150,24 @@ def read(path: str | os.PathLike) -> list[Record]:
     """
     path = local(path, "the evaluation")
     if path.is_dir():
-        files = sorted((path / "evaluation").glob("*.json")) or sorted(path.glob("*.json"))
-        files = [file for file in files if file.name not in OTHER_FILES]
-        if not files:
+        there = sorted((path / "evaluation").glob("*.json")) or sorted(path.glob("*.json"))
+        there = [file for file in there if file.name not in OTHER_FILES]
+        if not there:
             raise FileNotFoundError(
                 f"{path} holds no evaluation: `jaxgen evaluate` writes those of a run into it, those of other images "
                 "into evaluation/, and `stability.py sweep ... --metrics` those of a sweep's networks"
             )
-        return [record for file in files for record in read(file)]
+        return [record for file in there for record in read(file)]
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such evaluation")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        with files.explained(path, "read"):
+            found = json.loads(path.read_text(encoding="utf-8"))
         return [dataclasses.replace(record, file=str(path)) for record in records(found, subject=path.stem)]
     except ValueError as error:
-        raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: no JSON ({error})") from error
+        raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: no JSON ({error}){REMEDY}") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: {error}") from error
+        raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: {error}{REMEDY}") from error
 
 
 def records(stored: Mapping[str, Any], *, subject: str = "") -> list[Record]:

@@ -142,7 +142,7 @@ def _kept(directory: Path, name: str, arguments: dict) -> tuple[Record, float] |
         told = {key: found[key] for key in ("name", "title", "question", "theory", "cells", "disagreeing", "numbers")}
         record = Record(**told, claims=claims, figure=None)
         return record, found["seconds"]
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is made anew
         return None
 
 
