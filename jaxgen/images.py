@@ -15,6 +15,7 @@ from jaxgen.local_path import local
 NAN_COLOUR = (255, 0, 255)  # magenta: no training image is this colour by accident
 MAX_WIDTH = 900
 MAX_HEIGHT = 1800
+STRIP_PADDING = 8  # pixels around strips of images that belong together, such as those of one class
 
 
 def to_uint8(images) -> np.ndarray:

@@ -138,7 +138,7 @@ def progress(batches, total, what):
 
 def compare(what, reference, *, metrics, num, num_real, pictures, output, **options):
     """One set of images against another; see `evaluate`."""
-    from jaxgen import evaluation, evaluation_of_runs, evaluation_page
+    from jaxgen import evaluation, evaluation_of_runs, evaluation_page, evaluation_pictures
     from jaxgen.metrics import comparison
     from jaxgen.options import lookup
 
@@ -178,9 +178,9 @@ def compare(what, reference, *, metrics, num, num_real, pictures, output, **opti
     path, whole = keep(output, directory, name, record)
     if pictures:
         near = real.dataset if train is None else train
-        found = evaluation_page.pictures(fake, network, near, seen=seen, held_out=train is None, **shared)
+        found = evaluation_pictures.pictures(fake, network, near, seen=seen, held_out=train is None, **shared)
         if trained is not None and real.split:
-            found += evaluation_page.reconstructions(trained, real.dataset)
+            found += evaluation_pictures.reconstructions(trained, real.dataset)
         try:
             page = evaluation_page.write_page(path.with_suffix(".html"), whole, found)
             print(f"pictures: {page}", file=sys.stderr)
