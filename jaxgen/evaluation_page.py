@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen import images, pages, report_reading, run_directory
+from jaxgen import images, pages, report_numbers, report_reading, run_directory
 from jaxgen.evaluation_pictures import Picture
 from jaxgen.metrics import features
 
@@ -127,7 +127,7 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, float, list[str]]]:
     """(name, value, lines beside it) of each number that is not itself one of those that stand beside another."""
     found = []
     for name, value in metrics.items():
-        if not isinstance(value, int | float) or name.endswith((*_BESIDE, "_floor", "_deviation", "_by_chance")):
+        if not isinstance(value, int | float) or not report_numbers.stands_alone(name):
             continue
         beside = [text.format(_in_words(metrics[name + end])) for end, text in _BESIDE.items() if name + end in metrics]
         found.append((name, value, beside))

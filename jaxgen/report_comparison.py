@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxgen import pages, report, report_numbers, report_reading, run_directory
 from jaxgen.metrics import protocol
-from jaxgen.pages import curves
+from jaxgen.pages import curves, words
 from jaxgen.report_reading import Run
 
 PAGE = "comparison.html"
@@ -129,49 +129,60 @@ def _evaluations_of(run: Run) -> list[protocol.Record]:
 
 def compared_evaluations(
     evaluations: Mapping[str, Sequence[protocol.Record]],
-) -> tuple[list[tuple[str, list[str]]], list[str]]:
+) -> tuple[dict[str, list[str]], list[tuple[list[str], list[str]]]]:
     """What was measured of several runs by `jaxgen evaluate`, compared only where it was measured in the same way.
 
     Args:
       evaluations: label of each run -> records of its evaluations.
 
     Returns:
-      Rows of (metric, one text a run): all values in a row have one protocol. And a line for each other row of the
-      same metric, which names the entries of the protocol in which it differs from the first.
+      metric -> one text a run, of one protocol in all, with its standard error where there is one; of the protocol
+      that most runs have, if there are several. And (metrics, lines) of what is not compared: each line is an entry of
+      the protocol with the runs' values.
     """
-    rows, lines = [], []
+    rows: dict[str, list[str]] = {}
+    unlike: dict[tuple[str, ...], list[str]] = {}
     for metric in dict.fromkeys(record.metric for records in evaluations.values() for record in records):
-        groups: list[list[tuple[str, protocol.Record]]] = []
-        for label, records in evaluations.items():
-            for record in records:
-                if record.metric != metric:
-                    continue
-                alike = (group for group in groups if not protocol.differences([group[0][1], record]))
-                group = next(alike, None)
-                if group is None:
-                    groups.append(group := [])
-                group.append((label, record))
-        groups.sort(key=lambda group: -len({label for label, _ in group}))
-        for index, group in enumerate(groups):
-            name = metric if len(groups) == 1 else f"{metric} [{index + 1}]"
-            rows.append((name, [_value(record for label, record in group if label == run) for run in evaluations]))
-            if index:
-                lines.append(_difference(metric, index, groups[0], group))
-    return rows, lines
+        if not report_numbers.stands_alone(metric):
+            continue
+        groups = _alike({run: [r for r in records if r.metric == metric] for run, records in evaluations.items()})
+        most = max(groups, key=len)
+        if len(most) > 1:
+            rows[metric] = [_value(most.get(run, []), evaluations[run]) for run in evaluations]
+        left = set().union(*groups) - set(most)
+        if left:  # runs whose evaluations are all of another kind
+            firsts = {run: records[0] for group in groups for run, records in group.items()}
+            firsts |= {run: records[0] for run, records in most.items()}
+            lines = [
+                f"{entry}: " + ", ".join(f"{_short(value)} ({run})" for run, value in zip(firsts, values, strict=True))
+                for entry, values in protocol.differences(list(firsts.values())).items()
+            ]
+            unlike.setdefault(tuple(lines), []).append(metric)
+    return rows, [(metrics, list(lines)) for lines, metrics in unlike.items()]
 
 
-def _value(records) -> str:
+def _alike(found: Mapping[str, Sequence[protocol.Record]]) -> list[dict[str, list[protocol.Record]]]:
+    """Records of one metric, run by run, in groups of one protocol each."""
+    groups: list[dict[str, list[protocol.Record]]] = []
+    for run, records in found.items():
+        for record in records:
+            alike = (g for g in groups if not protocol.differences([next(iter(g.values()))[0], record]))
+            group = next(alike, None)
+            if group is None:
+                groups.append(group := {})
+            group.setdefault(run, []).append(record)
+    return groups
+
+
+def _value(records: Sequence[protocol.Record], of_run: Sequence[protocol.Record]) -> str:
     """The values of one run under one protocol: of its newest step, and of each seed."""
-    records = list(records)
     newest = max((record.protocol.get("step") or 0 for record in records), default=0)
-    values = {pages.words.number(r.value): None for r in records if (r.protocol.get("step") or 0) == newest}
-    return ", ".join(values)
-
-
-def _difference(metric, index, first, group) -> str:
-    unlike = protocol.differences([first[0][1], group[0][1]])
-    told = "; ".join(f"{name} {_short(b)} instead of {_short(a)}" for name, (a, b) in unlike.items())
-    return f"{metric} [{index + 1}] is not compared with [1], because it was measured otherwise: {told}."
+    texts = {}
+    for record in records:
+        if (record.protocol.get("step") or 0) == newest:
+            error = (r.value for r in of_run if (r.metric, r.file) == (f"{record.metric}_standard_error", record.file))
+            texts[" ± ".join(words.number(value) for value in (record.value, *error))] = None
+    return ", ".join(texts)
 
 
 def _short(value) -> str:

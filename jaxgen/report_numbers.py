@@ -102,6 +102,13 @@ def direction(name: str) -> int:
     return 1 if any(f"_{key}_" in padded for key in _LOWER) else 0
 
 
+def stands_alone(name: str) -> bool:
+    """Whether a number says something of what was evaluated; the others say how good it can be, or how sure it is."""
+    from jaxgen.metrics.protocol import OF_REAL
+
+    return not name.endswith((*OF_REAL, "_standard_error", "_standard_deviation", "_by_chance"))
+
+
 def not_finite(series: Mapping) -> str:
     """Which metrics have values that are not finite, and from which step on; nothing where none has."""
     bad = []

@@ -18,7 +18,7 @@ from jaxgen.data import toy
 from jaxgen.losses import adversarial, penalties
 from jaxgen.metrics import protocol
 from jaxgen.models import dcgan, mlp
-from jaxgen.stability import games, members, oracles, sweep, sweep_presets, sweep_report, updates
+from jaxgen.stability import games, members, oracles, sweep, sweep_page, sweep_presets, sweep_report, updates
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 GENERATOR, DISCRIMINATOR, LATENT_DIM = mlp.Generator(widths=(8,)), mlp.Discriminator(widths=(8,)), 3
@@ -515,14 +515,14 @@ def test_members_that_failed_are_marked_and_the_threshold_is_stored(tmp_path):
 def test_the_pictures_of_a_sweep_name_each_row_and_mark_failures():
     result, scale = made_up(falls_without_a_clip), sweep_report.Scale(failed_below=0.5)
     drawn, real = np.zeros((12, 3, 8, 8, 1)), np.ones((3, 8, 8, 1))
-    (axes,) = sweep_report.samples_figure(drawn, real, result, scale).axes
+    (axes,) = sweep_page.samples_figure(drawn, real, result, scale).axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels[:2] == ["real images", "discriminator_rate 0.1, clip 1, seed 0\n0.9"] and len(labels) == 13
     assert labels[-1] == "discriminator_rate 0.4, clip inf, seed 1\nnot finite, failed"
-    (axes,) = sweep_report.scores_figure(result, scale).axes
+    (axes,) = sweep_page.scores_figure(result, scale).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["clip 1", "clip inf", "fails below"]
     one = result._replace(settings=result.settings | {"discriminator_rate": np.full(12, 0.1)})
-    assert sweep_report.scores_figure(one, scale) is None  # no rate was varied
+    assert sweep_page.scores_figure(one, scale) is None  # no rate was varied
 
 
 def test_measured_numbers_are_columns_of_the_table():
