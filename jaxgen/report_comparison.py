@@ -106,13 +106,16 @@ def _panels(runs: Mapping[str, Run]) -> list[tuple[str, curves.Panel]]:
     return found
 
 
-def _last_numbers(runs: Mapping[str, Run]) -> dict[str, list[tuple[float, int] | None]]:
-    """Metric -> (latest value, step) of each run, those of evaluations first."""
+def _last_numbers(runs: Mapping[str, Run]) -> dict[str, list[tuple[float, int | None] | None]]:
+    """Metric -> (latest value, its step where that is not the run's) of each run, those of evaluations first."""
     names = sorted({name for run in runs.values() for name in run.series}, key=lambda n: (not n.startswith("eval/"), n))
     found = {}
     for name in names:
-        of_runs = [run.series.get(name) for run in runs.values()]
-        found[name] = [None if one is None else (float(one[1][-1]), int(one[0][-1])) for one in of_runs]
+        found[name] = []
+        for run in runs.values():
+            steps, values = run.series.get(name, ((), ()))
+            step = int(steps[-1]) if len(steps) else None
+            found[name].append(None if step is None else (float(values[-1]), None if step == run.step else step))
     return found
 
 

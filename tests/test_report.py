@@ -338,9 +338,9 @@ def test_names_break_after_their_signs_and_commands_between_their_arguments(tmp_
     run = make_run(tmp_path, data={"validation_share": 0.1})
     started_with(run, "python scripts/train.py x --num-steps 3")
     text, page = read(run)
-    assert "<th>data.<wbr>validation_<wbr>share</th>" in text and "data.validation_share" in page.text
+    assert "<dt>data.<wbr>validation_<wbr>share</dt>" in text and "data.validation_share" in page.text
     assert "<span>--num-steps</span> <span>3</span></pre>" in text
-    for rule in ("overflow-wrap: normal", "white-space: pre-wrap", "pre span { white-space: pre; }"):
+    for rule in ("word-break: normal", "white-space: pre-wrap", "pre span { white-space: pre; }"):
         assert rule in text
 
 

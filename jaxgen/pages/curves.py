@@ -33,8 +33,9 @@ def panels(names: Sequence[str]) -> list[tuple[str, list[str]]]:
       names: metric names.
 
     Returns:
-      (section, names) pairs. The section is the first part of the names, or the parts joined when they differ, or
-      "other" for a part that has one panel only. In this order: eval, mixed, by their first metric, other.
+      (section, names) pairs. The section is the first part of the names ("training" for names without parts), or the
+      parts joined when they differ, or "other" for a part that has one panel only. In this order: eval, mixed, by their
+      first metric, other.
     """
     names = [name for name in names if not (is_spread(name) and name.removesuffix("_std") in names)]
     groups: dict[str, set[str]] = {}
@@ -54,7 +55,7 @@ def panels(names: Sequence[str]) -> list[tuple[str, list[str]]]:
         found.setdefault(key, []).append(name)
     result = []
     for members in found.values():
-        sections = dict.fromkeys(name.partition("/")[0] for name in members)
+        sections = dict.fromkeys(name.partition("/")[0] if "/" in name else "training" for name in members)
         for start in range(0, len(members), MAX_CURVES):
             result.append((" and ".join(sections), members[start : start + MAX_CURVES]))
     count = collections.Counter(section for section, _ in result)
@@ -135,7 +136,8 @@ def _title(section: str, previous: str | None) -> str:
         return "Evaluation"
     if section == "other" and previous in (None, "eval"):
         return "Training"
-    return (section[:1].upper() + section[1:]).replace("_", " ")
+    title = re.sub(r"\beval\b", "evaluation", section)
+    return (title[:1].upper() + title[1:]).replace("_", " ")
 
 
 def panel(prefix: str, label: str, curves: Sequence[Curve | None], span: tuple[int, int]) -> Panel:
