@@ -95,7 +95,7 @@ def write_page(path: Path, record: Mapping[str, Any], found: Sequence[Picture]) 
     for picture in found:
         slug = re.sub(r"[^a-z]+", "_", picture.title.lower())
         file = images.save_png(path.with_name(f"{path.stem}_{slug}.png"), picture.image)
-        shown.append((picture, report_reading.png(file, picture.title, [])))
+        shown.append((picture, report_reading.png(file, "", [])))
     page = pages.render(
         "evaluation",
         title=str(record["subject"]),

@@ -40,7 +40,7 @@ def write(run_directory_path: str | os.PathLike) -> Path:
     """
     run = report_reading.read(run_directory_path)
     kinds = views(run)
-    real = report_reading.png(run.path / run_directory.REAL, "real images", run.notes)
+    real = report_reading.png(run.path / run_directory.REAL, "", run.notes)
     sections, left = curves.sections(run.series)
     commands, python = report_commands.of(run)
     preset = run.config.get("preset")

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ def test_a_report_of_a_whole_run_shows_every_part(tmp_path):
 def test_the_command_writes_pages_anew_and_refuses_what_is_no_run(tmp_path, capsys):
     runs = [make_run(tmp_path / name) or tmp_path / name for name in ("a", "b")]
     assert command.main([str(run) for run in runs]) == 0
-    assert capsys.readouterr().out.split() == [str(run / "report.html") for run in runs]
+    written = [*(run / "report.html" for run in runs), tmp_path / "comparison.html"]
+    assert capsys.readouterr().out.split() == [str(file) for file in written] and all(map(Path.exists, written))
     assert "discriminator/loss" in (runs[1] / "report.html").read_text()
     for arguments, error in ((["--output", "x"], "no options"), ([str(tmp_path)], "is no run")):
         with pytest.raises((ValueError, FileNotFoundError), match=error):
@@ -200,8 +202,8 @@ def test_the_data_are_told_and_real_images_stand_beside_the_samples(tmp_path):
     page = Page(text)
     assert "pets <1>: 1,234 images of 32 × 48 pixels, colour; 2 classes (cat, dog)" in page.text
     beside = text[text.index('<div class="first">') : text.index("<h2>Evaluation</h2>")]
-    assert 'alt="Samples, step 200"' in beside and 'alt="Real images, real images"' in beside
-    assert page.count("img", alt="Real images, real images") == 1
+    assert 'alt="Samples, step 200"' in beside and 'alt="Real images"' in beside
+    assert page.count("img", alt="Real images") == 1
     described(tmp_path / "run", class_names=[f"kind {i}" for i in range(21)], image_shape=[8, 8, 1])
     text = Page(report.write(tmp_path / "run").read_text()).text
     assert "8 × 8 pixels, grey; 21 classes (kind 0," in text and "kind 19, ...)" in text and "kind 20" not in text
@@ -223,6 +225,29 @@ def test_reconstructions_say_which_is_the_original(tmp_path):
     images.save_png(tmp_path / "run" / "samples" / "reconstructions_00000100.png", np.zeros([8, 8, 3], np.uint8))
     text = Page(report.write(tmp_path / "run").read_text()).text
     assert text.count("left an original, right its reconstruction") == 1
+
+
+def test_rows_of_a_picture_are_named_where_its_size_says_that_they_are_classes(tmp_path):
+    names = [f"<{i}>" for i in range(20)]
+    make_run(tmp_path, samples=0)
+    described(tmp_path, class_names=names, image_shape=[8, 8, 3])
+    told(tmp_path, system_of(draw=dict, choices={"label": 20}))
+    strips = images.grid(np.zeros([16, 16, 8 * 16, 3]), columns=1, padding=images.STRIP_PADDING)  # enlarged twice
+    images.save_png(tmp_path / "samples" / "00000100.png", strips)
+    _, page = read(tmp_path)
+    assert [attributes["title"] for tag, attributes in page.tags if tag == "li"] == names[:16]
+    assert "The first 16 of 20 classes." in page.text and "Rows are classes" not in page.text
+    images.save_png(tmp_path / "samples" / "00000200.png", images.grid(np.zeros([64, 8, 8, 3])))  # a system's own view
+    _, page = read(tmp_path)
+    assert page.count("li") == 0 and "Rows are classes, the first 16 of 20" in page.text
+
+
+def test_a_running_run_tells_the_time_that_is_left(tmp_path):
+    run_directory.create(tmp_path, {"num_steps": 1000})
+    write_lines(tmp_path, [100, 200, 300], [10, 20, 30])
+    for status, is_told in (("running", True), ("finished", False)):
+        run_directory.write_status(tmp_path, status, step=400)
+        assert ("time left 1 min 0 s at the latest speed" in read(tmp_path)[1].text) == is_told
 
 
 def test_what_draws_without_a_number_of_quality_says_how_to_get_one(tmp_path):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from a_run import Page
 from in_process import call, script
 
 from jaxgen import evaluation
@@ -523,6 +524,19 @@ def test_the_pictures_of_a_sweep_name_each_row_and_mark_failures():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["clip 1", "clip inf", "fails below"]
     one = result._replace(settings=result.settings | {"discriminator_rate": np.full(12, 0.1)})
     assert sweep_page.scores_figure(one, scale) is None  # no rate was varied
+
+
+def test_a_page_of_a_sweep_holds_its_scores_limits_and_samples_and_takes_names_as_text(tmp_path):
+    result, scale = made_up(falls_without_a_clip), sweep_report.Scale(failed_below=0.5)
+    drawn = {"drawn": np.zeros((12, 3, 8, 8, 1)), "real": np.ones((3, 8, 8, 1)), "origin": "<i>as in</i>"}
+    text = sweep_page.write(tmp_path / "sweep.html", "<script>", result, scale, **drawn).read_text()
+    page = Page(text)
+    assert page.count("script") == page.count("i") == 0 and "Sweep of <script>" in page.text
+    assert page.count("svg") == 1 and page.count("img") == 13
+    assert "discriminator_rate clip 1 clip inf 0.1 0.9 0.9 0.2 0.9 0.2 x 2/2 0.4 0.9 0.2 x 2/2" in page.text
+    for line in sweep_report.largest_rates(result, scale)[1:]:
+        assert " ".join(line.split()) in page.text
+    assert page.text.count("failed discriminator_rate") == 4  # those of the table, with their samples
 
 
 def test_measured_numbers_are_columns_of_the_table():

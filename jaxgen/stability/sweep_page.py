@@ -10,10 +10,11 @@ from jaxgen.stability import sweep, sweep_report
 from jaxgen.stability.atlas.record import INK, LINES, SOFT, UNSTABLE, finish, new_figure
 
 
-def scores_figure(result: sweep.Result, scale: sweep_report.Scale):
+def scores_figure(result: sweep.Result, scale: sweep_report.Scale, size: tuple[float, float] = (7.5, 4.2)):
     """Scores against the rate, a line for each combination of the other settings; None where no rate was varied.
 
-    Dots are members, lines the medians over seeds, crosses failures; at the lower edge those that are not finite.
+    Dots are members, lines the medians over seeds, crosses failures; at the lower edge those that are not finite. The
+    size is in inches.
     """
     names = sweep_report.varied(result)
     rate = next((name for name in sweep_report.RATES if name in names), None)
@@ -22,7 +23,7 @@ def scores_figure(result: sweep.Result, scale: sweep_report.Scale):
     others = [name for name in names if name != rate]
     rows = sweep.over_seeds(result.table, names, failed_below=scale.failed_below)
     columns = sorted({tuple(row[name] for name in others) for row in rows})
-    figure, ((axes,),) = new_figure(7.5, 4.2)
+    figure, ((axes,),) = new_figure(*size)
     score = scale.of(np.where(result.table["finite"], result.table["final_score"], np.nan))
     failed = sweep.failures(result.table, scale.failed_below)
     floor = np.nanmin(score) if np.isfinite(score).any() else 0.0
@@ -116,7 +117,7 @@ def write(
     Raises:
       OSError: with the path and what to do, if it cannot be written.
     """
-    figure = scores_figure(result, scale)
+    figure = scores_figure(result, scale, (5.4, 3.6))
     grid = sweep_report.scores(result, scale)
     samples = []
     if drawn is not None:
@@ -149,7 +150,7 @@ def _inline(figure):
     figure.patch.set_facecolor("none")
     for axes in figure.axes:
         axes.set_facecolor("none")
-        axes.title.set_color(curves.INK)
+        axes.set_title("")  # the page says that
         if axes.get_legend() is not None:
             axes.get_legend().get_frame().set_facecolor("none")
     with curves.drawing():
