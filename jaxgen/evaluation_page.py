@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen import images, pages, report_numbers, report_reading, run_directory
+from jaxgen import images, pages, report_numbers, run_directory
 from jaxgen.evaluation_pictures import Picture
 from jaxgen.metrics import features
+from jaxgen.pages import pictures
 
 MEANINGS = {
     "fid": "distance between the features' means and covariances: 0 at best. Comparable under one protocol only",
@@ -95,7 +96,7 @@ def write_page(path: Path, record: Mapping[str, Any], found: Sequence[Picture]) 
     for picture in found:
         slug = re.sub(r"[^a-z]+", "_", picture.title.lower())
         file = images.save_png(path.with_name(f"{path.stem}_{slug}.png"), picture.image)
-        shown.append((picture, report_reading.png(file, "", [])))
+        shown.append((picture, pictures.Picture.of(file.read_bytes())))
     page = pages.render(
         "evaluation",
         title=str(record["subject"]),

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from jaxgen import pages, report_commands, report_numbers, report_reading, run_directory
 from jaxgen.pages import curves
-from jaxgen.report_reading import Picture, Run
+from jaxgen.pages.pictures import Picture
+from jaxgen.report_reading import Run
 
 REPORT = "report.html"
 MAX_CLASSES = 20  # named

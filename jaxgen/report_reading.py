@@ -8,47 +8,17 @@ import datetime
 import functools
 import os
 import re
-import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from jaxgen import images, run_directory
+from jaxgen.pages.pictures import Picture
 
 MAX_PICTURES = 24
 MAX_PICTURE_BYTES = 16 * 2**20
-LARGE = (760, 940)  # pixels that the newest picture of a kind may take on a wide screen
-
-
-class Picture(NamedTuple):
-    """A PNG file.
-
-    label: which step it is of, or its name.
-    data: its bytes.
-    width, height: in pixels.
-    """
-
-    label: str
-    data: bytes
-    width: int
-    height: int
-
-    @property
-    def shown_width(self) -> int:
-        """On a wide screen. Whole factors only, so that pixels stay square; a small grid would be a stamp otherwise."""
-        return self.width * self._factor
-
-    @property
-    def shown_height(self) -> int:
-        """Of the same."""
-        return self.height * self._factor
-
-    @property
-    def _factor(self) -> int:
-        return max(1, min(LARGE[0] // max(self.width, 1), LARGE[1] // max(self.height, 1)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,10 +198,11 @@ def png(file: Path, label: str, notes: list[str]) -> Picture | None:
     if not file.exists():
         return None
     data = file.read_bytes()
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
+    try:
+        return Picture.of(data, label)
+    except ValueError:
         notes.append(f"{file.parent.name}/{file.name} is not a PNG file and was left out.")
         return None
-    return Picture(label, data, *struct.unpack(">II", data[16:24]))
 
 
 def is_row_of_each(picture: Picture, rows: int, image_height: int) -> bool:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen import images, pages, report_reading, run_directory
+from jaxgen import images, pages, run_directory
 from jaxgen.pages import curves
+from jaxgen.pages.pictures import Picture
 from jaxgen.stability import sweep, sweep_report
 from jaxgen.stability.atlas.record import INK, LINES, SOFT, UNSTABLE, finish, new_figure
 
@@ -139,10 +140,9 @@ def write(
     return path
 
 
-def _strip(row: np.ndarray) -> report_reading.Picture:
+def _strip(row: np.ndarray) -> Picture:
     """Images [K, H, W, C] beside each other."""
-    picture = images.grid(row, columns=len(row))
-    return report_reading.Picture("", images.png_bytes(picture), picture.shape[1], picture.shape[0])
+    return Picture.of(images.png_bytes(images.grid(row, columns=len(row))))
 
 
 def _inline(figure):
