@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options := [argument for argument in arguments if argument.startswith("-")]:
         raise ValueError(f"report takes no options, only runs: {', '.join(options)}")
     from jaxgen import local_path, report, report_comparison, run_directory
+    from jaxgen.pages import curves
 
     runs = [local_path.local(argument, "the run") for argument in arguments]
     for run in runs:
@@ -34,6 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise FileNotFoundError(f"{run} is no run: give the directory that training wrote, such as runs/mnist-cgan")
     for run in runs:
         print(report.write(run))
-    if len(runs) > 1:
-        print(report_comparison.write(runs))
+    different = list({run.resolve(): run for run in runs}.values())
+    if len(different) > curves.MAX_CURVES:
+        why = f"more than {curves.MAX_CURVES} runs do not fit beside each other"
+        print(f"no {report_comparison.PAGE} was written: {why}", file=sys.stderr)
+    elif len(different) > 1:
+        print(report_comparison.write(different))
     return 0
