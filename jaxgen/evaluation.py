@@ -1,6 +1,7 @@
 """Sets of images against each other, with the protocol of every number: what `jaxgen evaluate` computes.
 
-`opening` opens the sides, `evaluation_of_runs` measures a run by itself, `evaluation_page` shows numbers.
+`opening` opens the sides, `evaluation_of_runs` measures a run by itself, `evaluation_pictures` draws
+what to look at, `evaluation_page` shows it with the numbers.
 """
 
 import contextlib

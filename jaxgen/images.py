@@ -16,6 +16,7 @@ from jaxgen.local_path import local
 NAN_COLOUR = (255, 0, 255)  # magenta: no training image is this colour by accident
 MAX_WIDTH = 900
 MAX_HEIGHT = 1800
+STRIP_PADDING = 8  # pixels around strips of images that belong together, such as those of one class
 
 
 def to_uint8(images: ArrayLike) -> np.ndarray:
@@ -119,8 +120,6 @@ def save_png(path: str | os.PathLike, image: ArrayLike) -> Path:
       ValueError: if the shape is none of these.
       OSError: with the path and what to do, if the file cannot be written (full disk, permissions).
     """
-    from PIL import Image
-
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[-1] == 1:
         image = image[..., 0]
@@ -131,10 +130,18 @@ def save_png(path: str | os.PathLike, image: ArrayLike) -> Path:
         )
     if image.dtype != np.uint8:
         image = to_uint8(image)
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
+    data = png_bytes(image)
     path = local(path, "the picture")
     with files.explained(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(path, buffer.getvalue())
+    files.write_atomically(path, data)
     return path
+
+
+def png_bytes(picture: np.ndarray) -> bytes:
+    """A uint8 picture [H, W] or [H, W, 3] as the bytes of a PNG file."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -29,7 +29,7 @@ def _picture(shown: np.ndarray) -> np.ndarray:
     n, k, height, width, channels = shown.shape
     strips = shown.transpose(0, 2, 1, 3, 4).reshape(n, height, k * width, channels)
     columns = 1 if k >= LONG_STRIP else math.ceil(math.sqrt(n / k))
-    return images.grid(strips, columns=columns, padding=8, background=0.6, upscale=None)
+    return images.grid(strips, columns=columns, padding=images.STRIP_PADDING, background=0.6, upscale=None)
 
 
 def describe_data(directory: Path, dataset: data.Dataset, seed: int) -> None:

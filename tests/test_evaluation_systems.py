@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from jaxgen import (
     evaluation,
     evaluation_of_runs,
     evaluation_page,
+    evaluation_pictures,
     experiment,
     loading,
     opening,
@@ -147,8 +149,10 @@ def test_a_class_conditional_run_of_a_users_file_is_asked_for_all_classes_and_me
     assert {"discriminator_overfitting", "logit_of_fake"} <= set(metrics)  # it is told the labels of all three kinds
     (page,) = (run / "evaluation").glob("*.html")
     text = page.read_text()
-    assert "Columns are classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9." in text
-    assert "of one class each: 0, 1, 2, 3, 4, 5, 6, 7." in text and "One latent of class 0" in text
+    samples, between = text.split("<h2>Samples</h2>")[1].split("<h2>Interpolations</h2>")
+    named = [re.findall(r'<li title="([^"]*)"', part) for part in (samples, between)]
+    assert named == [[str(label) for label in range(count)] for count in (10, 8)]  # a row of each class, and its name
+    assert "of one class each." in text and "One latent of class 0" in text
     assert call("evaluate", "--table", run, "--metrics", "as_asked", "fid_within_classes") == 0
     heading = capsys.readouterr().out.splitlines()[0]
     assert heading == "|  | as_asked | as_asked_of_real | fid_within_classes | fid_within_classes_of_train |"
@@ -299,12 +303,12 @@ def test_a_run_by_itself_does_what_its_system_can_and_else_says_what_to_give(tmp
 
 def test_only_what_can_be_decoded_or_reconstructed_gets_a_picture_of_it():
     codes = system_of(draw=grey, decode=lambda variables, z: z, latents=lambda key, n: jnp.zeros((n, 3), jnp.int32))
-    assert evaluation_page._latents(trained_of(codes)) == []
-    assert evaluation_page._latents(trained_of(system_of(draw=grey))) == []
+    assert evaluation_pictures._latents(trained_of(codes)) == []
+    assert evaluation_pictures._latents(trained_of(system_of(draw=grey))) == []
     held_out = data.from_arrays("held out", data.mnist("test").fetch(np.arange(5))["image"])
-    assert evaluation_page.reconstructions(trained_of(system_of(draw=grey)), held_out) == []
+    assert evaluation_pictures.reconstructions(trained_of(system_of(draw=grey)), held_out) == []
     mirror = system_of(reconstruct=lambda variables, batch: batch["image"][:, :, ::-1])
-    ((title, _, picture),) = evaluation_page.reconstructions(trained_of(mirror), held_out)
+    ((title, _, picture, _),) = evaluation_pictures.reconstructions(trained_of(mirror), held_out)
     first = np.where(data.mnist("test").fetch(np.arange(1))["image"][0, :, :, 0] > 127, 255, 0)
     assert title == "Reconstructions"
     scale = (picture.shape[0] - 6) // 56
@@ -313,9 +317,10 @@ def test_only_what_can_be_decoded_or_reconstructed_gets_a_picture_of_it():
 
 
 def test_names_of_families_are_the_systems_own():
-    text = "".join(Path(module.__file__).read_text() for module in (evaluation, evaluation_of_runs, evaluation_page))
-    text += (Path(jaxgen.__file__).parent / "commands" / "evaluate.py").read_text()
-    text += (Path(jaxgen.__file__).parent / "report.py").read_text()
+    package = Path(jaxgen.__file__).parent
+    files = [*package.glob("evaluation*.py"), *package.glob("report*.py"), package / "commands" / "evaluate.py"]
+    text = "".join(file.read_text() for file in files)
+    assert len(files) >= 10
     assert not [name for name in ("GAN(", "VAE", "Classifier", "isinstance(config", ".family") if name in text]
 
 

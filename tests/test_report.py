@@ -1,103 +1,18 @@
-import functools
-import html
-import html.parser
-import inspect
+import base64
+import hashlib
 import json
 import math
 import re
-import shlex
 import time
 from pathlib import Path
 
-import in_process
 import numpy as np
 import pytest
+from a_run import Page, make_run, read, started_with, system_of, told
 
-from jaxgen import (
-    building,
-    command_line,
-    configuration,
-    experiment,
-    images,
-    metrics_log,
-    options,
-    report,
-    report_curves,
-    run_directory,
-)
+from jaxgen import images, metrics_log, report, report_numbers, report_reading, run_directory
 from jaxgen.commands import report as command
-from jaxgen.system import Spec, System
-from jaxgen.systems import cgan, classifier, dcgan, vae
-
-VOID = {"meta", "img", "input", "br", "link", "wbr"}
-
-
-class Page(html.parser.HTMLParser):
-    """Collects text and tags, and fails on tags that do not nest."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.words, self.goes_on = [], [], [], False
-        self.feed(text)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self.goes_on = tag == "wbr"
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.goes_on:  # a place where a line may break inside a word
-            self.words[-1] += data
-        elif not self.open or self.open[-1] != "style":
-            self.words.append(data)
-        self.goes_on = False
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
-
-    def count(self, tag, **attributes):
-        return sum(t == tag and all(a.get(k) == v for k, v in attributes.items()) for t, a in self.tags)
-
-
-def make_run(path, *, lines=30, samples=2, **config):
-    run_directory.create(path, {"preset": "dcgan_mnist", "num_steps": 400, **config})
-    started_with(path, "python scripts/train.py dcgan_mnist")
-    with metrics_log.open_metrics(path, tensorboard=False) as log:
-        for step in range(10, 10 * lines + 1, 10):
-            log.write(
-                step,
-                {
-                    "generator/loss": 1 / step,
-                    "discriminator/loss": 2 / step,
-                    "discriminator/real_logits": step,
-                    "discriminator/fake_logits": -step,
-                    "penalty/r1": 0.5,
-                },
-            )
-            if step % 100 == 0:
-                log.write(step, {"eval/fid": abs(step - 200) + 5.0, "eval/fid_std": 0.5, "eval/accuracy": step / 400})
-    for index in range(samples):
-        images.save_png(path / "samples" / f"{(index + 1) * 100:08d}.png", np.full([8, 8, 3], index, np.uint8))
-    return path
-
-
-def started_with(path, command, **others):
-    (path / "environment.json").write_text(json.dumps({"command": command, **others}))
-
-
-def read(path):
-    text = report.write(path).read_text()
-    return text, Page(text)
+from jaxgen.pages import curves
 
 
 def test_a_report_of_a_whole_run_shows_every_part(tmp_path):
@@ -110,13 +25,14 @@ def test_a_report_of_a_whole_run_shows_every_part(tmp_path):
     assert "fid 105 latest, step 300 best 5, step 200" in page.text
     assert "accuracy 0.75 latest, step 300 best 0.75, step 300" in page.text
     assert page.count("svg") == 5  # fid, accuracy, the two losses, the two logits, r1
-    assert page.text.index("step 200 Earlier") < page.text.index("step 100")  # the latest picture comes first
+    assert page.text.index("step 200 Over time Earlier") < page.text.index("step 100")  # the latest picture comes first
 
 
 def test_the_command_writes_pages_anew_and_refuses_what_is_no_run(tmp_path, capsys):
     runs = [make_run(tmp_path / name) or tmp_path / name for name in ("a", "b")]
     assert command.main([str(run) for run in runs]) == 0
-    assert capsys.readouterr().out.split() == [str(run / "report.html") for run in runs]
+    written = [*(run / "report.html" for run in runs), tmp_path / "comparison.html"]
+    assert capsys.readouterr().out.split() == [str(file) for file in written] and all(map(Path.exists, written))
     assert "discriminator/loss" in (runs[1] / "report.html").read_text()
     for arguments, error in ((["--output", "x"], "no options"), ([str(tmp_path)], "is no run")):
         with pytest.raises((ValueError, FileNotFoundError), match=error):
@@ -124,12 +40,25 @@ def test_the_command_writes_pages_anew_and_refuses_what_is_no_run(tmp_path, caps
     assert command.main([]) == 0 and "jaxgen report" in capsys.readouterr().out
 
 
+def test_the_command_writes_each_page_and_no_comparison_of_one_run_or_of_too_many(tmp_path, capsys, monkeypatch):
+    runs = [str(make_run(tmp_path / name)) for name in ("a", "b")]
+    assert command.main([runs[0], f"{runs[0]}/"]) == 0 and capsys.readouterr().err == ""
+    monkeypatch.setattr(curves, "MAX_CURVES", 1)
+    assert command.main(runs) == 0
+    assert "no comparison.html was written: more than 1 runs" in capsys.readouterr().err
+    assert not (tmp_path / "comparison.html").exists() and (tmp_path / "b" / "report.html").exists()
+
+
 def test_a_report_needs_no_network_and_no_other_file(tmp_path):
     text, page = read(make_run(tmp_path))
-    assert "http" not in text and "//" not in re.sub(r"base64,[A-Za-z0-9+/=]*", "", text)
-    assert not re.search(r"@import|url\((?!#)", text)
+    assert "://" not in text and not re.search(r"@import|url\((?!#)", text)
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # The browser itself refuses whatever else might come in, and runs this one script.
+    assert policy.startswith("default-src 'none'; img-src data:;") and policy.endswith(f"script-src 'sha256-{digest}'")
     for tag, attributes in page.tags:
-        assert tag not in ("script", "link", "iframe", "image")
+        assert tag not in ("link", "iframe", "image")
         assert attributes.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
         assert attributes.get("href", "#").startswith("#")
 
@@ -146,7 +75,7 @@ def test_the_curves_take_their_ink_from_the_page_in_light_and_dark(tmp_path):
     text, _ = read(make_run(tmp_path))
     svg = text[text.index("<svg") : text.rindex("</svg>")]
     assert "currentColor" in svg and "var(--line)" in svg
-    assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) <= set(report_curves.COLOURS)
+    assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) <= set(curves.COLOURS)
     assert "prefers-color-scheme: dark" in text
 
 
@@ -245,7 +174,7 @@ def test_everything_from_outside_is_escaped(tmp_path):
     images.save_png(run / "samples" / f"{evil.replace('/', '')}_0010.png", np.zeros([2, 2, 3], np.uint8))
     (run / "status.json").write_text(json.dumps({"status": evil, "step": evil, "message": evil}))
     text, page = read(run)
-    assert "<script" not in text and page.count("script") == 0
+    assert "<script" not in text and page.count("script") == 0  # a single picture needs no slider
     assert page.text.count(evil) >= 6
 
 
@@ -268,7 +197,7 @@ def test_many_samples_are_thinned_to_first_last_and_evenly_spaced_ones(tmp_path)
 
 
 def test_large_samples_are_bounded_and_the_last_one_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "MAX_PICTURE_BYTES", 5000)
+    monkeypatch.setattr(report_reading, "MAX_PICTURE_BYTES", 5000)
     noise = np.random.RandomState(0).randint(0, 256, [30, 30, 3]).astype(np.uint8)
     for step in (1, 2, 3, 4, 5):
         images.save_png(tmp_path / "samples" / f"{step:08d}.png", noise)
@@ -296,10 +225,9 @@ def test_the_data_are_told_and_real_images_stand_beside_the_samples(tmp_path):
     text = report.write(tmp_path / "run").read_text()
     page = Page(text)
     assert "pets <1>: 1,234 images of 32 × 48 pixels, colour; 2 classes (cat, dog)" in page.text
-    beside = text[text.index('<div class="beside">') :]
-    beside = beside[: beside.index("</div>")]
-    assert 'alt="Samples, step 200"' in beside and 'alt="Real images, real images"' in beside
-    assert page.count("img", alt="Real images, real images") == 1
+    beside = text[text.index('<div class="first">') : text.index("<h2>Evaluation</h2>")]
+    assert 'alt="Samples, step 200"' in beside and 'alt="Real images"' in beside
+    assert page.count("img", alt="Real images") == 1
     described(tmp_path / "run", class_names=[f"kind {i}" for i in range(21)], image_shape=[8, 8, 1])
     text = Page(report.write(tmp_path / "run").read_text()).text
     assert "8 × 8 pixels, grey; 21 classes (kind 0," in text and "kind 19, ...)" in text and "kind 20" not in text
@@ -323,13 +251,27 @@ def test_reconstructions_say_which_is_the_original(tmp_path):
     assert text.count("left an original, right its reconstruction") == 1
 
 
-def told(path, system, **facts):
-    """RUN/system.json, as the loop writes it."""
-    run_directory.write_facts(path, experiment.facts_of(system) | facts)
+def test_rows_of_a_picture_are_named_where_its_size_says_that_they_are_classes(tmp_path):
+    names = [f"<{i}>" for i in range(20)]
+    make_run(tmp_path, samples=0)
+    described(tmp_path, class_names=names, image_shape=[8, 8, 3])
+    told(tmp_path, system_of(draw=dict, choices={"label": 20}))
+    strips = images.grid(np.zeros([16, 16, 8 * 16, 3]), columns=1, padding=images.STRIP_PADDING)  # enlarged twice
+    images.save_png(tmp_path / "samples" / "00000100.png", strips)
+    _, page = read(tmp_path)
+    assert [attributes["title"] for tag, attributes in page.tags if tag == "li"] == names[:16]
+    assert "The first 16 of 20 classes." in page.text and "Rows are classes" not in page.text
+    images.save_png(tmp_path / "samples" / "00000200.png", images.grid(np.zeros([64, 8, 8, 3])))  # a system's own view
+    _, page = read(tmp_path)
+    assert page.count("li") == 0 and "Rows are classes, the first 16 of 20" in page.text
 
 
-def system_of(**capabilities):
-    return System(init=dict, train_step=dict, images_per_step=1, **capabilities)
+def test_a_running_run_tells_the_time_that_is_left(tmp_path):
+    run_directory.create(tmp_path, {"num_steps": 1000})
+    write_lines(tmp_path, [100, 200, 300], [10, 20, 30])
+    for status, is_told in (("running", True), ("finished", False)):
+        run_directory.write_status(tmp_path, status, step=400)
+        assert ("time left 1 min 0 s at the latest speed" in read(tmp_path)[1].text) == is_told
 
 
 def test_what_draws_without_a_number_of_quality_says_how_to_get_one(tmp_path):
@@ -374,198 +316,11 @@ def test_the_rows_of_a_class_conditional_runs_samples_are_its_classes(tmp_path):
     assert "Rows are classes, the first 16 of 20, from the top: <0>, <1>," in text and "<14>, <15>. " in text
 
 
-def test_related_metrics_share_a_panel():
-    names = ["generator/loss", "discriminator/loss", "discriminator/real_logits", "discriminator/fake_logits"]
-    names += ["discriminator/grad_norm", "units/kl_0", "units/kl_1", "rate", "eval/fid", "eval/fid_std", "eval/kid_std"]
-    assert report_curves.panels(names) == [
-        ("eval", ["eval/fid"]),
-        ("eval", ["eval/kid_std"]),
-        ("generator and discriminator", ["generator/loss", "discriminator/loss"]),
-        ("discriminator", ["discriminator/real_logits", "discriminator/fake_logits"]),
-        ("discriminator", ["discriminator/grad_norm"]),
-        ("other", ["units/kl_0", "units/kl_1"]),
-        ("other", ["rate"]),
-    ]
-
-
-def test_no_panel_has_more_curves_than_colours_and_none_is_lost():
-    names = [f"units/kl_{index}" for index in range(20)]
-    arranged = report_curves.panels(names)
-    assert [len(members) for _, members in arranged] == [8, 8, 4]
-    assert [name for _, members in arranged for name in members] == names
-    assert report_curves.MAX_CURVES <= len(report_curves.COLOURS)
-
-
-def test_norms_over_orders_of_magnitude_get_a_logarithmic_axis(tmp_path):
-    with metrics_log.open_metrics(tmp_path, tensorboard=False) as log:
-        for step in range(50):
-            log.write(step, {"generator/grad_norm": 10.0 ** (step / 20), "rate": 1.0 + step / 10, "loss": step - 10.0})
-    text = read(tmp_path)[0].replace("<wbr>", "")
-    figures = {name: "log scale" in f for f in text.split("<figure")[1:] for name in re.findall(r"</i>(\S+) <b>", f)}
-    assert figures == {"generator/grad_norm": True, "rate": False, "loss": False}
-
-
-def test_thinning_keeps_the_extremes_and_smoothing_keeps_the_mean():
-    steps = np.arange(10_000)
-    values = np.sin(steps / 500.0)
-    values[4321], values[7777] = 50.0, -50.0
-    values[100:400] = np.nan
-    thin_steps, thin_values = report_curves._thinned(steps, values)
-    assert len(thin_steps) <= 1000 and (np.diff(thin_steps) > 0).all()
-    assert thin_values[thin_steps == 4321] == 50.0 and thin_values[thin_steps == 7777] == -50.0
-    assert np.isnan(thin_values).any()
-    smooth_steps, smooth_values = report_curves._smoothed(steps, np.where(steps == 3000, 1e30, 0.999))
-    assert len(smooth_steps) <= 1000 and smooth_steps[0] == 0 and smooth_steps[-1] == 9999
-    far = np.abs(smooth_steps - 3000) > 200
-    np.testing.assert_allclose(smooth_values[far], 0.999, rtol=1e-12)
-
-
 def test_lower_or_higher_is_better_by_name_and_unknown_names_get_no_best():
-    assert [report._direction(f"eval/{name}") for name in ("fid", "nll", "fid_ema", "bits_per_dim")] == [1] * 4
-    assert [report._direction(f"eval/{name}") for name in ("elbo", "inception_score", "precision")] == [-1] * 3
-    assert [report._direction(f"eval/{name}") for name in ("fid_std", "num_fake", "seconds", "colour", "fiddle")] == [
-        0
-    ] * 5
-
-
-def commands(path):
-    """The commands of a report, as words."""
-    text, _ = read(path)
-    lines = re.findall(r"<pre>(.*?)</pre>", text)
-    return [shlex.split(html.unescape(re.sub("<[^>]*>", "", line))) for line in lines]
-
-
-def understood(words):
-    """Parses a command with the command line of its own module; (its name, what it was asked to do)."""
-    if words[0] == "jaxgen":
-        name, arguments = words[1], words[2:]
-    else:
-        assert words[0] == "python" and words[1].startswith("scripts/")
-        name, arguments = Path(words[1]).stem, words[2:]
-    script = in_process.script(name)
-    if name == "train":
-        return name, script.parse(arguments)
-    asked = {}
-    target = getattr(script, name)
-
-    @functools.wraps(target)
-    def instead(*arguments, **options):
-        asked.update(inspect.signature(target).bind(*arguments, **options).arguments)
-        return "nothing"
-
-    setattr(script, name, instead)
-    assert script.main(arguments) == 0
-    return name, asked
-
-
-def make_typed_run(path, config, image_shape, *, checkpoint=True, facts=True):
-    spec = Spec.of_images(image_shape, 10)
-    stored = configuration.to_dict(config, preset="mnist-dcgan") | {"images": spec.to_dict()}
-    run_directory.create(path, stored)
-    if facts:
-        system = building.build_system(config, spec)
-        run_directory.write_facts(
-            path, experiment.facts_of(system, has_test_split=config.data.has_test_split) | {"parameters": {"a": 1}}
-        )
-    started_with(path, shlex.join(["python", "scripts/train.py", "mnist-dcgan", "--directory", str(path)]))
-    if checkpoint:
-        (path / "checkpoints" / "1000").mkdir(parents=True)
-    return path
-
-
-RUNS = {
-    "gan": (dcgan.Config(), (28, 28, 1), ["train", "sample", "evaluate"], ("fid", "kid", "prdc")),
-    "stacked": (dcgan.Config(data=options.Data("stacked_mnist")), (28, 28, 3), ["train", "sample", "evaluate"], None),
-    "large_stacked": (dcgan.Config(data=options.Data("stacked_mnist")), (32, 32, 3), ["train", "sample"], None),
-    "emoji": (dcgan.Config(data=options.Data("emoji")), (64, 64, 3), ["train", "sample"], None),
-    "no_test": (dcgan.Config(data=options.Data("arrays", path="a.npz")), (28, 28, 1), ["train", "sample"], None),
-    "conditional": (cgan.Config(), (28, 28, 1), ["train", "sample", "evaluate"], ("fid", "kid", "prdc")),
-    "vae": (
-        vae.Config(data=options.Data(binarise="dynamic")),
-        (28, 28, 1),
-        ["train", "sample", "evaluate"],
-        None,
-    ),
-    "vae_no_test": (
-        vae.Config(data=options.Data("hub", path="a/b"), model="conv", likelihood="gaussian"),
-        (28, 28, 1),
-        ["train", "sample"],
-        None,
-    ),
-    "classifier": (classifier.Config(), (28, 28, 1), ["train", "evaluate"], None),
-}
-
-
-@pytest.mark.filterwarnings("ignore:a gradient penalty beside batch normalisation")
-@pytest.mark.parametrize("facts", [True, False])
-@pytest.mark.parametrize("run", RUNS)
-def test_each_command_is_one_that_its_module_takes_for_such_a_run(tmp_path, run, facts, monkeypatch):
-    monkeypatch.setattr(command_line, "use_compilation_cache", lambda: None)
-    config, shape, names, metrics = RUNS[run]
-    run = make_typed_run(tmp_path / "my run", config, shape, facts=facts)
-    found = dict(understood(words) for words in commands(run))
-    assert list(found) == names
-    assert found["train"].name == "mnist-dcgan" and found["train"].directory == str(run)
-    if "sample" in found:
-        assert found["sample"]["what"] == str(run)
-    if "evaluate" in found:
-        asked = found["evaluate"]
-        assert (asked["what"], asked["reference"], asked["metrics"]) == (str(run), None, metrics or ())
-
-
-def test_a_run_of_version_0_1_without_facts_is_offered_what_its_system_can(tmp_path):
-    settings = configuration.to_dict(dcgan.Config())
-    old = {"family": "GAN", "model": "dcgan", **{n: v for n, v in settings.items() if n not in ("system", "images")}}
-    run_directory.create(tmp_path, old | {"images": {"image_shape": [28, 28, 1], "num_classes": 10}})
-    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
-    assert [words[:2] for words in commands(tmp_path)] == [["jaxgen", "sample"], ["jaxgen", "evaluate"]]
-    run_directory.create(tmp_path / "other", old | {"family": "Flow", "images": {}})
-    (tmp_path / "other" / "checkpoints" / "1").mkdir(parents=True)
-    assert commands(tmp_path / "other") == []
-
-
-def test_a_run_of_a_users_file_is_read_back_with_that_file(tmp_path):
-    run = make_typed_run(tmp_path / "run", dcgan.Config(), (28, 28, 1))
-    stored = run_directory.load_config(run)
-    (run / "config.json").write_text(json.dumps(stored | {"system": "mine.py"}))
-    started_with(run, "python /somewhere/bin/jaxgen train 'my systems/mine.py:other' --seed 1")
-    train, sample, evaluate = commands(run)
-    assert train == ["jaxgen", "train", "my systems/mine.py:other", "--seed", "1"]
-    assert sample == ["jaxgen", "sample", str(run), "--system", "my systems/mine.py"]
-    assert evaluate[:3] == ["jaxgen", "evaluate", str(run)] and evaluate[-2:] == ["--system", "my systems/mine.py"]
-    started_with(run, "a notebook")
-    assert commands(run)[0][-2:] == ["--system", "mine.py"]
-
-
-def test_a_run_whose_system_nothing_names_is_read_back_in_python(tmp_path):
-    run_directory.create(tmp_path, {"settings": {}, "seed": 0, "images": {"image_shape": [28, 28, 1]}})
-    told(tmp_path, system_of(draw=dict))
-    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
-    assert commands(tmp_path) == []
-    assert f"jaxgen.load('{tmp_path}', system=...)" in read(tmp_path)[1].text
-
-
-def test_a_run_without_a_checkpoint_offers_only_to_start_again(tmp_path):
-    config = vae.Config(data=options.Data(binarise="dynamic"))
-    run = make_typed_run(tmp_path / "my run", config, (28, 28, 1), checkpoint=False)
-    (run / "checkpoints" / "1000.orbax-checkpoint-tmp").mkdir(parents=True)
-    _, page = read(run)
-    assert [words[1] for words in commands(run)] == ["scripts/train.py"]
-    assert "Start again" in page.text and "Resume" not in page.text
-
-
-def test_the_command_of_the_last_start_is_repeated_and_only_one_of_the_training_script(tmp_path):
-    run = make_typed_run(tmp_path / "my run", dcgan.Config(), (64, 64, 3))
-    again = [{"command": "python scripts/train.py x --num-steps 9 --a 'b c'"}]
-    started_with(run, "python scripts/train.py x", resumed=again)
-    assert commands(run)[0] == ["python", "scripts/train.py", "x", "--num-steps", "9", "--a", "b c"]
-    _, page = read(run)
-    assert "the same command again python scripts/train.py x --num-steps 9 --a 'b c'" in page.text
-    started_with(run, "python scripts/train.py x --seed 3", resumed=[{"date": "2026-01-01T00:00:00+00:00"}])
-    assert commands(run)[0][-1] == "3"
-    for other in ("python -m pytest tests/test_train.py", "notebook", "python scripts/train.py 'open", 3, None):
-        started_with(run, other)
-        assert [words[:2] for words in commands(run)] == [["jaxgen", "sample"]]
+    assert [report_numbers.direction(f"eval/{name}") for name in ("fid", "nll", "fid_ema", "bits_per_dim")] == [1] * 4
+    assert [report_numbers.direction(f"eval/{name}") for name in ("elbo", "inception_score", "precision")] == [-1] * 3
+    unknown = ("fid_std", "num_fake", "seconds", "colour", "fiddle")
+    assert [report_numbers.direction(f"eval/{name}") for name in unknown] == [0] * 5
 
 
 def test_a_pause_between_two_sessions_is_not_training_time(tmp_path):
@@ -586,9 +341,9 @@ def test_names_break_after_their_signs_and_commands_between_their_arguments(tmp_
     run = make_run(tmp_path, data={"validation_share": 0.1})
     started_with(run, "python scripts/train.py x --num-steps 3")
     text, page = read(run)
-    assert "<th>data.<wbr>validation_<wbr>share</th>" in text and "data.validation_share" in page.text
+    assert "<dt>data.<wbr>validation_<wbr>share</dt>" in text and "data.validation_share" in page.text
     assert "<span>--num-steps</span> <span>3</span></pre>" in text
-    for rule in ("overflow-wrap: normal", "white-space: pre-wrap", "pre span { white-space: pre; }"):
+    for rule in ("word-break: normal", "white-space: pre-wrap", "pre span { white-space: pre; }"):
         assert rule in text
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from a_run import Page
 from in_process import call, script
 
 from jaxgen import evaluation
@@ -18,7 +19,7 @@ from jaxgen.data import toy
 from jaxgen.losses import adversarial, penalties
 from jaxgen.metrics import protocol
 from jaxgen.models import dcgan, mlp
-from jaxgen.stability import games, members, oracles, sweep, sweep_presets, sweep_report, updates
+from jaxgen.stability import games, members, oracles, sweep, sweep_page, sweep_presets, sweep_report, updates
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 GENERATOR, DISCRIMINATOR, LATENT_DIM = mlp.Generator(widths=(8,)), mlp.Discriminator(widths=(8,)), 3
@@ -515,14 +516,27 @@ def test_members_that_failed_are_marked_and_the_threshold_is_stored(tmp_path):
 def test_the_pictures_of_a_sweep_name_each_row_and_mark_failures():
     result, scale = made_up(falls_without_a_clip), sweep_report.Scale(failed_below=0.5)
     drawn, real = np.zeros((12, 3, 8, 8, 1)), np.ones((3, 8, 8, 1))
-    (axes,) = sweep_report.samples_figure(drawn, real, result, scale).axes
+    (axes,) = sweep_page.samples_figure(drawn, real, result, scale).axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels[:2] == ["real images", "discriminator_rate 0.1, clip 1, seed 0\n0.9"] and len(labels) == 13
     assert labels[-1] == "discriminator_rate 0.4, clip inf, seed 1\nnot finite, failed"
-    (axes,) = sweep_report.scores_figure(result, scale).axes
+    (axes,) = sweep_page.scores_figure(result, scale).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["clip 1", "clip inf", "fails below"]
     one = result._replace(settings=result.settings | {"discriminator_rate": np.full(12, 0.1)})
-    assert sweep_report.scores_figure(one, scale) is None  # no rate was varied
+    assert sweep_page.scores_figure(one, scale) is None  # no rate was varied
+
+
+def test_a_page_of_a_sweep_holds_its_scores_limits_and_samples_and_takes_names_as_text(tmp_path):
+    result, scale = made_up(falls_without_a_clip), sweep_report.Scale(failed_below=0.5)
+    drawn = {"drawn": np.zeros((12, 3, 8, 8, 1)), "real": np.ones((3, 8, 8, 1)), "origin": "<i>as in</i>"}
+    text = sweep_page.write(tmp_path / "sweep.html", "<script>", result, scale, **drawn).read_text()
+    page = Page(text)
+    assert page.count("script") == page.count("i") == 0 and "Sweep of <script>" in page.text
+    assert page.count("svg") == 1 and page.count("img") == 13
+    assert "discriminator_rate clip 1 clip inf 0.1 0.9 0.9 0.2 0.9 0.2 x 2/2 0.4 0.9 0.2 x 2/2" in page.text
+    for line in sweep_report.largest_rates(result, scale)[1:]:
+        assert " ".join(line.split()) in page.text
+    assert page.text.count("failed discriminator_rate") == 4  # those of the table, with their samples
 
 
 def test_measured_numbers_are_columns_of_the_table():

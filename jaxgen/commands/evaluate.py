@@ -157,7 +157,7 @@ def compare(
     **options: Any,
 ) -> dict[str, Any]:
     """One set of images against another; see `evaluate`."""
-    from jaxgen import evaluation, evaluation_of_runs, evaluation_page
+    from jaxgen import evaluation, evaluation_of_runs, evaluation_page, evaluation_pictures
     from jaxgen.metrics import comparison
     from jaxgen.options import lookup
 
@@ -197,9 +197,9 @@ def compare(
     path, whole = keep(output, directory, name, record)
     if pictures:
         near = real.dataset if train is None else train
-        found = evaluation_page.pictures(fake, network, near, seen=seen, held_out=train is None, **shared)
+        found = evaluation_pictures.pictures(fake, network, near, seen=seen, held_out=train is None, **shared)
         if trained is not None and real.split:
-            found += evaluation_page.reconstructions(trained, real.dataset)
+            found += evaluation_pictures.reconstructions(trained, real.dataset)
         try:
             page = evaluation_page.write_page(path.with_suffix(".html"), whole, found)
             print(f"pictures: {page}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A run's page: `jaxgen report RUN ...` writes `report.html` anew, from what the run directory holds."""
+"""Pages of runs: `jaxgen report RUN ...` writes `report.html` anew, and of several runs a page of all side by side."""
 
 import sys
 
@@ -10,8 +10,12 @@ HELP = """usage: {program} RUN [RUN ...]
 Writes RUN/report.html: pictures, curves, settings, where it was run. Training writes it by itself; this is for a run
 that was killed or copied, or to see with today's page what an older version trained. It needs no network.
 
-example:
+Of several runs it also writes comparison.html, beside the first: the settings in which they differ, their samples,
+their curves in one plot for each metric, their numbers. Evaluations are compared where they were made in one way.
+
+examples:
   {program} runs/mnist-cgan
+  {program} runs/mnist-cgan runs/mnist-cgan-r1
 """
 
 
@@ -23,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options := [argument for argument in arguments if argument.startswith("-")]:
         raise ValueError(f"report takes no options, only runs: {', '.join(options)}")
-    from jaxgen import local_path, report, run_directory
+    from jaxgen import local_path, report, report_comparison, run_directory
+    from jaxgen.pages import curves
 
     runs = [local_path.local(argument, "the run") for argument in arguments]
     for run in runs:
@@ -31,4 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise FileNotFoundError(f"{run} is no run: give the directory that training wrote, such as runs/mnist-cgan")
     for run in runs:
         print(report.write(run, tell=lambda note: print(f"warning: {show(note)}", file=sys.stderr)))
+    different = list({run.resolve(): run for run in runs}.values())
+    if len(different) > curves.MAX_CURVES:
+        why = f"more than {curves.MAX_CURVES} runs do not fit beside each other"
+        print(f"no {report_comparison.PAGE} was written: {why}", file=sys.stderr)
+    elif len(different) > 1:
+        print(report_comparison.write(different))
     return 0

@@ -282,7 +282,7 @@ def sweep(
     Give a list to replace these values: `--clip 0.1 1 inf`; one value fixes a setting. Writes members.csv (one row a
     network), columns.txt (what its columns mean), sweep.json (all numbers, medians and failure probabilities over
     seeds, the budget curve), scores.png (scores against the rate), samples.png of images (one row a network, in the
-    order of members.csv), and checkpoints: run the same line again to resume.
+    order of members.csv), sweep.html (all of this on one page), and checkpoints: run the same line again to resume.
 
     The score (more is better) is, of points, the share of modes found times the share of samples near one; of images
     minus their sliced Wasserstein distance from real ones; of VAEs the ELBO. For a run it is told as a quality, from

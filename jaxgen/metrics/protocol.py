@@ -234,7 +234,7 @@ def require_alike(records: Sequence[Record]) -> None:
 
 
 def _told(name, values, group) -> str:
-    texts = ["not stated" if value is None else _short(value) for value in values]
+    texts = ["not stated" if value is None else short(value) for value in values]
     whose: dict[str, dict[str, None]] = {}  # text -> subjects, or files where a subject alone does not tell
     for record, text in zip(group, texts, strict=True):
         unlike = any(r.subject == record.subject and t != text for r, t in zip(group, texts, strict=True))
@@ -242,7 +242,8 @@ def _told(name, values, group) -> str:
     return f"  {name}: " + "; ".join(f"{text} ({', '.join(who)})" for text, who in whose.items())
 
 
-def _short(value) -> str:
+def short(value) -> str:
+    """An entry of a protocol in a few characters: digests by their beginning."""
     text = str(value)
     is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
     return f"{text[:12]}..." if is_digest else text
@@ -293,7 +294,7 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
         if len(steps[record.subject]) > 1:
             return f"{record.subject} at step {step}"
         if "run" not in record.protocol and step is None and len(contents[record.subject]) > 1:
-            return f"{record.subject} ({_short(images)})"
+            return f"{record.subject} ({short(images)})"
         return record.subject
 
     rows = {
@@ -327,7 +328,7 @@ def _cells(found: Sequence[Record], first: Record, notes: list[str]) -> str:
     for group in groups:
         text = _mean(group)
         if unlike := differences([first, group[0]]):
-            why = "; ".join(f"{name} {_short(b)} instead of {_short(a)}" for name, (a, b) in unlike.items())
+            why = "; ".join(f"{name} {short(b)} instead of {short(a)}" for name, (a, b) in unlike.items())
             if why not in notes:
                 notes.append(why)
             text += f" [{notes.index(why) + 1}]"
@@ -389,7 +390,7 @@ def _protocols(records: Sequence[Record]) -> list[str]:
 
 
 def _in_a_line(entries: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in entries.items())
+    return ", ".join(f"{name} {short(value)}" for name, value in entries.items())
 
 
 def _common(records: Sequence[Record]) -> dict[str, Any]:

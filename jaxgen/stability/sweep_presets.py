@@ -20,7 +20,7 @@ from jaxgen.metrics import comparison, features, protocol
 from jaxgen.metrics.sliced_wasserstein import sliced_wasserstein_distance
 from jaxgen.models import dcgan, mlp
 from jaxgen.options import UPDATE_RULES, Optimizer, lookup
-from jaxgen.stability import games, members, runs, sweep, sweep_report
+from jaxgen.stability import games, members, runs, sweep, sweep_page, sweep_report
 
 OPTIMIZERS = {"adam": members.adam, "sgd": members.sgd}
 RING_STD = 0.05
@@ -399,18 +399,20 @@ def run(
         )
     facts = {"score_of_untrained": scale.untrained, "score_of_real": scale.real}
     paths = sweep.write(result, directory, failed_below=scale.failed_below, facts=facts)
-    figures = {"scores.png": sweep_report.scores_figure(result, scale)}
+    figures, drawn = {"scores.png": sweep_page.scores_figure(result, scale)}, None
     if (draw := preset.draw) is not None:
         rows = jax.jit(lambda states: jax.lax.map(lambda state: draw(state, jax.random.key(0), 16), states))
-        figures["samples.png"] = sweep_report.samples_figure(
-            np.asarray(rows(result.states)), preset.real, result, scale
-        )
+        drawn = np.asarray(rows(result.states))
+        figures["samples.png"] = sweep_page.samples_figure(drawn, preset.real, result, scale)
     for file, figure in figures.items():
         if figure is not None:
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=130)
             files.write_atomically(directory / file, buffer.getvalue())
             paths.append(directory / file)
+    real = preset.real if preset.draw is not None else None
+    shown: dict[str, Any] = {"drawn": drawn, "real": real, "origin": preset.origin}
+    paths.append(sweep_page.write(directory / "sweep.html", Path(name).name, result, scale, **shown))
     return Swept(result, paths + ([directory / "evaluation"] if metrics else []), scale, preset.origin)
 
 

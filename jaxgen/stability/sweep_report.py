@@ -1,16 +1,14 @@
-"""What a sweep found, for people: a table of scores, the largest rates with what they rest on, and pictures."""
+"""What a sweep found, in words: a table of scores, and the largest rates with what they rest on."""
 
 import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgen import images
 from jaxgen.stability import sweep
-from jaxgen.stability.atlas.record import INK, LINES, SOFT, UNSTABLE, finish, new_figure
 
 RATES = ("discriminator_rate", "generator_rate", "learning_rate")
 MAX_COLUMNS = 6
@@ -64,26 +62,93 @@ class Scale:
 # Words ----------------------------------------------------------------------------------------------------------------
 
 
+class Grid(NamedTuple):
+    """Scores as a table.
+
+    heading: what they are.
+    rate: the setting of its rows.
+    columns: the other settings of each column, in words.
+    rows: (rate, a text a column); empty where a combination was not tried.
+    """
+
+    heading: str
+    rate: str
+    columns: list[str]
+    rows: list[tuple[float, list[str]]]
+
+
 def summary(result: sweep.Result, scale: Scale, *, best: int = 10) -> list[str]:
     """How many failed, the scores of each setting, and the largest rates, as lines."""
+    grid = scores(result, scale)
+    lines = [overview(result), "", *(ranking(result, scale, best=best) if grid is None else _table(grid))]
+    rates = largest_rates(result, scale)
+    return [*lines, *([""] if rates else []), *rates]
+
+
+def overview(result: sweep.Result) -> str:
+    """How many networks there were, and how many stayed finite."""
     finite, steps = result.table["finite"], int(result.steps[-1])
-    lines = [
+    return (
         f"{len(finite)} network{'s' * (len(finite) > 1)}, {steps:,} steps at constant rates, trained in "
         f"{result.seconds:.0f} s: {int(finite.sum())} finite to the end"
-    ]
+    )
+
+
+def scores(result: sweep.Result, scale: Scale) -> Grid | None:
+    """The table of scores; None where no rate was varied, or more combinations than MAX_COLUMNS beside it."""
+    found = _found(result, scale)
+    if found is None or len(found.columns) > MAX_COLUMNS:
+        return None
+
+    def cell(row):
+        fails = ""
+        if row["failures"]:
+            fails = " x" if row["seeds"] == 1 else f" x {row['failures']}/{row['seeds']}"
+        return scale.text(row["median"]) + fails
+
+    cells = {(row[found.rate], tuple(row[name] for name in found.others)): cell(row) for row in found.rows}
+    rates = sorted({row[found.rate] for row in found.rows})
+    return Grid(
+        _heading(scale, found.rows[0]["seeds"]),
+        found.rate,
+        [label(found.others, column) for column in found.columns],
+        [(rate, [cells.get((rate, column), "") for column in found.columns]) for rate in rates],
+    )
+
+
+def ranking(result: sweep.Result, scale: Scale, *, best: int = 10) -> list[str]:
+    """What the scores are, and the best settings, as lines."""
+    names = varied(result)
+    rows = sweep.over_seeds(result.table, names, failed_below=scale.failed_below)
+    return _ranking(rows, names, scale, best)
+
+
+def largest_rates(result: sweep.Result, scale: Scale) -> list[str]:
+    """The largest rates without a failure and what they rest on, as lines; none where no rate was varied."""
+    found = _found(result, scale)
+    if found is None:
+        return []
+    limits = {column: _limit(found.rows, found.rate, found.others, column) for column in found.columns}
+    return _limits(limits, found.rate, found.others, result, scale) + _clip_shares(result)
+
+
+class _Found(NamedTuple):
+    """Medians over seeds, the rate that was varied, the other settings, and their combinations."""
+
+    rows: list[dict]
+    rate: str
+    others: list[str]
+    columns: list[tuple]
+
+
+def _found(result, scale) -> _Found | None:
     names = varied(result)
     rows = sweep.over_seeds(result.table, names, failed_below=scale.failed_below)
     rate = next((name for name in RATES if name in names), None)
-    others = [name for name in names if name != rate]
-    columns = sorted({tuple(row[name] for name in others) for row in rows})
     if rate is None or len({row[rate] for row in rows}) < 2:
-        return lines + _ranking(rows, names, scale, best)
-    if len(columns) <= MAX_COLUMNS:
-        lines += _table(rows, rate, others, columns, scale)
-    else:
-        lines += _ranking(rows, names, scale, best)
-    found = {column: _limit(rows, rate, others, column) for column in columns}
-    return lines + _limits(found, rate, others, result, scale) + _clip_shares(result)
+        return None
+    others = [name for name in names if name != rate]
+    return _Found(rows, rate, others, sorted({tuple(row[name] for name in others) for row in rows}))
 
 
 def varied(result: sweep.Result) -> list[str]:
@@ -92,7 +157,8 @@ def varied(result: sweep.Result) -> list[str]:
     return names or [name for name in result.settings if name != "seed"]
 
 
-def _label(others: Sequence[str], column: Sequence[float]) -> str:
+def label(others: Sequence[str], column: Sequence[float]) -> str:
+    """A combination of settings in words."""
     return ", ".join(f"{name} {value:g}" for name, value in zip(others, column, strict=True)) or "all"
 
 
@@ -105,7 +171,7 @@ def _heading(scale: Scale, seeds: int) -> str:
 
 def _ranking(rows, names, scale, best) -> list[str]:
     rows = sorted(rows, key=lambda row: -np.inf if np.isnan(row["median"]) else row["median"], reverse=True)
-    lines = ["", _heading(scale, rows[0]["seeds"])]
+    lines = [_heading(scale, rows[0]["seeds"])]
     for row in rows[:best]:
         spread = ""
         if row["seeds"] > 1:
@@ -119,21 +185,10 @@ def _ranking(rows, names, scale, best) -> list[str]:
     return lines
 
 
-def _table(rows, rate, others, columns, scale) -> list[str]:
-    def cell(row):
-        fails = ""
-        if row["failures"]:
-            fails = " x" if row["seeds"] == 1 else f" x {row['failures']}/{row['seeds']}"
-        return scale.text(row["median"]) + fails
-
-    cells = {(row[rate], tuple(row[name] for name in others)): cell(row) for row in rows}
-    labels = [_label(others, column) for column in columns]
-    width = max(len(text) for text in (*labels, *cells.values())) + 3
-    lines = ["", _heading(scale, rows[0]["seeds"])]
-    lines.append(f"  {rate:>20s}" + "".join(f"{label:>{width}s}" for label in labels))
-    for value in sorted({row[rate] for row in rows}):
-        lines.append(f"  {value:>20g}" + "".join(f"{cells.get((value, column), ''):>{width}s}" for column in columns))
-    return lines
+def _table(grid: Grid) -> list[str]:
+    width = max(len(text) for text in (*grid.columns, *(cell for _, cells in grid.rows for cell in cells))) + 3
+    lines = [grid.heading, f"  {grid.rate:>20s}" + "".join(f"{label:>{width}s}" for label in grid.columns)]
+    return lines + [f"  {rate:>20g}" + "".join(f"{cell:>{width}s}" for cell in cells) for rate, cells in grid.rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,12 +215,12 @@ def _limit(rows, rate, others, column) -> _Limit:
 
 def _limits(found, rate, others, result, scale) -> list[str]:
     nothing_failed = all(limit.bad == math.inf for limit in found.values())
-    lines = ["", f"largest {rate} without a failure ({scale.failure()})"]
+    lines = [f"largest {rate} without a failure ({scale.failure()})"]
     if nothing_failed:
         largest = max(limit.good for limit in found.values())
         lines.append(f"  Nothing failed in this grid: the limit lies above {largest:g}, the largest tried.")
     else:
-        lines += [f"  {_label(others, column)}: {_limit_text(limit)}" for column, limit in found.items()]
+        lines += [f"  {label(others, column)}: {_limit_text(limit)}" for column, limit in found.items()]
         lines += _compared(found, others)
     seeds = next(iter(found.values())).seeds
     fixed = [
@@ -230,7 +285,7 @@ def _compared(found, others) -> list[str]:
         times = f"{low:.3g} to {high:.3g} times"
         if low == 0 or high == math.inf:
             times = f"at most {high:.3g} times" if low == 0 else f"at least {low:.3g} times"
-        text = f"the limit of {_label(others, column)} is {times} that without a clip, by the gaps of this grid"
+        text = f"the limit of {label(others, column)} is {times} that without a clip, by the gaps of this grid"
         lines.append(f"  {text}{'' if low > 1 or high < 1 else ': no change is shown'}")
     return lines
 
@@ -248,83 +303,3 @@ def _clip_shares(result) -> list[str]:
             told = " and ".join(f"{share:.0%} of the {player}'s steps" for player, share in shares.items())
             lines.append(f"The clip at {clip:g}, of each player's own gradient, acted in {told}.")
     return lines
-
-
-# Pictures -------------------------------------------------------------------------------------------------------------
-
-
-def scores_figure(result: sweep.Result, scale: Scale) -> Any:
-    """Scores against the rate, a line for each combination of the other settings; None where no rate was varied.
-
-    Dots are members, lines the medians over seeds, crosses failures; at the lower edge those that are not finite.
-    """
-    names = varied(result)
-    rate = next((name for name in RATES if name in names), None)
-    if rate is None or "final_score" not in result.table:
-        return None
-    others = [name for name in names if name != rate]
-    rows = sweep.over_seeds(result.table, names, failed_below=scale.failed_below)
-    columns = sorted({tuple(row[name] for name in others) for row in rows})
-    figure, ((axes,),) = new_figure(7.5, 4.2)
-    score = scale.of(np.where(result.table["finite"], result.table["final_score"], np.nan))
-    failed = sweep.failures(result.table, scale.failed_below)
-    floor = np.nanmin(score) if np.isfinite(score).any() else 0.0
-    for index, column in enumerate(columns):
-        colour = LINES[index % len(LINES)]
-        chosen = np.all([result.settings[name] == value for name, value in zip(others, column, strict=True)], axis=0)
-        chosen = np.broadcast_to(chosen, score.shape)
-        x, y, bad = result.settings[rate][chosen], np.nan_to_num(score[chosen], nan=floor), failed[chosen]
-        axes.scatter(x[~bad], y[~bad], s=14, color=colour)
-        axes.scatter(x[bad], y[bad], s=30, color=colour, marker="x")
-        line = sorted((r[rate], scale.of(r["median"])) for r in rows if tuple(r[n] for n in others) == column)
-        if len(columns) <= len(LINES):
-            axes.plot(*zip(*line, strict=True), color=colour, label=_label(others, column))
-    if scale.failed_below is not None:
-        axes.axhline(scale.of(scale.failed_below), color=UNSTABLE, linewidth=1, linestyle="--", label="fails below")
-    if scale.is_quality:
-        axes.axhline(100, color=SOFT, linewidth=1, label="real images")
-        axes.set_ylabel("quality, %")
-    else:
-        axes.set_ylabel("final score")
-    axes.set_xscale("log")
-    axes.set_xlabel(rate.replace("_", " "))
-    axes.legend(fontsize=8)
-    axes.set_title(f"{len(score)} networks after {result.steps[-1]:,} steps; lines: medians, x: failed", color=INK)
-    finish(figure)
-    return figure
-
-
-def samples_figure(drawn: np.ndarray, real: np.ndarray | None, result: sweep.Result, scale: Scale) -> Any:
-    """A row of samples for each member with its settings and score beside it, and one of real images above them.
-
-    Args:
-      drawn: [N, K, H, W, C] in [-1, 1].
-      real: [K, H, W, C], or None.
-      result: of the sweep.
-      scale: of its scores.
-    """
-    names = [*varied(result), *(["seed"] if len(np.unique(result.settings["seed"])) > 1 else [])]
-    failed = sweep.failures(result.table, scale.failed_below)
-    labels = []
-    for member in range(len(drawn)):
-        setting = ", ".join(f"{name} {result.settings[name][member]:g}" for name in names)
-        score = scale.text(float(result.table["final_score"][member])) if "final_score" in result.table else ""
-        labels.append(f"{setting}\n{score}{', failed' if failed[member] else ''}")
-    rows = drawn if real is None else np.concatenate([real[None], drawn])
-    labels = labels if real is None else ["real images", *labels]
-    picture = images.grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1], upscale=None)
-    height, width = picture.shape[:2]
-    beside = 0.2 + 0.062 * max(
-        len(line) for label in labels for line in label.split("\n")
-    )  # inches for labels of size 7
-    size = beside + width / 100, height / 100
-    figure, ((axes,),) = new_figure(*size)
-    figure.set_layout_engine("none")
-    axes.set_position((beside / size[0], 0, width / 100 / size[0], 1))
-    axes.imshow(picture, interpolation="nearest")
-    each = height / len(labels)
-    axes.set_yticks([each * (row + 0.5) for row in range(len(labels))], labels)
-    axes.set_xticks([])
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelsize=7)
-    return figure

@@ -1,21 +1,18 @@
 """Pictures and one page of the atlas."""
 
-import base64
 import dataclasses
 import enum
 import hashlib
-import html
 import inspect
 import io
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen import files
+from jaxgen import files, pages
 from jaxgen.console import tell_nobody
 from jaxgen.local_path import local
 from jaxgen.stability import sweep
@@ -92,7 +89,7 @@ def write(
         raise ValueError(f"no plate of the atlas is called {', '.join(unknown)}; there are {', '.join(PLATES)}")
     directory = local(directory, "the directory of the atlas")
     directory.mkdir(parents=True, exist_ok=True)
-    records, sections = [], []
+    records, shown = [], []
     for name in names:
         plate = PLATES[name]
         chosen = dict(plate.quick) if size is Size.QUICK else {}
@@ -110,9 +107,8 @@ def write(
         else:
             record, seconds = kept
         records.append(record)
-        sections.append(_section(record, (directory / f"{name}.png").read_bytes(), seconds))
-        page = _page(records, sections, size)
-        files.write_atomically(directory / "atlas.html", page.encode())
+        shown.append((record, (directory / f"{name}.png").read_bytes(), seconds))
+        files.write_atomically(directory / "atlas.html", _page(shown, size))
         failed = sum(claim.agrees is False for claim in record.claims)
         tell(
             f"{name}  {record.title}: {record.disagreeing} of {record.cells} cells disagree, "
@@ -184,86 +180,25 @@ def _plain(value):
     return value
 
 
-def _section(record: Record, png: bytes, seconds: float) -> str:
-    image = base64.b64encode(png).decode()
-    claims = "".join(
-        f'<li class="{_kind(claim.agrees)}"><b>{_kind(claim.agrees)}</b> {_text(claim.text)}</li>'
-        for claim in record.claims
-    )
-    theory = "".join(f"<p>{_text(paragraph)}</p>" for paragraph in record.theory)
-    verdict = "good" if record.disagreeing == 0 else "bad"
-    return (
-        f'<section id="{record.name}"><h2>{record.name} &nbsp;{_text(record.title)}</h2>'
-        f'<p class="question">{_text(record.question)}</p>'
-        f'<img src="data:image/png;base64,{image}" alt="{_text(record.title)}">{theory}'
-        f'<p class="verdict {verdict}">{record.disagreeing:,} of {record.cells:,} comparisons of theory with what '
-        f'happened disagree</p><ul>{claims}</ul><p class="soft">computed in {seconds:.0f} s</p></section>'
-    )
-
-
-def _kind(agrees: bool | None) -> str:
-    return "measured" if agrees is None else "agrees" if agrees else "disagrees"
-
-
-def _text(value: str) -> str:
-    """HTML in which eta_G, s^2 and the like look as they should."""
-    text = html.escape(value)
-    for name, letter in (("gamma", "γ"), ("eta", "η"), ("theta", "θ"), ("psi", "ψ"), ("beta", "β")):
-        text = re.sub(rf"\b{name}(?=_[A-Z]|\b)", letter, text)
-    text = re.sub(r"_([A-Z0-9t]|\(i\))(?![a-z])", r"<sub>\1</sub>", text)
-    return re.sub(r"\^(\d)", r"<sup>\1</sup>", text)
-
-
-def _page(records: Sequence[Record], sections: Sequence[str], size: Size) -> str:
-    cells, wrong = sum(r.cells for r in records), sum(r.disagreeing for r in records)
+def _page(plates: Sequence[tuple[Record, bytes, float]], size: Size) -> bytes:
+    records = [record for record, _, _ in plates]
     checked = [claim for r in records for claim in r.claims if claim.agrees is not None]
-    failed = sum(claim.agrees is False for claim in checked)
-    rows = "".join(
-        f'<tr><td><a href="#{r.name}">{r.name}</a></td><td>{_text(r.title)}</td><td>{r.disagreeing:,} of {r.cells:,}'
-        f"</td><td>{sum(c.agrees is False for c in r.claims)} of "
-        f"{sum(c.agrees is not None for c in r.claims)}</td></tr>"
-        for r in records
+    return pages.render(
+        "atlas",
+        title="Atlas of stability",
+        size=size.value,
+        cells=sum(r.cells for r in records),
+        disagreeing=sum(r.disagreeing for r in records),
+        checked=len(checked),
+        failed=sum(claim.agrees is False for claim in checked),
+        plates=[
+            {
+                "record": record,
+                "png": png,
+                "seconds": seconds,
+                "checked": sum(claim.agrees is not None for claim in record.claims),
+                "failed": sum(claim.agrees is False for claim in record.claims),
+            }
+            for record, png, seconds in plates
+        ],
     )
-    summary = (
-        f"{wrong:,} of {cells:,} comparisons of theory with simulation disagree, and {failed} of {len(checked)} "
-        f"checked claims fail. Every number and every verdict on this page was computed when it was made "
-        f"({size.value} size)."
-    )
-    return _PAGE.format(style=_STYLE, summary=_text(summary), rows=rows, sections="\n".join(sections))
-
-
-_STYLE = """
-:root { color-scheme: light; --ink: #1d2126; --soft: #626a73; --line: #dfe2e6; --good: #17804f; --bad: #c42b3a; }
-body { margin: 0 auto; max-width: 1240px; padding: 32px 24px 64px; background: #fbfbfa; color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { margin: 0; font-size: 32px; } h2 { margin: 0; font-size: 21px; }
-section { margin-top: 40px; padding: 20px 24px; border: 1px solid var(--line); border-radius: 12px; background: #fff; }
-.question { margin: 2px 0 12px; color: var(--soft); font-size: 18px; }
-img { display: block; max-width: 100%; height: auto; margin: 0 auto 12px; }
-p { margin: 8px 0; max-width: 900px; } .soft { color: var(--soft); font-size: 13px; }
-.verdict { font-weight: 600; } .verdict.good, .agrees b { color: var(--good); }
-.verdict.bad, .disagrees b { color: var(--bad); }
-.measured b { color: var(--soft); }
-li { margin: 4px 0; max-width: 900px; } li b { display: inline-block; min-width: 82px; }
-ul { list-style: none; padding: 0; font-variant-numeric: tabular-nums; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; } th, td { padding: 4px 18px 4px 0;
-  border-bottom: 1px solid var(--line); text-align: left; } th { color: var(--soft); font-weight: 400; }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Atlas of stability</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>Atlas of stability</h1>
-<p class="question">What theory says about GANs and VAEs, and what they then do.</p>
-<p>{summary}</p>
-<table><tr><th></th><th>plate</th><th>cells that disagree</th><th>claims that fail</th></tr>{rows}</table>
-{sections}
-</body>
-</html>
-"""

@@ -1,14 +1,16 @@
-"""The curves of a run's metrics: which share a panel, and each panel as inline SVG."""
+"""The curves of metrics: which of a run share a panel, and each panel as inline SVG."""
 
 import collections
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
-from jaxgen import report_page as page
-
+INK = "#0a0b0c"  # stands for the page's text colour, which pictures take from CSS
+FRAME = "#0d0e0f"
 MAX_PANELS = 60
 MAX_CURVES = 8
 RAW_BINS = 150  # two points a bin; a panel is some 400 pixels wide
@@ -31,8 +33,9 @@ def panels(names: Sequence[str]) -> list[tuple[str, list[str]]]:
       names: metric names.
 
     Returns:
-      (section, names) pairs. The section is the first part of the names, or the parts joined when they differ, or
-      "other" for a part that has one panel only. In this order: eval, mixed, by their first metric, other.
+      (section, names) pairs. The section is the first part of the names ("training" for names without parts), or the
+      parts joined when they differ, or "other" for a part that has one panel only. In this order: eval, mixed, by their
+      first metric, other.
     """
     names = [name for name in names if not (is_spread(name) and name.removesuffix("_std") in names)]
     groups: dict[str, set[str]] = {}
@@ -52,7 +55,7 @@ def panels(names: Sequence[str]) -> list[tuple[str, list[str]]]:
         found.setdefault(key, []).append(name)
     result = []
     for members in found.values():
-        sections = dict.fromkeys(name.partition("/")[0] for name in members)
+        sections = dict.fromkeys(name.partition("/")[0] if "/" in name else "training" for name in members)
         for start in range(0, len(members), MAX_CURVES):
             result.append((" and ".join(sections), members[start : start + MAX_CURVES]))
     count = collections.Counter(section for section, _ in result)
@@ -71,27 +74,61 @@ def is_spread(name: str) -> bool:
     return name.startswith("eval/") and name.endswith(SPREADS)
 
 
-def sections(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
-    """The HTML of all curves, a section for each group of panels; name -> (steps, values)."""
-    if not series:
-        return '<section><h2>Curves</h2><p class="hint">No metrics were logged yet.</p></section>'
+class Curve(NamedTuple):
+    """A line of a panel.
+
+    label: in the legend.
+    steps, values: [n] int64 and float64, in the order of the log.
+    spread: (steps, radii) of error bars, or None.
+    is_evaluation: measured now and then: drawn with a dot for each value, and not smoothed.
+    """
+
+    label: str
+    steps: np.ndarray
+    values: np.ndarray
+    spread: tuple[np.ndarray, np.ndarray] | None = None
+    is_evaluation: bool = False
+
+
+class Panel(NamedTuple):
+    """A drawn panel.
+
+    label: what it shows, in words.
+    legend: (colour, label, last value) of each curve.
+    is_log: whether its axis of values is logarithmic.
+    svg: the drawing; None where no value is finite.
+    """
+
+    label: str
+    legend: list[tuple[str, str, float]]
+    is_log: bool
+    svg: Markup | None
+
+
+def curve(series: Mapping[str, tuple[np.ndarray, np.ndarray]], name: str, label: str | None = None) -> Curve:
+    """The curve of a metric, with its error bars where they were logged; `series` is name -> (steps, values)."""
+    spread = next((series[name + ending] for ending in SPREADS if name + ending in series), None)
+    return Curve(name if label is None else label, *series[name], spread, name.startswith("eval/"))
+
+
+def sections(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[list[tuple[str, list[Panel]]], int]:
+    """All curves of a run as (title, panels) of each section, and how many panels were too many to be drawn."""
     arranged = panels(list(series))
-    last_step = max(int(steps.max()) for steps, _ in series.values())
-    first_step = min(0, min(int(steps.min()) for steps, _ in series.values()))
-    parts, section = [], None
-    for index, (title, names) in enumerate(arranged[:MAX_PANELS]):
-        if title != section:
-            parts.append(
-                ("</div></section>" if section else "") + f"<section><h2>{page.text(_title(title, section))}</h2>"
-            )
-            parts.append('<div class="panels">')
-            section = title
-        parts.append(_panel(index, names, series, first_step, last_step))
-    parts.append("</div></section>")
-    if len(arranged) > MAX_PANELS:
-        left = len(arranged) - MAX_PANELS
-        parts.append(f'<p class="hint">{left} more panels were not drawn; their numbers are under All metrics.</p>')
-    return "".join(parts)
+    span = extent(series.values())
+    found: list[tuple[str, list[Panel]]] = []
+    previous = None
+    for index, (section, names) in enumerate(arranged[:MAX_PANELS]):
+        if section != previous:
+            found.append((_title(section, previous), []))
+            previous = section
+        found[-1][1].append(panel(f"p{index}", ", ".join(names), [curve(series, name) for name in names], span))
+    return found, max(len(arranged) - MAX_PANELS, 0)
+
+
+def extent(series) -> tuple[int, int]:
+    """The first and the last step of all (steps, values); from 0 on."""
+    first_last = [(int(steps.min()), int(steps.max())) for steps, _ in series]
+    return min([0, *(first for first, _ in first_last)]), max([0, *(last for _, last in first_last)])
 
 
 def _title(section: str, previous: str | None) -> str:
@@ -99,35 +136,25 @@ def _title(section: str, previous: str | None) -> str:
         return "Evaluation"
     if section == "other" and previous in (None, "eval"):
         return "Training"
-    return (section[:1].upper() + section[1:]).replace("_", " ")
+    title = re.sub(r"\beval\b", "evaluation", section)
+    return (title[:1].upper() + title[1:]).replace("_", " ")
 
 
-def _panel(index: int, names: Sequence[str], series: Mapping, first_step: int, last_step: int) -> str:
-    curves = [
-        (
-            series[name][0],
-            _within_float32(series[name][1]),
-            COLOURS[i % len(COLOURS)],
-            name.startswith("eval/"),
-            next((series[name + ending] for ending in SPREADS if name + ending in series), None),
-        )
-        for i, name in enumerate(names)
-    ]
-    finite = np.concatenate([values[np.isfinite(values)] for _, values, *_ in curves])
-    is_log = _is_log(names, finite)
-    legend = "".join(
-        f'<span><i style="background:{colour}"></i>{page.name(name)} <b>{page.value(series[name][1][-1])}</b></span>'
-        for name, colour in zip(names, COLOURS, strict=False)
-    )
-    drawing = '<p class="hint">no finite value</p>'
-    if len(finite):
-        drawing = _svg(index, curves, first_step, last_step, is_log)
-    scale = " <em>log scale</em>" if is_log else ""
-    label = page.text(", ".join(names))
-    return (
-        f'<figure class="panel"><figcaption>{legend}{scale}</figcaption>'
-        f'<div role="img" aria-label="{label}">{drawing}</div></figure>'
-    )
+def panel(prefix: str, label: str, curves: Sequence[Curve | None], span: tuple[int, int]) -> Panel:
+    """Draws curves into one panel.
+
+    Args:
+      prefix: of the drawing's identifiers, which must be unique in a page.
+      label: what the panel shows.
+      curves: at most MAX_CURVES, each in the colour of its place; None leaves a place empty.
+      span: the first and the last step that are shown.
+    """
+    placed = [(colour, one) for colour, one in zip(COLOURS, curves, strict=False) if one is not None]
+    legend = [(colour, one.label, float(one.values[-1])) for colour, one in placed]
+    placed = [(colour, one._replace(values=_within_float32(one.values))) for colour, one in placed]
+    finite = np.concatenate([one.values[np.isfinite(one.values)] for _, one in placed])
+    is_log = _is_log(label.split(", "), finite)
+    return Panel(label, legend, is_log, _svg(prefix, placed, finite, span, is_log) if len(finite) else None)
 
 
 def _within_float32(values: np.ndarray) -> np.ndarray:
@@ -144,33 +171,17 @@ def _is_log(names: Sequence[str], finite: np.ndarray) -> bool:
     return ratio > (30 if all("norm" in name for name in names) else 1000)
 
 
-def _svg(index: int, curves: Sequence[tuple], first_step: int, last_step: int, is_log: bool) -> str:
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
+def _svg(prefix: str, placed: Sequence[tuple[str, Curve]], finite: np.ndarray, span, is_log: bool) -> Markup:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-    # No pyplot: it would keep figures, choose a GUI backend and disturb the notebook that calls this.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxgen", "path.simplify_threshold": 0.3}):
+    with drawing():
         figure = Figure(figsize=(4.9, 2.4), facecolor="none")
-        FigureCanvasSVG(figure)
         axes = figure.add_axes((0.125, 0.125, 0.855, 0.84), facecolor="none")
-        for steps, values, colour, is_evaluation, spread in curves:
-            steps, values = _last_of_each_step(steps, values)
-            kept = np.isfinite(values)
-            if is_evaluation or kept.sum() == 1:
-                axes.plot(steps[kept], values[kept], color=colour, linewidth=1.2, marker="o", markersize=4.0)
-                if is_evaluation and spread is not None:
-                    radius = dict(zip(*_last_of_each_step(*spread), strict=True))
-                    radii = np.nan_to_num([radius.get(step, 0.0) for step in steps[kept]], posinf=0.0, neginf=0.0)
-                    axes.errorbar(steps[kept], values[kept], np.abs(radii), color=colour, linestyle="", capsize=2)
-            elif len(values) < SMOOTH_FROM:
-                axes.plot(steps, values, color=colour, linewidth=1.4, marker="o" if len(values) < 25 else "", ms=3)
-            else:
-                axes.plot(*_thinned(steps, values), color=colour, linewidth=0.7, alpha=0.3, zorder=2)
-                axes.plot(*_smoothed(steps, values), color=colour, linewidth=1.7, zorder=3)
-        span = max(last_step - first_step, 1)
-        axes.set_xlim(first_step - 0.01 * span, last_step + 0.02 * span)
+        for colour, one in placed:
+            _draw(axes, one, colour)
+        width = max(span[1] - span[0], 1)
+        axes.set_xlim(span[0] - 0.01 * width, span[1] + 0.02 * width)
         if is_log:
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(NullFormatter())
@@ -178,7 +189,6 @@ def _svg(index: int, curves: Sequence[tuple], first_step: int, last_step: int, i
             if high / low < 30:  # a single power of ten in sight would leave a single label
                 axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: _tick(value)))
         else:
-            finite = np.concatenate([values[np.isfinite(values)] for _, values, *_ in curves])
             size = float(np.abs(finite).max()) or 1.0
             if float(finite.max()) - float(finite.min()) <= 1e-6 * size:  # constant but for rounding: no zoom into it
                 axes.set_ylim(finite[0] - 0.1 * size, finite[0] + 0.1 * size)
@@ -186,22 +196,58 @@ def _svg(index: int, curves: Sequence[tuple], first_step: int, last_step: int, i
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _step_tick(value)))
-        axes.grid(True, which="major", color=page.FRAME, linewidth=0.6)
-        axes.tick_params(which="both", length=0, labelsize=9.5, labelcolor=page.INK)
+        axes.grid(True, which="major", color=FRAME, linewidth=0.6)
+        axes.tick_params(which="both", length=0, labelsize=9.5, labelcolor=INK)
         for side, spine in axes.spines.items():
             spine.set_visible(side == "bottom")
-            spine.set_color(page.FRAME)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+            spine.set_color(FRAME)
+        return inline(figure, prefix)
+
+
+def _draw(axes, one: Curve, colour: str) -> None:
+    steps, values = _last_of_each_step(one.steps, one.values)
+    kept = np.isfinite(values)
+    if one.is_evaluation or kept.sum() == 1:
+        axes.plot(steps[kept], values[kept], color=colour, linewidth=1.2, marker="o", markersize=4.0)
+        if one.is_evaluation and one.spread is not None:
+            radius = dict(zip(*_last_of_each_step(*one.spread), strict=True))
+            radii = np.nan_to_num([radius.get(step, 0.0) for step in steps[kept]], posinf=0.0, neginf=0.0)
+            axes.errorbar(steps[kept], values[kept], np.abs(radii), color=colour, linestyle="", capsize=2)
+    elif len(values) < SMOOTH_FROM:
+        axes.plot(steps, values, color=colour, linewidth=1.4, marker="o" if len(values) < 25 else "", ms=3)
+    else:
+        axes.plot(*_thinned(steps, values), color=colour, linewidth=0.7, alpha=0.3, zorder=2)
+        axes.plot(*_smoothed(steps, values), color=colour, linewidth=1.7, zorder=3)
+
+
+def drawing():
+    """Settings of Matplotlib under which `inline` works: letters stay letters, and a drawing is the same every time."""
+    from matplotlib import rc_context
+
+    return rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxgen", "path.simplify_threshold": 0.3})
+
+
+def inline(figure, prefix: str) -> Markup:
+    """A figure of Matplotlib as SVG for the middle of a page, in the page's colours; within `drawing`.
+
+    What is INK or black takes the colour of the text around it, what is FRAME that of the page's lines. `prefix` makes
+    its identifiers unique. No pyplot: it would keep figures, choose a GUI backend and disturb the notebook that calls.
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    FigureCanvasSVG(figure)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     # Inside HTML the namespaces are known, and a page without addresses is one that cannot load anything.
     svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg, count=2).replace("xlink:href", "href")
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)  # the style sheet decides
     # Identifiers are unique in a figure, not in a page of figures.
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>p{index}-", svg)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-    return svg.replace(page.INK, "currentColor").replace(page.FRAME, "var(--line)")
+    svg = svg.replace(INK, "currentColor").replace("#000000", "currentColor").replace(FRAME, "var(--line)")
+    return Markup(svg)  # Matplotlib escapes the words in it
 
 
 def _tick(value: float) -> str:
