@@ -148,7 +148,7 @@ def settings(values: Mapping) -> dict[str, str]:
     return {name: setting(value) for name, value in values.items()}
 
 
-def setting(value) -> str:
+def setting(value: object) -> str:
     """A setting as text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 

@@ -242,7 +242,7 @@ def _told(name, values, group) -> str:
     return f"  {name}: " + "; ".join(f"{text} ({', '.join(who)})" for text, who in whose.items())
 
 
-def short(value) -> str:
+def short(value: object) -> str:
     """An entry of a protocol in a few characters: digests by their beginning."""
     text = str(value)
     is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")

@@ -11,13 +11,14 @@ import datetime
 import functools
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from jaxgen.pages import words
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str, **values) -> bytes:
+def render(template: str, **values: Any) -> bytes:
     """A page as UTF-8.
 
     Args:

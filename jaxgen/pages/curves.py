@@ -3,8 +3,9 @@
 import collections
 import io
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -125,7 +126,7 @@ def sections(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[list[
     return found, max(len(arranged) - MAX_PANELS, 0)
 
 
-def extent(series) -> tuple[int, int]:
+def extent(series: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[int, int]:
     """The first and the last step of all (steps, values); from 0 on."""
     first_last = [(int(steps.min()), int(steps.max())) for steps, _ in series]
     return min([0, *(first for first, _ in first_last)]), max([0, *(last for _, last in first_last)])
@@ -220,14 +221,14 @@ def _draw(axes, one: Curve, colour: str) -> None:
         axes.plot(*_smoothed(steps, values), color=colour, linewidth=1.7, zorder=3)
 
 
-def drawing():
+def drawing() -> AbstractContextManager:
     """Settings of Matplotlib under which `inline` works: letters stay letters, and a drawing is the same every time."""
     from matplotlib import rc_context
 
     return rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxgen", "path.simplify_threshold": 0.3})
 
 
-def inline(figure, prefix: str) -> Markup:
+def inline(figure: Any, prefix: str) -> Markup:
     """A figure of Matplotlib as SVG for the middle of a page, in the page's colours; within `drawing`.
 
     What is INK or black takes the colour of the text around it, what is FRAME that of the page's lines. `prefix` makes

@@ -6,7 +6,7 @@ import re
 from markupsafe import Markup, escape
 
 
-def breakable(name) -> Markup:
+def breakable(name: object) -> Markup:
     """A dotted or slashed name as HTML that may break after these signs, and not in the middle of a word."""
     return Markup(re.sub(r"(?<=\w)([./_]+)(?=\w)", r"\1<wbr>", str(escape(name))))
 

@@ -1,6 +1,7 @@
 """What a sweep found, to look at: scores against rates, samples of each network, and a page of all."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from jaxgen.stability import sweep, sweep_report
 from jaxgen.stability.atlas.record import INK, LINES, SOFT, UNSTABLE, finish, new_figure
 
 
-def scores_figure(result: sweep.Result, scale: sweep_report.Scale, size: tuple[float, float] = (7.5, 4.2)):
+def scores_figure(result: sweep.Result, scale: sweep_report.Scale, size: tuple[float, float] = (7.5, 4.2)) -> Any:
     """Scores against the rate, a line for each combination of the other settings; None where no rate was varied.
 
     Dots are members, lines the medians over seeds, crosses failures; at the lower edge those that are not finite. The
@@ -53,7 +54,7 @@ def scores_figure(result: sweep.Result, scale: sweep_report.Scale, size: tuple[f
     return figure
 
 
-def samples_figure(drawn: np.ndarray, real: np.ndarray | None, result: sweep.Result, scale: sweep_report.Scale):
+def samples_figure(drawn: np.ndarray, real: np.ndarray | None, result: sweep.Result, scale: sweep_report.Scale) -> Any:
     """A row of samples for each member with its settings and score beside it, and one of real images above them.
 
     Args:
