@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxgen.arguments import check_key
+from jaxgen.arguments import at_step, check_key
 from jaxgen.turns import Augment
 
 Transform = Callable[[jax.Array, jax.Array], jax.Array]
@@ -179,6 +179,26 @@ def adaptive(
         return {"probability": jnp.clip(p, 0.0, 1.0), "sign": r}
 
     return Augment(apply, init, observe, update, metrics=lambda state: dict(state))
+
+
+def scheduled(
+    probability: float | Callable[[jax.Array], jax.Array],
+    *,
+    pipeline: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] = blits,
+) -> Augment:
+    """Augmentation with a probability that follows the step, whatever the discriminator has learned.
+
+    Args:
+      probability: of each change; a number, or a schedule step -> number.
+      pipeline: `(key, images, probability) -> images`, as for `adaptive`.
+
+    Huang et al. 2024.
+    """
+
+    def apply(key, image, condition, state, step):
+        return pipeline(key, image, at_step(probability, step, "probability")), condition
+
+    return Augment(apply)
 
 
 def _uniform(key, images, low, high):

@@ -190,14 +190,25 @@ class Optimizer:
         """The optimiser alone, at a rate or a schedule."""
         return lookup(OPTIMIZERS, self.name, "optimiser")(self, rate)
 
-    def build(self, num_steps: int) -> optax.GradientTransformation:
+    def build(
+        self, num_steps: int, *, rate: optax.Schedule | None = None, b2: optax.Schedule | None = None
+    ) -> optax.GradientTransformation:
         """skip(chain(clip, optimiser)).
+
+        Args:
+          num_steps: of the training, over which a schedule goes.
+          rate, b2: functions of the step in the place of the group's own numbers.
 
         Raises:
           ValueError: for numbers that `check` refuses, such as a rate of zero.
         """
         check(self)
-        transformation = self.rule(self.rate(num_steps))
+        rate = rate or self.rate(num_steps)
+        if b2 is None:
+            transformation = self.rule(rate)
+        else:
+            of_b2 = optax.inject_hyperparams(lambda b2: dataclasses.replace(self, b2=b2).rule(rate))
+            transformation = of_b2(b2=b2)
         if self.clip_norm is not None:
             transformation = optax.chain(optim.clip_by_global_norm(self.clip_norm), transformation)
         if self.skip_norm is not None:

@@ -153,6 +153,18 @@ def test_an_adaptive_augmentation_changes_as_many_images_as_its_state_says_and_n
     np.testing.assert_array_equal(default, augmentation.blits(KEY, IMAGES, 0.25))
 
 
+def test_a_scheduled_augmentation_has_the_probability_of_its_step_and_no_state():
+    scheduled = augmentation.scheduled(lambda step: step / 10, pipeline=lambda key, images, p: images * p)
+    told = {"label": jnp.arange(64)}
+    for step in (0, 4):
+        image, condition = scheduled.apply(KEY, IMAGES, told, None, step)
+        np.testing.assert_allclose(image, step / 10 * IMAGES)
+        assert condition is told
+    assert scheduled.init is None and scheduled.update is None
+    fixed = augmentation.scheduled(0.3).apply(KEY, IMAGES, told, None, 7)[0]
+    np.testing.assert_array_equal(fixed, augmentation.blits(KEY, IMAGES, 0.3))
+
+
 def test_a_probability_that_would_not_move_or_jump_is_refused():
     for batch_size, num_images in ((0, 100), (200, 100)):
         with pytest.raises(ValueError, match=r"p moves by batch_size / num_images = \d+ / 100, which must be in"):
