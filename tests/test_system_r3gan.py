@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxgen import augmentation, description, experiment, gan, optim, turns
+from jaxgen import augmentation, building, description, gan, optim, turns
 from jaxgen.losses import adversarial, penalties
 from jaxgen.options import Optimizer
 from jaxgen.system import Spec
@@ -23,7 +23,7 @@ SPEC = Spec.of_images((8, 8, 3), 9)
 
 def built(spec=SPEC, **changes):
     config = dataclasses.replace(r3gan.TINY, widths=(4, 2), **changes)
-    return config, experiment.build_system(config, spec)
+    return config, building.build_system(config, spec)
 
 
 # The game on two numbers ----------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_the_augmentation_has_the_probability_of_the_step():
 )
 def test_settings_that_do_not_fit_are_one_sentence(changes, spec, message):
     with pytest.raises(ValueError, match=message):
-        experiment.build_system(dataclasses.replace(r3gan.TINY, **changes), spec).shapes  # noqa: B018
+        building.build_system(dataclasses.replace(r3gan.TINY, **changes), spec).shapes  # noqa: B018
 
 
 def test_a_label_chooses_the_image_and_real_and_fake_images_are_paired_by_it():
@@ -227,5 +227,5 @@ def test_a_published_preset_has_the_settings_of_the_papers_table(name):
         assert (optimizer.learning_rate, optimizer.b1, optimizer.b2) == (2e-4, 0, 0.9)
     assert (burn_in.learning_rate, burn_in.b2) == (5e-5, 0.99)
     spec = description.spec_of(config, r3gan.PRESETS[name])
-    assert experiment.build_system(config, spec).choices == ({"label": spec.num_classes} if spec.num_classes else {})
+    assert building.build_system(config, spec).choices == ({"label": spec.num_classes} if spec.num_classes else {})
     assert isinstance(r3gan.PRESETS[name], Preset) and spec.image_shape[0] == config.data.image_size

@@ -17,7 +17,7 @@ of the data. It computes large maps in half precision; here all is, or nothing (
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import optax
 
@@ -101,9 +101,9 @@ def build(config: Config, spec: Spec) -> System:
     after, schedule = config.burn_in, config.burn_in.schedule
     num_classes = spec.num_classes if config.conditional else 0
     blocks = {"blocks": config.blocks, "group_width": config.group_width}
-    shared = {"num_classes": num_classes, "dtype": config.dtype} | blocks
+    shared: dict[str, Any] = {"num_classes": num_classes, "dtype": config.dtype} | blocks
     images = config.batch_size * config.num_discriminator_steps
-    settings = {"condition": turns.told("label") if num_classes else None}
+    settings: dict[str, Any] = {"condition": turns.told("label") if num_classes else None}
     for player, per_update in (("generator", images), ("discriminator", config.batch_size)):
         optimizer = config.optimizers[player]
         rate = schedule(optimizer.learning_rate, after.learning_rate, per_update)
@@ -144,8 +144,14 @@ def check(config: Config, image_size: int, num_classes: int) -> None:
             raise ValueError(f"R3GAN's rates follow its burn-in: --{name}.schedule must be constant")
 
 
-_NARROW = {"widths": (4, 4, 4, 2), "group_width": 2, "blocks": 1, "latent_dim": 4, "ema_half_life": 100.0}
-_SHORT = {"batch_size": 8, "num_steps": 4, "burn_in": BurnIn(num_images=24, augmentation=0.5)}
+_NARROW: dict[str, Any] = {
+    "widths": (4, 4, 4, 2),
+    "group_width": 2,
+    "blocks": 1,
+    "latent_dim": 4,
+    "ema_half_life": 100.0,
+}
+_SHORT: dict[str, Any] = {"batch_size": 8, "num_steps": 4, "burn_in": BurnIn(num_images=24, augmentation=0.5)}
 TINY = Config(data=Data("emoji", image_size=32), conditional=True, **_NARROW, **_SHORT)
 
 _PAPER = "Huang, Gokaslan, Kuleshov and Tompkin 2024"
@@ -156,7 +162,13 @@ def _published(what, fid, size, million_images, gamma, augmentation, classes=0, 
     data = Data("folder", path=folder, image_size=size, labelled=None if classes else False)
     steps = million_images * 1_000_000 // settings["batch_size"]
     changes = BurnIn(num_images=burn_in, gamma=gamma / 10, augmentation=augmentation)
-    shared = {"num_steps": steps, "sample_every": 5000, "checkpoint_every": 5000, "r1": gamma, "r2": gamma}
+    shared: dict[str, Any] = {
+        "num_steps": steps,
+        "sample_every": 5000,
+        "checkpoint_every": 5000,
+        "r1": gamma,
+        "r2": gamma,
+    }
     return Preset(
         f"{what} at {size} pixels{' by class' if classes else ''}, by R3GAN as published; give --data.path"
         + (", one folder a class" if classes else ""),
@@ -167,9 +179,15 @@ def _published(what, fid, size, million_images, gamma, augmentation, classes=0, 
     )
 
 
-_CIFAR = {"classes": 10, "batch_size": 512, "ema_half_life": 5e6}
-_FACES = {"batch_size": 256, "ema_half_life": 5e5}
-_IMAGENET = {"classes": 1000, "burn_in": 200_000_000, "batch_size": 4096, "group_width": 32, "ema_half_life": 5e7}
+_CIFAR: dict[str, Any] = {"classes": 10, "batch_size": 512, "ema_half_life": 5e6}
+_FACES: dict[str, Any] = {"batch_size": 256, "ema_half_life": 5e5}
+_IMAGENET: dict[str, Any] = {
+    "classes": 1000,
+    "burn_in": 200_000_000,
+    "batch_size": 4096,
+    "group_width": 32,
+    "ema_half_life": 5e7,
+}
 
 PRESETS = {
     "emoji-r3gan": Preset(
