@@ -475,11 +475,7 @@ class Trained:
 
 def _told(system: System, function: Callable, *arguments: Any, **choices: Any) -> jax.Array:
     """The function's result for choices that the system has."""
-    if unknown := set(choices) - set(system.choices):
-        able = f"only {', '.join(system.choices)}" if system.choices else "nothing of what to draw"
-        raise ValueError(f"{system.name} cannot be told {', '.join(sorted(unknown))}: it is told {able}")
-    if not isinstance(choices.get("label"), (type(None), jax.core.Tracer)):
-        check_label(system, choices["label"])
+    check_choices(system, choices)
     return function(*arguments, **choices)
 
 
@@ -527,6 +523,7 @@ def generate(
     batch_size: int = 500,
     mesh: jax.sharding.Mesh | None = None,
     label: Sequence[int] | None = None,
+    **choices: Any,
 ) -> np.ndarray:
     """Draws new images with the variables of a run, batch by batch with one compilation.
 
@@ -537,6 +534,7 @@ def generate(
       batch_size: images at once, over all devices.
       mesh: whose devices share each batch, from `sharding.make_mesh`; all devices by default.
       label: of a class-conditional run: what to draw, taken in turns; all classes at random by default.
+      choices: what else the run's system can be told (`System.choices`), such as `truncation=0.7`.
 
     Returns:
       [num, H, W, C] float32 in [-1, 1], on the host. The same key draws the same images, on any number of devices up to
@@ -544,9 +542,10 @@ def generate(
 
     Raises:
       MissingCapability: for a run that draws nothing.
-      ValueError: for num below 1, a label that there is not, or of a run that is told none.
+      ValueError: for num below 1, a label that there is not, or of a run that is told none; for other choices that the
+        system does not have, or outside of their ranges.
     """
-    batches = generate_batches(trained, num, key, batch_size=batch_size, mesh=mesh, label=label)
+    batches = generate_batches(trained, num, key, batch_size=batch_size, mesh=mesh, label=label, **choices)
     needed = 8 * num * int(np.prod(trained.image_shape))  # float32, and joined
     memory.check(needed, memory.free_of_machine(), f"drawing {num:,} images", "draw fewer at once")
     return np.concatenate([batch["image"] for batch in batches])
@@ -560,6 +559,7 @@ def generate_batches(
     batch_size: int = 500,
     mesh: jax.sharding.Mesh | None = None,
     label: Sequence[int] | None = None,
+    **choices: Any,
 ) -> Iterator[dict[str, np.ndarray]]:
     """What `generate` draws, a batch of up to batch_size at a time, with its labels where it has any."""
     system = trained.system
@@ -568,15 +568,16 @@ def generate_batches(
         raise ValueError(f"the number of images must be at least 1, not {num}")
     if label is not None:
         check_label(system, label)
+    check_choices(system, choices)
     mesh = sharding.make_mesh() if mesh is None else mesh
     size = min(num, batch_size)
     # Whole shares for all devices. What is drawn beyond the size is left out, and changes none of the others.
     rows = sharding.divisible(size, mesh.size)
     if label is None:
-        draw = sharding.jit_global(batch_drawer(system, rows), mesh, batch_axes=(None, None))
+        draw = sharding.jit_global(batch_drawer(system, rows, **choices), mesh, batch_axes=(None, None))
     else:
         draw = sharding.jit_global(
-            lambda variables, key, label: batch_drawer(system, rows, label=label)(variables, key),
+            lambda variables, key, label: batch_drawer(system, rows, label=label, **choices)(variables, key),
             mesh,
             batch_axes=(None, None, None),
         )
@@ -591,6 +592,23 @@ def generate_batches(
             yield {name: value[: min(size, num - i * size)] for name, value in drawn.items()}
 
     return batches()
+
+
+def check_choices(system: System, choices: Mapping[str, Any]) -> None:
+    """Raises a ValueError for what a system cannot be told when it draws, or a number outside of its range."""
+    if unknown := set(choices) - set(system.choices):
+        able = f"only {', '.join(system.choices)}" if system.choices else "nothing of what to draw"
+        raise ValueError(f"{system.name} cannot be told {', '.join(sorted(unknown))}: it is told {able}")
+    for name, value in choices.items():
+        allowed = system.choices[name]
+        if isinstance(value, (type(None), jax.core.Tracer)):
+            continue
+        if name == "label":
+            check_label(system, value)
+        elif isinstance(allowed, int) and not (isinstance(value, int) and 0 <= value < allowed):
+            raise ValueError(f"{name} of {system.name} is a whole number from 0 to {allowed - 1}, not {value!r}")
+        elif isinstance(allowed, tuple) and not allowed[0] <= value <= allowed[1]:
+            raise ValueError(f"{name} of {system.name} is a number from {allowed[0]:g} to {allowed[1]:g}, not {value}")
 
 
 def check_label(system: System, label: Sequence[int]) -> None:

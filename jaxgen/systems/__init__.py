@@ -13,10 +13,10 @@ from typing import Any
 
 from jaxgen.local_path import local
 from jaxgen.options import lookup
-from jaxgen.systems import article, biggan, cgan, classifier, dcgan, sagan, sngan, vae
+from jaxgen.systems import article, biggan, cgan, classifier, dcgan, sagan, sngan, stylegan2, vae
 from jaxgen.systems.preset import Preset
 
-MODULES = (cgan, dcgan, sngan, sagan, biggan, article, vae, classifier)
+MODULES = (cgan, dcgan, sngan, sagan, biggan, stylegan2, article, vae, classifier)
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 PRESETS: dict[str, Preset] = {name: preset for module in MODULES for name, preset in module.PRESETS.items()}
 DEFAULT = "mnist-cgan"
