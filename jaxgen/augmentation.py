@@ -198,7 +198,7 @@ def adaptive(
         return pipeline(key, image, state["probability"]), condition
 
     def init():
-        return {"probability": jnp.full((), probability), "sign": jnp.zeros(())}
+        return {"probability": jnp.full((), probability, jnp.float32), "sign": jnp.zeros((), jnp.float32)}
 
     def observe(real_logits):
         return {"sign": jnp.mean(jnp.sign(real_logits))}

@@ -30,6 +30,7 @@ from jaxgen.systems import two_player
 from jaxgen.systems.preset import Preset
 
 GROUPS = {"bgcfnc"[:i]: augmentation.ALL[:i] for i in range(1, 7)}
+_LAYERS = ("truncated_layers", "mixing")  # what is told as a number of layers
 ADAM = Optimizer(learning_rate=2.5e-3, b1=0.0, b2=0.99)
 
 
@@ -103,8 +104,8 @@ def build(config: Config, spec: Spec) -> System:
     if config.class_conditional and not spec.num_classes:
         raise ValueError("the players are to be told labels, and these data have none; use --class-conditional False")
     num_classes, num_layers = spec.num_classes if config.class_conditional else 0, networks.num_layers_of(size)
-    shared = {"capacity": config.capacity, "max_features": config.max_features, "num_classes": num_classes}
-    shared["dtype"] = config.dtype
+    shared = {"capacity": config.capacity, "max_features": config.max_features, "dtype": config.dtype}
+    shared["num_classes"] = num_classes
     generator = networks.Generator(
         size,
         channels,
@@ -114,7 +115,6 @@ def build(config: Config, spec: Spec) -> System:
         mixing_probability=config.mixing_probability,
         **shared,
     )
-    seen = {"architecture": config.discriminator_architecture, "group_size": config.group_size}
     settings = {"condition": turns.told("label")} if num_classes else {}
     if config.augmentation == "adaptive":
         settings["augment"] = augmentation.adaptive(
@@ -127,15 +127,14 @@ def build(config: Config, spec: Spec) -> System:
         settings["discriminator_terms"] = [turns.from_penalty(penalties.r1(config.r1), every=config.r1_every)]
     if config.path_length > 0:
         settings["generator_terms"] = [terms.path_length(config.path_length, every=config.path_length_every)]
-    layers = {"truncated_layers": num_layers + 1, "mixing": num_layers + 1}
     system = two_player.build(
         config,
         spec,
         generator,
-        networks.Discriminator(**seen, **shared),
+        networks.Discriminator(architecture=config.discriminator_architecture, group_size=config.group_size, **shared),
         name="StyleGAN2",
         num_labels=num_classes,
-        choices={"truncation": (0.0, 1.0), **layers, "fine": "latents"},
+        choices={"truncation": (0.0, 1.0), **dict.fromkeys(_LAYERS, num_layers + 1), "fine": "latents"},
         penalties=dataclasses.replace(config, r1=0.0).penalties,
         **settings,
     )
@@ -156,11 +155,19 @@ TINY = Config(class_conditional=True, batch_size=8, num_steps=4, **_THIN, **_LAZ
 _PAPER = "Karras, Laine, Aittala, Hellsten, Lehtinen and Aila 2020"
 _ADA = f"{_PAPER}; adaptive augmentation of Karras, Aittala, Hellsten, Laine, Lehtinen and Aila 2020"
 _LONG = {"batch_size": 64, "sample_every": 5000, "checkpoint_every": 5000}
-# Widths and steps that two CPU cores bear.
-_NARROW = {"latent_dim": 128, "style_dim": 128, "capacity": 2048, "max_features": 128, "mapping_layers": 2}
+_EMOJI = Data("emoji", image_size=32)  # widths and steps that two CPU cores bear
+_NARROW = {"latent_dim": 128, "style_dim": 128, "capacity": 1024, "max_features": 128, "mapping_layers": 2}
 _SHORT = {"batch_size": 32, "num_steps": 6000, "ema_half_life": 10_000.0, "r1": 0.1}
+_SHORT |= {"augmentation": "adaptive", "augmentation_images": 100_000}
 _CIFAR = {"mapping_layers": 2, "discriminator_architecture": "orig", "group_size": 32, "r1": 0.01}
-_CIFAR |= {"mixing_probability": 0.0, "path_length": 0.0, "ema_half_life": 500_000.0, "ema_ramp_up": 0.05}
+_CIFAR |= {
+    "class_conditional": True,
+    "augmentation": "adaptive",
+    "mixing_probability": 0.0,
+    "path_length": 0.0,
+    "ema_half_life": 500_000.0,
+    "ema_ramp_up": 0.05,
+}
 
 
 def _faces(image_size, published="", **settings):
@@ -176,26 +183,11 @@ def _faces(image_size, published="", **settings):
 
 PRESETS = {
     "emoji-stylegan2": Preset(
-        "32x32 colour emoji by a narrow StyleGAN2 with ADA",
-        Config(
-            data=Data("emoji", image_size=32),
-            augmentation="adaptive",
-            augmentation_images=100_000,  # 3,341 images are few
-            **_NARROW,
-            **_SHORT,
-        ),
-        paper=_ADA,
+        "32x32 colour emoji by a narrow StyleGAN2 with ADA", Config(data=_EMOJI, **_NARROW, **_SHORT), paper=_ADA
     ),
     "cifar-stylegan2": Preset(
         "CIFAR-10 by class, by StyleGAN2 with ADA as published; give --data.path, one folder a class",
-        Config(
-            data=Data("folder", path="cifar10", image_size=32),
-            class_conditional=True,
-            num_steps=100_000_000 // 64,
-            augmentation="adaptive",
-            **_LONG,
-            **_CIFAR,
-        ),
+        Config(data=Data("folder", path="cifar10", image_size=32), num_steps=100_000_000 // 64, **_LONG, **_CIFAR),
         paper=_ADA,
         published="FID 2.42, IS 10.14 (50,000 drawn, training images); a reproduction 2.31, 10.46 (PyTorch-StudioGAN)",
         spec=((32, 32, 3), 10),
