@@ -1,6 +1,7 @@
 """ADA's groups of changes: what each does to an image, that nothing is drawn at 0, and that gradients go through."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -53,9 +54,9 @@ def test_images_that_are_divided_over_devices_are_changed_as_on_one_and_none_is_
     run = sharding.jit_global(lambda x, key: sharding.divided(group(key, x, 0.7)), mesh, batch_axes=(0, None))
     program = run.lower(images, KEY).compile()
     np.testing.assert_allclose(program(sharding.shard_batch(mesh, images), KEY), changed(group, images, 0.7), atol=1e-5)
-    kept = [line for line in program.as_text().splitlines() if "all-gather(" in line or "all-to-all(" in line]
-    assert all(f"f32[64,{16}" not in line or line.count("f32[64,16,16,3]") == 1 for line in kept)
-    assert len([line for line in kept if "f32[64,16,16,3]" in line]) <= 1  # of the result, which is replicated
+    moved = [line for line in program.as_text().splitlines() if "all-gather(" in line or "all-to-all(" in line]
+    of_images = [line for line in moved if re.search(r"f32\[\d+,\d+,\d+,\d+\]", line)]
+    assert len(of_images) <= 1  # of the result, which is replicated
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -147,10 +147,12 @@ def build(config: Config, spec: Spec) -> System:
     return dataclasses.replace(system, draw=draw)
 
 
-_THIN = {"latent_dim": 6, "style_dim": 6, "capacity": 112, "max_features": 8, "mapping_layers": 2}
+_THIN = {"latent_dim": 6, "style_dim": 6, "capacity": 32, "max_features": 6, "mapping_layers": 1}
 _LAZY = {"r1_every": 3, "path_length_every": 3}
 _ADAPTIVE = {"augmentation": "adaptive", "augmentation_images": 32, "ema_half_life": 100.0, "ema_ramp_up": 0.05}
-TINY = Config(class_conditional=True, batch_size=8, num_steps=4, **_THIN, **_LAZY, **_ADAPTIVE)
+TINY = Config(
+    data=Data("emoji", image_size=8), class_conditional=True, batch_size=8, num_steps=4, **_THIN, **_LAZY, **_ADAPTIVE
+)
 
 _PAPER = "Karras, Laine, Aittala, Hellsten, Lehtinen and Aila 2020"
 _ADA = f"{_PAPER}; adaptive augmentation of Karras, Aittala, Hellsten, Laine, Lehtinen and Aila 2020"
