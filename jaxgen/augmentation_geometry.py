@@ -6,12 +6,13 @@ vanishing moments: it is orthogonal to its shifts by two, so that enlarging and 
 is linear in the position stays so.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.arguments import check_key
-from jaxgen.models import fir
 from jaxgen.sharding import draw
 
 # Daubechies 1992, "Ten Lectures on Wavelets", section 8.1: the least asymmetric filter of 12 taps.
@@ -41,7 +42,7 @@ def warped(images: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
 def _warped(image, matrix, shift):
     (height, width, channels), num_taps = image.shape, len(_TAPS)
     size = np.array([height, width])
-    large = _enlarged(image)
+    large = _along_both(_enlarging, image)
     # Point k of the large image is at (k - centre) / 2 pixels; these are all that shrinking sees.
     rows, columns = ((np.arange(2 * (n - 1) + num_taps) - _CENTRE) / 2 - (n - 1) / 2 for n in size)
     rows, columns = (a.astype(np.float32) for a in np.meshgrid(rows, columns, indexing="ij"))
@@ -64,14 +65,36 @@ def _warped(image, matrix, shift):
         return (1 - of_column) * flat[first] + of_column * flat[first + 1]
 
     moved = (1 - of_row) * row(index) + of_row * row(index + num_columns)
-    return fir.upfirdn(moved.reshape(1, *shape, channels), _TAPS[::-1] / np.sqrt(2), down=2)[0]
+    return _along_both(_shrinking, moved.reshape(*shape, channels), size)
 
 
-def _enlarged(image):
-    """The large image [2 H + 12, 2 W + 12, C]; beyond the border it is that of the reflected image."""
-    reach = len(_TAPS) // 2
-    padded = jnp.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")[None]
-    return fir.upfirdn(padded, _TAPS * np.sqrt(2), up=2, padding=(-1, 0))[0]
+def _along_both(matrix_of, image, size=None):
+    """The image [H, W, C] times a matrix of each axis: cheap, and one operation where a filter would be dozens."""
+    rows, columns = (jnp.asarray(matrix_of(n), image.dtype) for n in (image.shape[:2] if size is None else size))
+    exact = functools.partial(jnp.einsum, precision="highest")
+    return exact("jw,iwc->ijc", columns, exact("ih,hwc->iwc", rows, image))
+
+
+@functools.cache
+def _shrinking(size):
+    """[size, 2 size + 10]: the filter at every second point of the large image."""
+    found = np.zeros((size, 2 * (size - 1) + len(_TAPS)))
+    for pixel in range(size):
+        found[pixel, 2 * pixel : 2 * pixel + len(_TAPS)] = _TAPS / np.sqrt(2)
+    return found
+
+
+@functools.cache
+def _enlarging(size):
+    """[2 size + 10, size]: the large image, with what it has outside of a border that reflects."""
+    reach, found = len(_TAPS) // 2, np.zeros((2 * (size - 1) + len(_TAPS), size))
+    last = max(size - 1, 1)
+    for pixel in range(-reach, size + reach):
+        origin = last - abs(pixel % (2 * last) - last) if size > 1 else 0
+        for tap, weight in enumerate(_TAPS * np.sqrt(2)):
+            if 0 <= 2 * pixel + tap < len(found):
+                found[2 * pixel + tap, origin] += weight
+    return found
 
 
 def geometric(key: jax.Array, images: jax.Array, probability: jax.Array) -> jax.Array:
@@ -119,8 +142,9 @@ def affine_maps(
     shift = 0.125 * np.array(size, np.float32) * draw(jax.random.normal, keys[3], (count, 2))
     # Where a pixel comes from: each change undone, the last one first.
     axes = jnp.stack([stretch, 1 / stretch], axis=-1)[:, :, None] * jnp.eye(2)
-    matrix = rotation(keys[4], turned_before) @ axes @ rotation(keys[5], turned_after) / scale[:, None, None]
-    shift = -jnp.einsum("bij,bj->bi", matrix, jnp.where(shifted[:, None], shift, 0.0))
+    with jax.default_matmul_precision("highest"):  # of single precision: positions count
+        matrix = rotation(keys[4], turned_before) @ axes @ rotation(keys[5], turned_after) / scale[:, None, None]
+        shift = -jnp.einsum("bij,bj->bi", matrix, jnp.where(shifted[:, None], shift, 0.0))
     return matrix, shift, gates.any(-1)
 
 

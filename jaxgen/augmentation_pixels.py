@@ -18,6 +18,8 @@ SYMLET_2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.4829
 BANDS = 4  # of frequencies: up to 1/8 of the highest, to 1/4, to 1/2, to 1
 POWERS = np.array([10, 1, 1, 1]) / 13  # what the bands of natural images are expected to have
 
+_exact = functools.partial(jnp.einsum, precision="highest")  # on accelerators single precision is no default
+
 
 def _along(x):
     return x.reshape(-1, *(1,) * 3)
@@ -71,7 +73,7 @@ def colours(key: jax.Array, images: jax.Array, probability: jax.Array) -> jax.Ar
     if channels == 1:
         matrix = jnp.mean(matrix.sum(-1, keepdims=True), axis=1, keepdims=True)
     pixels = images.reshape(len(images), -1, channels)
-    found = (jnp.einsum("bpc,boc->bpo", pixels, matrix) + shift).reshape(images.shape)
+    found = (_exact("bpc,boc->bpo", pixels, matrix) + shift).reshape(images.shape)
     return jnp.where(_along(is_changed), found, images)
 
 
@@ -126,10 +128,10 @@ def filters(key: jax.Array, images: jax.Array, probability: jax.Array) -> jax.Ar
         gains = gains * v / jnp.sqrt(jnp.square(v) @ POWERS.astype(np.float32))[:, None]
 
     def along(axis):
-        return jnp.einsum("bk,kij->bij", gains, bands(images.shape[axis]).astype(np.float32)).astype(images.dtype)
+        return _exact("bk,kij->bij", gains, bands(images.shape[axis]).astype(np.float32)).astype(images.dtype)
 
-    found = jnp.einsum("bij,bjwc->biwc", along(1), images)
-    found = jnp.einsum("bij,bhjc->bhic", along(2), found)
+    found = _exact("bij,bjwc->biwc", along(1), images)
+    found = _exact("bij,bhjc->bhic", along(2), found)
     return jnp.where(_along(gates.any(-1)), found, images)
 
 
