@@ -2,6 +2,7 @@
 
     gan.make_train_step(..., augment=augmentation.diff_augment())
     ada = augmentation.adaptive(batch_size=64)  # has a state: give it to gan.init, too
+    ada = augmentation.adaptive(64, pipeline=augmentation.pipeline(*augmentation.BGC, augmentation.noises))
 
 Both players' gradients go through these functions, so that real and fake images are changed alike, each in its own way.
 For data, which nothing is differentiated through, see `data.augmentation`.
@@ -13,10 +14,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.arguments import at_step, check_key
+from jaxgen.augmentation_geometry import geometric as geometric
+from jaxgen.augmentation_pixels import colours as colours
+from jaxgen.augmentation_pixels import cutouts as cutouts
+from jaxgen.augmentation_pixels import filters as filters
+from jaxgen.augmentation_pixels import noises as noises
 from jaxgen.turns import Augment
 
 Transform = Callable[[jax.Array, jax.Array], jax.Array]
 """(key, images [B, H, W, C]) -> images, each image changed by random numbers of its own."""
+Changes = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""(key, images [B, H, W, C], probability) -> images, each change made to each image with the probability."""
 
 
 # ------------------------------------------------------------------------------------- DiffAugment (Zhao et al. 2020)
@@ -131,6 +139,29 @@ def blits(key: jax.Array, images: jax.Array, probability: jax.Array) -> jax.Arra
     return _gather(images, moved(row_key), moved(column_key))
 
 
+BGC = (blits, geometric, colours)
+"""What the paper found best, and what `adaptive` makes."""
+ALL = (*BGC, filters, noises, cutouts)
+"""All six groups of the paper, in its order."""
+
+
+def pipeline(*groups: Changes) -> Changes:
+    """The groups one after another, each with its own key and all with the same probability."""
+    for group in groups:
+        if not callable(group):
+            raise TypeError(f"a pipeline is made of functions such as augmentation.blits, not {group!r}")
+
+    def change(key, images, probability):
+        for i, group in enumerate(groups):
+            images = group(jax.random.fold_in(key, i), images, probability)
+        return images
+
+    return change
+
+
+bgc = pipeline(*BGC)
+
+
 def adaptive(
     batch_size: int,
     *,
@@ -138,7 +169,7 @@ def adaptive(
     num_images: int = 500_000,
     decay: float = 0.75,
     probability: float = 0.0,
-    pipeline: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] = blits,
+    pipeline: Changes = bgc,
 ) -> Augment:
     """Augmentation with a probability p that follows how far the discriminator has learned its images by heart.
 
@@ -147,9 +178,8 @@ def adaptive(
 
     once for each discriminator step. p and r are its state, reported as `augment/probability` and `augment/sign`.
 
-    The default pipeline is only the first part of the paper's, its pixel blits (`blits`): the full pipeline, with its
-    geometric and colour changes, comes with StyleGAN2. A pipeline of your own makes each change with probability p:
-    where most images are left as they are, the generator does not learn the changes.
+    The default pipeline is the paper's choice of its six groups, `BGC`. A pipeline of your own makes each change with
+    probability p: where most images are left as they are, the generator does not learn the changes.
 
     Args:
       batch_size: images of a discriminator step, over all devices.
@@ -157,7 +187,7 @@ def adaptive(
       num_images: in which p goes from 0 to 1 at most.
       decay: of r. The paper takes means over four batches, after which p moves four times as far.
       probability: p at first.
-      pipeline: `(key, images, p) -> images`.
+      pipeline: `(key, images, p) -> images`, such as `pipeline(*augmentation.ALL)`.
 
     Karras et al. 2020 (Training generative adversarial networks with limited data), section 3.
     """
@@ -168,7 +198,7 @@ def adaptive(
         return pipeline(key, image, state["probability"]), condition
 
     def init():
-        return {"probability": jnp.full((), probability), "sign": jnp.zeros(())}
+        return {"probability": jnp.full((), probability, jnp.float32), "sign": jnp.zeros((), jnp.float32)}
 
     def observe(real_logits):
         return {"sign": jnp.mean(jnp.sign(real_logits))}

@@ -114,7 +114,7 @@ def in_words(record: Mapping[str, Any], *, layers: bool = False) -> str:
     file = record["module"] if record["module"].endswith(".py") else f"jaxgen/systems/{record['module']}.py"
     batch = ", ".join(f"{name} {shape}" for name, shape in record["batch"].items())
     can = ", ".join(record["can"]) or "train"
-    choices = ", ".join(f"{name} (0 to {n - 1})" for name, n in record["choices"].items() if isinstance(n, int))
+    choices = ", ".join(f"{name}{_range_of(allowed)}" for name, allowed in record["choices"].items())
     lines += [
         f"{'system':<12}{record['system']} ({file})",
         f"{'batch':<12}{batch}",
@@ -135,6 +135,12 @@ def in_words(record: Mapping[str, Any], *, layers: bool = False) -> str:
         " in convolutions and matrix products",
     ]
     return "\n".join(lines)
+
+
+def _range_of(allowed: Any) -> str:
+    if isinstance(allowed, int):
+        return f" (0 to {allowed - 1})"
+    return f" ({allowed[0]:g} to {allowed[1]:g})" if isinstance(allowed, (tuple, list)) else ""
 
 
 def _with_unit(number: float, unit: str) -> str:

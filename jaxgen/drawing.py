@@ -1,13 +1,14 @@
 """New images of a run, batch by batch, shared over devices."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxgen import memory, sharding
 from jaxgen.arguments import check_key
-from jaxgen.loading import Trained, check_label
+from jaxgen.loading import Trained, check_choices, check_label
 from jaxgen.watching import batch_drawer
 
 
@@ -19,6 +20,7 @@ def generate(
     batch_size: int = 500,
     mesh: jax.sharding.Mesh | None = None,
     label: Sequence[int] | None = None,
+    **choices: Any,
 ) -> np.ndarray:
     """Draws new images with the variables of a run, batch by batch with one compilation.
 
@@ -29,6 +31,7 @@ def generate(
       batch_size: images at once, over all devices.
       mesh: whose devices share each batch, from `sharding.make_mesh`; all devices by default.
       label: of a class-conditional run: what to draw, taken in turns; all classes at random by default.
+      choices: what else the run's system can be told (`System.choices`), such as `truncation=0.7`.
 
     Returns:
       [num, H, W, C] float32 in [-1, 1], on the host. The same key draws the same images, on any number of devices up to
@@ -36,9 +39,10 @@ def generate(
 
     Raises:
       MissingCapability: for a run that draws nothing.
-      ValueError: for num below 1, a label that there is not, or of a run that is told none.
+      ValueError: for num below 1, a label that there is not, or of a run that is told none; for other choices that the
+        system does not have, or outside of their ranges.
     """
-    batches = generate_batches(trained, num, key, batch_size=batch_size, mesh=mesh, label=label)
+    batches = generate_batches(trained, num, key, batch_size=batch_size, mesh=mesh, label=label, **choices)
     needed = 8 * num * int(np.prod(trained.image_shape))  # float32, and joined
     memory.check(needed, memory.free_of_machine(), f"drawing {num:,} images", "draw fewer at once")
     return np.concatenate([batch["image"] for batch in batches])
@@ -52,6 +56,7 @@ def generate_batches(
     batch_size: int = 500,
     mesh: jax.sharding.Mesh | None = None,
     label: Sequence[int] | None = None,
+    **choices: Any,
 ) -> Iterator[dict[str, np.ndarray]]:
     """What `generate` draws, a batch of up to batch_size at a time, with its labels where it has any."""
     check_key(key)
@@ -61,15 +66,16 @@ def generate_batches(
         raise ValueError(f"the number of images must be at least 1, not {num}")
     if label is not None:
         check_label(system, label)
+    check_choices(system, choices)
     mesh = sharding.make_mesh() if mesh is None else mesh
     size = min(num, batch_size)
     # Whole shares for all devices. What is drawn beyond the size is left out, and changes none of the others.
     rows = sharding.divisible(size, mesh.size)
     if label is None:
-        draw = sharding.jit_global(batch_drawer(system, rows), mesh, batch_axes=(None, None))
+        draw = sharding.jit_global(batch_drawer(system, rows, **choices), mesh, batch_axes=(None, None))
     else:
         draw = sharding.jit_global(
-            lambda variables, key, label: batch_drawer(system, rows, label=label)(variables, key),
+            lambda variables, key, label: batch_drawer(system, rows, label=label, **choices)(variables, key),
             mesh,
             batch_axes=(None, None, None),
         )

@@ -547,6 +547,7 @@ def sample(
     condition: Any = None,
     *,
     key: jax.Array | None = None,
+    **told: Any,
 ) -> jax.Array:
     """Images for latents, with running batch statistics.
 
@@ -556,6 +557,7 @@ def sample(
       z: [N, latent_dim]; None for a generator without latents.
       condition: its second argument, such as labels [N] int32; None: not passed.
       key: of what the generator draws itself, such as StyleGAN's noise.
+      told: what else it takes by name, such as StyleGAN's `truncation`.
 
     Returns:
       [N, ...] in [-1, 1].
@@ -566,4 +568,4 @@ def sample(
     """
     if key is not None:
         check_key(key)
-    return network.images_from(generator, variables, z, condition, key)
+    return network.images_from(generator, variables, z, condition, key, **told)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,11 +85,7 @@ class Trained:
 
 def _told(system: System, function: Callable, *arguments: Any, **choices: Any) -> jax.Array:
     """The function's result for choices that the system has."""
-    if unknown := set(choices) - set(system.choices):
-        able = f"only {', '.join(system.choices)}" if system.choices else "nothing of what to draw"
-        raise ValueError(f"{system.name} cannot be told {', '.join(sorted(unknown))}: it is told {able}")
-    if not isinstance(choices.get("label"), (type(None), jax.core.Tracer)):
-        check_label(system, choices["label"])
+    check_choices(system, choices)
     return function(*arguments, **choices)
 
 
@@ -124,6 +120,23 @@ def load(directory: str | Path, *, step: int | None = None, system: System | Mod
     state, record = checkpoint.restore(local(directory, "the run") / "checkpoints", shapes, step=step)
     state = checkpoint.with_frozen(state, system.frozen)
     return Trained(system, state, record, stored, spec, class_names, config)
+
+
+def check_choices(system: System, choices: Mapping[str, Any]) -> None:
+    """Raises a ValueError for what a system cannot be told when it draws, or a number outside of its range."""
+    if unknown := set(choices) - set(system.choices):
+        able = f"only {', '.join(system.choices)}" if system.choices else "nothing of what to draw"
+        raise ValueError(f"{system.name} cannot be told {', '.join(sorted(unknown))}: it is told {able}")
+    for name, value in choices.items():
+        allowed = system.choices[name]
+        if isinstance(value, (type(None), jax.core.Tracer)):
+            continue
+        if name == "label":
+            check_label(system, value)
+        elif isinstance(allowed, int) and not (isinstance(value, int) and 0 <= value < allowed):
+            raise ValueError(f"{name} of {system.name} is a whole number from 0 to {allowed - 1}, not {value!r}")
+        elif isinstance(allowed, tuple) and not allowed[0] <= value <= allowed[1]:
+            raise ValueError(f"{name} of {system.name} is a number from {allowed[0]:g} to {allowed[1]:g}, not {value}")
 
 
 def check_label(system: System, label: Sequence[int]) -> None:

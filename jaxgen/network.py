@@ -127,7 +127,7 @@ def init_with_output(module: nn.Module, key: Any, *inputs: Any, name: str) -> tu
 
 
 def evaluate(
-    module: nn.Module, variables: Any, *inputs: Any, key: jax.Array | None = None, what: str = "the input"
+    module: nn.Module, variables: Any, *inputs: Any, key: jax.Array | None = None, what: str = "the input", **told: Any
 ) -> Any:
     """What a module returns in evaluation mode; of an `Output` the value.
 
@@ -137,6 +137,7 @@ def evaluate(
       inputs: arrays or trees of them.
       key: of what it draws itself.
       what: errors call the inputs.
+      told: what else its `__call__` takes by name, such as a truncation.
 
     Raises:
       TypeError: for what is no module, no key, or no variables, such as the whole state of a training.
@@ -147,7 +148,7 @@ def evaluate(
     check_inputs(module, inputs, type(module).__name__)
     check_variables(variables)
     try:
-        output = module.apply(variables, *inputs, train=False, rngs=None if key is None else {"params": key})
+        output = module.apply(variables, *inputs, train=False, rngs=None if key is None else {"params": key}, **told)
     except flax.errors.ScopeParamShapeError as error:
         shapes = ", ".join(str(list(jnp.shape(x))) for x in inputs[:1])
         sizes = "latent_dim" if what == "z" else "image size"
@@ -215,7 +216,12 @@ def member(variables: Any, name: str) -> Any:
 
 
 def images_from(
-    module: nn.Module, variables: Any, z: jax.Array | None, condition: Any = None, key: jax.Array | None = None
+    module: nn.Module,
+    variables: Any,
+    z: jax.Array | None,
+    condition: Any = None,
+    key: jax.Array | None = None,
+    **told: Any,
 ) -> Any:
     """What a generator or decoder makes of latents z [N, latent_dim], as it is evaluated; of an `Output` the value.
 
@@ -225,6 +231,7 @@ def images_from(
       z: latents; None for a network without.
       condition: its second argument (its first without latents); None: not passed.
       key: of what it draws itself.
+      told: what else it takes by name.
 
     Raises:
       TypeError: for the state of a training instead of its variables, what is no module, what is no key.
@@ -235,7 +242,7 @@ def images_from(
     check_variables(variables)
     if z is not None and jnp.ndim(z) != 2:
         raise ValueError(f"z must have the shape [N, latent_dim], not {list(jnp.shape(z))}")
-    return evaluate(module, variables, *(x for x in (z, condition) if x is not None), key=key, what="z")
+    return evaluate(module, variables, *(x for x in (z, condition) if x is not None), key=key, what="z", **told)
 
 
 def apply_to_each(

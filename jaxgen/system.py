@@ -125,7 +125,8 @@ class System:
       images_per_step: that a batch holds.
       variables: state -> what the capabilities take; `state.ema` by default.
       draw: (variables, key, n, **choices) -> new images [n, H, W, C] in [-1, 1].
-      choices: what `draw` can be told: {"label": 10} for labels 0 to 9, {"truncation": (0.0, 1.0)} for a range.
+      choices: what `draw` and `decode` can be told: {"label": 10} for labels 0 to 9, {"truncation": (0.0, 1.0)} for a
+        range, text for anything else, such as {"fine": "latents"}.
       latents: (key, n) -> latents of new images; `decode`: (variables, latents, **choices) -> images.
       encode: (variables, batch) -> latents.
       reconstruct: (variables, batch) -> images like the batch's.

@@ -150,7 +150,7 @@ def test_an_adaptive_augmentation_changes_as_many_images_as_its_state_says_and_n
     np.testing.assert_allclose(image, 0.25 * IMAGES)
     assert condition is told
     default = augmentation.adaptive(64).apply(KEY, IMAGES, told, state, 0)[0]
-    np.testing.assert_array_equal(default, augmentation.blits(KEY, IMAGES, 0.25))
+    np.testing.assert_array_equal(default, augmentation.pipeline(*augmentation.BGC)(KEY, IMAGES, 0.25))
 
 
 def test_a_scheduled_augmentation_has_the_probability_of_its_step_and_no_state():

@@ -12,11 +12,11 @@ from PIL import Image
 from jaxgen import building, data, drawing, loading, optim
 from jaxgen.models import spectral_norm
 from jaxgen.system import Spec
-from jaxgen.systems import cgan, sngan
+from jaxgen.systems import cgan, sngan, stylegan2
 
 pytestmark = pytest.mark.usefixtures("scripts_in_process", "fast_compilation")
 SPEC = Spec.of_images((28, 28, 1), 10)
-SYSTEMS = pytest.mark.parametrize("module", [cgan, sngan], ids=["cgan", "sngan"])
+SYSTEMS = pytest.mark.parametrize("module", [cgan, sngan, stylegan2], ids=["cgan", "sngan", "stylegan2"])
 
 
 def batch_of(system, label):

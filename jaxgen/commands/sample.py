@@ -26,6 +26,8 @@ def sample(
     /,
     num_images: Annotated[Count | None, tyro.conf.arg(aliases=["--num", "-n"])] = None,
     label: tuple[str, ...] = (),
+    truncation: float | None = None,
+    mixing: CountOrZero | None = None,
     seed: Seed = 0,
     step: CountOrZero | None = None,
     output: Path | None = None,
@@ -40,6 +42,10 @@ def sample(
       num_images: How many images; 64 by default, or 8 of each class that a class-conditional run is asked for.
       label: Of a class-conditional run: classes to draw, each a name or a number, in turns; a row of the picture for
         each. By default all classes.
+      truncation: Of a StyleGAN: how far styles may be from their mean; 0.7 draws better and more similar images, 0 the
+        mean one, 1 (the default) all.
+      mixing: Of a StyleGAN: a table of six by six images (--num-images 8: eight by eight), each of which has the styles
+        of the one at the left of its row up to this layer, and from there on those of the one above its column.
       seed: Of the latents: the same seed draws the same images.
       step: Of the checkpoint; the newest by default.
       output: A .png (one picture of all), a .npz (array `image`, uint8 [N, H, W, C]), or with --separate a folder.
@@ -51,8 +57,9 @@ def sample(
       The path of what was written.
 
     Raises:
-      ValueError: for a run that draws nothing, a number of images below 1, a label that there is not, another ending of
-        the output, a set without an output, or a folder with other images.
+      ValueError: for a run that draws nothing, a number of images below 1, a label that there is not, what a run cannot
+        be told or a number outside of its range, another ending of the output, a set without an output, or a folder
+        with other images.
     """
     import jax
     import numpy as np
@@ -65,8 +72,9 @@ def sample(
     if opening.is_built_in(what):
         if output is None:
             raise ValueError(f"{what} is a set and no run: say with --output where its images are to go")
-        for option, given in (("--label", label), ("--system", system), ("--step", step)):
-            if given:
+        of_runs = {"--label": label or None, "--truncation": truncation, "--mixing": mixing, "--system": system}
+        for option, given in {**of_runs, "--step": step}.items():
+            if given is not None:
                 raise ValueError(f"{option} is for runs, and {what} is a set of images")
         num = 64 if num_images is None else num_images
         dataset = opening.open_images(what, num=num).dataset
@@ -76,6 +84,9 @@ def sample(
         path, columns = output, None
     else:
         trained = loading.load(what, step=step, system=None if system is None else systems.from_file(system))
+        choices = {"truncation": truncation, "mixing": mixing}
+        told = {name: value for name, value in choices.items() if value is not None}
+        loading.check_choices(trained.system, told)
         asked = labels_of(trained, label)
         num = num_images if num_images is not None else 8 * len(asked) if asked else 64
         # A row for each class: image i is of class i mod C, and column i mod R of a row is its i // C-th.
@@ -83,10 +94,16 @@ def sample(
         columns = -(-num // len(asked)) if asked else None
         if columns and columns % 16 == 0:
             columns = 16  # several rows for each class
-        drawn = drawing.generate(trained, num, jax.random.key(seed), label=asked or None)
-        if asked:
-            drawn = drawn[np.argsort(order % len(asked), kind="stable")]
+        if mixing is not None:
+            side = num_images or 6
+            columns = side + 1
+            drawn = mixing_table(trained, side, jax.random.key(seed), label=asked if label else [], **told)
+        else:
+            drawn = drawing.generate(trained, num, jax.random.key(seed), label=asked or None, **told)
+            if asked:
+                drawn = drawn[np.argsort(order % len(asked), kind="stable")]
         chosen = "" if not label else "_" + "-".join(re.sub(r"[^\w]+", "", name) for name in label)[:60]
+        chosen += "".join(f"_{option}-{value:g}" for option, value in told.items())
         name = f"{trained.step:08d}_{seed}{chosen}"
         path = output or Path(what) / "generated" / (name if separate else f"{name}.png")
     if separate:
@@ -105,6 +122,28 @@ def sample(
     else:
         images.save_png(path, images.grid(drawn, columns=columns, upscale=None))
     return path
+
+
+def mixing_table(trained: Any, side: int, key: Any, *, mixing: int, label: list[int], **told: Any) -> Any:
+    """Images [(side + 1)^2, H, W, C]: a white one, those whose fine styles the columns have, then rows.
+
+    A row is led by the image whose coarse styles it has: those of the layers up to `mixing`.
+
+    Raises:
+      ValueError: for labels of more than one class.
+    """
+    import numpy as np
+
+    if len(label) > 1:
+        raise ValueError(f"--mixing draws a table of one class: give one --label, not {len(label)}")
+    if label:
+        told["label"] = label[0]
+    coarse, fine = np.split(np.asarray(trained.latents(key, 2 * side)), 2)
+    led, heads = (np.asarray(trained.decode(z, **told)) for z in (coarse, fine))
+    mixed = trained.decode(np.repeat(coarse, side, axis=0), mixing=mixing, fine=np.tile(fine, (side, 1)), **told)
+    rows = np.asarray(mixed).reshape(side, side, *led.shape[1:])
+    table = np.concatenate([led[:, None], rows], axis=1).reshape(-1, *led.shape[1:])
+    return np.concatenate([np.ones_like(led[:1]), heads, table])
 
 
 def labels_of(trained: Any, asked: tuple[str, ...]) -> list[int]:

@@ -39,7 +39,7 @@ def lecam(weight: Weight, decay: float = 0.99) -> Term:
         new = {"real": jnp.mean(real), "fake": jnp.mean(fake)}
         return penalty, jax.tree.map(lambda a, x: decay * a + (1 - decay) * jax.lax.stop_gradient(x), state, new)
 
-    return Term("lecam", value, lambda players: {"real": jnp.zeros(()), "fake": jnp.zeros(())}, weight)
+    return Term("lecam", value, lambda players: dict.fromkeys(("real", "fake"), jnp.zeros((), jnp.float32)), weight)
 
 
 def path_length(
@@ -92,7 +92,7 @@ def path_length(
         new = state + decay * (jax.lax.stop_gradient(jnp.mean(lengths)) - state)
         return jnp.mean(jnp.square(lengths - state)), new
 
-    return Term("path_length", value, lambda players: jnp.zeros(()), weight, every)
+    return Term("path_length", value, lambda players: jnp.zeros((), jnp.float32), weight, every)
 
 
 def l1(fake: jax.Array, target: jax.Array) -> jax.Array:

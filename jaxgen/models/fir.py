@@ -19,7 +19,7 @@ BINOMIAL = (1, 3, 3, 1)  # StyleGAN2's taps
 
 
 def upfirdn(
-    x: jax.Array, taps: Sequence[float], *, up: int = 1, down: int = 1, padding: tuple[int, int] = (0, 0)
+    x: jax.Array, taps: Sequence[float] | np.ndarray, *, up: int = 1, down: int = 1, padding: tuple[int, int] = (0, 0)
 ) -> jax.Array:
     """Zeros between pixels, padding, a convolution with the taps, and every `down`-th of what comes out, on both axes.
 

@@ -7,8 +7,8 @@ class Geometry(NamedTuple):
     """Image size, kernel size, strides and padding."""
 
     image_size: tuple[int, ...]  # of the convolution's input, which is the transposed convolution's output
-    kernel_size: tuple[int, int]
-    strides: tuple[int, int]
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]  # (before, after) along height and width
     groups: int = 1  # channels and outputs are divided into as many, of which none sees another
 

@@ -13,10 +13,24 @@ from typing import Any
 
 from jaxgen.local_path import local
 from jaxgen.options import lookup
-from jaxgen.systems import acgan, article, biggan, cgan, classifier, dcgan, r3gan, sagan, sngan, ssgan, vae, wgan_gp
+from jaxgen.systems import (
+    acgan,
+    article,
+    biggan,
+    cgan,
+    classifier,
+    dcgan,
+    r3gan,
+    sagan,
+    sngan,
+    ssgan,
+    stylegan2,
+    vae,
+    wgan_gp,
+)
 from jaxgen.systems.preset import Preset
 
-MODULES = (cgan, dcgan, wgan_gp, acgan, sngan, ssgan, sagan, biggan, r3gan, article, vae, classifier)
+MODULES = (cgan, dcgan, wgan_gp, acgan, sngan, ssgan, sagan, biggan, stylegan2, r3gan, article, vae, classifier)
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 PRESETS: dict[str, Preset] = {name: preset for module in MODULES for name, preset in module.PRESETS.items()}
 DEFAULT = "mnist-cgan"

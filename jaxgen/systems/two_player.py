@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import jax
@@ -36,7 +37,7 @@ class TwoPlayers(Run):
     dragan: Weight = 0.0
     """Weight of the DRAGAN penalty."""
     augmentation: Literal[*AUGMENTATIONS] = "none"
-    """Of what the discriminator sees, for a few thousand images: DiffAugment, or adaptive (ADA's pixel blits)."""
+    """Of what the discriminator sees, for a few thousand images: DiffAugment, or adaptive (ADA)."""
     num_discriminator_steps: Count = 1
     """Discriminator updates for each generator update, each on fresh images."""
     update_rule: Literal[*UPDATE_RULES] = "alternating"
@@ -66,6 +67,7 @@ def build(
     *,
     name: str,
     num_labels: int = 0,
+    choices: Mapping[str, Any] = MappingProxyType({}),
     **settings: Any,
 ) -> System:
     """The system of two modules.
@@ -76,6 +78,7 @@ def build(
       generator, discriminator: as for `gan.make_train_step`.
       name: of the system.
       num_labels: of a class-conditional generator, whose second argument is a label; 0 for another.
+      choices: what else the generator can be told by name when it draws, as in `System.choices`.
       settings: what `gan.make_train_step` takes besides: condition, terms, augmentation.
     """
     optimizers = {
@@ -103,16 +106,16 @@ def build(
     def latents(key, n):
         return sharding.draw(jax.random.normal, key, (n, config.latent_dim))
 
-    def decode(variables, z, label=None):
-        if not num_labels:
-            return gan.sample(generator, variables["generator"], z)
-        label = jnp.zeros((), jnp.int32) if label is None else jnp.asarray(label, jnp.int32)
-        return gan.sample(generator, variables["generator"], z, jnp.broadcast_to(label, z.shape[:1]))
+    def decode(variables, z, label=None, key=None, **told):
+        if num_labels:
+            label = jnp.zeros((), jnp.int32) if label is None else jnp.asarray(label, jnp.int32)
+            label = jnp.broadcast_to(label, z.shape[:1])
+        return gan.sample(generator, variables["generator"], z, label, key=key, **told)
 
-    def draw(variables, key, n, label=None):
+    def draw(variables, key, n, label=None, **told):
         if num_labels and label is None:
             label = drawn_labels(jax.random.fold_in(key, 1), n, num_labels)
-        return decode(variables, latents(key, n), label)
+        return decode(variables, latents(key, n), label, jax.random.fold_in(key, 2), **told)
 
     def discriminate(variables, batch):
         told = turns.conditions_of(settings.get("condition"), batch, 0, jax.random.key(0), len(batch["image"]))
@@ -126,7 +129,7 @@ def build(
         images_per_step=config.batch_size * config.num_discriminator_steps,
         variables=variables_of,
         draw=draw,
-        choices={"label": num_labels} if num_labels else {},
+        choices={**({"label": num_labels} if num_labels else {}), **choices},
         latents=latents,
         decode=decode,
         discriminate=discriminate,
