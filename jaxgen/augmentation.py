@@ -166,7 +166,7 @@ def adaptive(
     batch_size: int,
     *,
     target: float = 0.6,
-    num_images: int = 500_000,
+    num_images: float = 500_000,
     decay: float = 0.75,
     probability: float = 0.0,
     pipeline: Changes = bgc,

@@ -85,7 +85,7 @@ def sample(
     else:
         trained = loading.load(what, step=step, system=None if system is None else systems.from_file(system))
         choices = {"truncation": truncation, "mixing": mixing}
-        told = {name: value for name, value in choices.items() if value is not None}
+        told: dict[str, Any] = {name: value for name, value in choices.items() if value is not None}
         loading.check_choices(trained.system, told)
         asked = labels_of(trained, label)
         num = num_images if num_images is not None else 8 * len(asked) if asked else 64

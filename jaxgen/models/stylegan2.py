@@ -76,6 +76,7 @@ class Mapping(nn.Module):
     def __call__(self, z: jax.Array | None, label: jax.Array | None = None) -> jax.Array:
         inputs = [] if z is None else [normalised(z)]
         if self.num_classes:
+            assert label is not None  # the generator has refused it
             shape = (self.num_classes, self.features)
             table = self.param("embedding", nn.initializers.normal(1.0), shape, jnp.float32)
             bias = self.param("embedding_bias", nn.initializers.zeros, (self.features,), jnp.float32)
@@ -98,7 +99,8 @@ class Synthesis(nn.Module):
 
     @nn.compact
     def __call__(self, styles: jax.Array, *, train: bool) -> jax.Array:
-        image, layer = None, 0
+        image: Any = None
+        layer = 0
         for i, size in enumerate(sizes_of(self.image_size)):
             width = min(self.max_features, max(1, self.capacity // size))
             if i == 0:
@@ -171,7 +173,7 @@ class Generator(nn.Module):
         if (mixing is None) != (fine is None):
             raise ValueError("styles are mixed with mixing= and fine= together: a number of layers, and other latents")
         layers = jnp.arange(styles.shape[1])[:, None]
-        if fine is not None:
+        if mixing is not None and fine is not None:
             styles = jnp.where(layers < mixing, styles, self.mapping_network(fine, label)[:, None])
         if not (isinstance(truncation, (int, float)) and truncation == 1):
             mean, among = self.mean_style.value, True if truncated_layers is None else layers < truncated_layers
@@ -270,17 +272,17 @@ class Discriminator(nn.Module):
         if x.shape[1] != x.shape[2]:
             raise ValueError(f"StyleGAN2 needs square images, not {x.shape[1]}x{x.shape[2]}; crop or resize them")
         check_label(label, self.num_classes, len(x))
-        shared, image, x = {"dtype": self.dtype}, x, None
+        shared, image = {"dtype": self.dtype}, x
         *sizes, smallest = reversed(sizes_of(image.shape[1]))
         widths = {size: min(self.max_features, max(1, self.capacity // size)) for size in (*sizes, smallest)}
 
         def conv(layer, *arguments, **settings):
             return layer(*arguments, **settings, **shared)
 
-        for size in (*sizes, smallest):
-            if x is None or self.architecture == "skip":
+        for i, size in enumerate((*sizes, smallest)):
+            if i == 0 or self.architecture == "skip":
                 seen = activate(conv(EqualisedConv, widths[size], 1, name=f"from_image_{size}")(image))
-                x = seen if x is None else x + seen
+                x = seen if i == 0 else x + seen
             if size == smallest:
                 break
             before, width = x, widths[size // 2]

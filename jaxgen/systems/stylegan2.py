@@ -115,7 +115,7 @@ def build(config: Config, spec: Spec) -> System:
         mixing_probability=config.mixing_probability,
         **shared,
     )
-    settings = {"condition": turns.told("label")} if num_classes else {}
+    settings: dict[str, Any] = {"condition": turns.told("label")} if num_classes else {}
     if config.augmentation == "adaptive":
         settings["augment"] = augmentation.adaptive(
             config.batch_size,
