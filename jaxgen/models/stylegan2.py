@@ -148,6 +148,7 @@ class Generator(nn.Module):
     dtype: Any = None
 
     def setup(self) -> None:
+        """The mapping, the synthesis, and the running mean of styles."""
         if self.architecture not in GENERATORS:
             raise ValueError(
                 f"the generator's architecture is one of {', '.join(GENERATORS)}, not {self.architecture!r}"
