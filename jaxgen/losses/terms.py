@@ -42,6 +42,14 @@ def lecam(weight: Weight, decay: float = 0.99) -> Term:
     return Term("lecam", value, lambda players: dict.fromkeys(("real", "fake"), jnp.zeros((), jnp.float32)), weight)
 
 
+def drift(weight: Weight = 1e-3) -> Term:
+    """weight * E_real D(x)^2, of the discriminator: keeps logits near 0, which a Wasserstein loss does not.
+
+    Karras et al. 2018, appendix A.1.
+    """
+    return turns.term(lambda turn: jnp.square(turns.per_picture(turn.real_logits)), name="drift", weight=weight)
+
+
 def path_length(
     weight: Weight = 2.0,
     decay: float = 0.01,
