@@ -171,11 +171,16 @@ class Growing(nn.Module):
 
     def part(self, name: str, module: nn.Module, *shape: int) -> Apply:
         """A module with the parameters of this name, made for inputs [1, *shape]."""
+        params: Any
         if self.has_variable("params", name):  # Flax would trace the initialisation at every call, to compare shapes
             params = self.get_variable("params", name)
         else:
             params = self.param(name, lambda key: module.init(key, jnp.zeros((1, *shape)))["params"])
-        return lambda x: module.apply({"params": params}, x)
+
+        def apply(x: jax.Array) -> Any:
+            return module.apply({"params": params}, x)
+
+        return apply
 
 
 def _as_number(progress, last):

@@ -15,14 +15,13 @@ the generator's update sees the same fake images. `models.progan` names the devi
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxgen import network, optim, turns
-from jaxgen.losses import penalties, terms
+from jaxgen.losses import terms
 from jaxgen.models import progan as networks
 from jaxgen.options import LOSSES, Data, Optimizer, square_size
 from jaxgen.ranges import Count, Weight
@@ -86,26 +85,6 @@ class Config(two_player.TwoPlayers):
         return jnp.clip(whole.astype(jnp.float32) + share, 0.0, last) * (of_fades >= 0)
 
 
-def own_pixels_penalty(weight: float, target: float, times: Callable) -> turns.Term:
-    """The WGAN-GP penalty of D as a function of pictures of the stage's own size, of the discriminator.
-
-    In full size each of their pixels stands n x n times, and the gradient of the same function is n times shorter:
-
-        weight E (n |grad_x D| - target)^2 = weight n^2 E (|grad_x D| - target / n)^2
-
-    Args:
-      weight, target: of `penalties.gradient_penalty`.
-      times: step -> n.
-    """
-
-    def value(turn, state):
-        n = times(turn.step)
-        penalty = penalties.gradient_penalty(weight * n**2, target / n)
-        return penalty(turn.as_real, turn.real, turn.fake, turn.key), state
-
-    return turns.Term("gradient_penalty", value, prefix="penalty")
-
-
 def build(config: Config, spec: Spec) -> System:
     """The system for images of a shape.
 
@@ -125,17 +104,14 @@ def build(config: Config, spec: Spec) -> System:
     def times(step):
         return 2.0 ** (last - jnp.ceil(progress(step)))
 
+    def rule(optimizer, updates):
+        begins = [updates * config.begins(stage) for stage in range(1, last + 1)]
+        return optim.restarting_at(begins, optimizer.build(updates * config.num_steps))
+
     discriminator_terms = [terms.drift(config.drift)] if config.drift > 0 else []
     if config.gradient_penalty > 0:
         weight, target = config.gradient_penalty, config.gradient_penalty_target
-        discriminator_terms.append(own_pixels_penalty(weight, target, times))
-    begins = [config.begins(stage) for stage in range(1, last + 1)]
-    rules = config.generator, config.discriminator
-    updates = 1, config.num_discriminator_steps
-    generator_rule, discriminator_rule = (
-        optim.restarting_at([step * k for step in begins], rule.build(config.num_steps * k))
-        for rule, k in zip(rules, updates, strict=True)
-    )
+        discriminator_terms.append(terms.gradient_penalty_of_enlarged(weight, target, times))
     discriminator = networks.Discriminator(group_size=config.group_size, **shared)
     system = two_player.build(
         config,
@@ -147,8 +123,8 @@ def build(config: Config, spec: Spec) -> System:
         real=lambda batch, step: networks.faded(batch["image"], progress(step)),
         penalties=dataclasses.replace(config, gradient_penalty=0.0).penalties,
         discriminator_terms=discriminator_terms,
-        generator_optimizer=generator_rule,
-        discriminator_optimizer=discriminator_rule,
+        generator_optimizer=rule(config.generator, 1),
+        discriminator_optimizer=rule(config.discriminator, config.num_discriminator_steps),
     )
 
     def variables(state):
@@ -191,9 +167,9 @@ PRESETS = {
             data=Data("emoji", image_size=32),
             augmentation="diff",
             latent_dim=128,
-            capacity=2048,
+            capacity=1024,
             max_features=128,
-            **_in_all(3, 32, 1000, 1000),
+            **_in_all(3, 16, 1500, 1500),
         ),
         paper=f"{_PAPER}; augmentation of Zhao et al. 2020",
     ),
