@@ -151,7 +151,8 @@ class Generator(nn.Module):
     mean_decay: float = 0.995  # of the running mean of w, for each step
     dtype: Any = None
 
-    def setup(self):
+    def setup(self) -> None:
+        """The mapping, the synthesis, and the running mean of styles."""
         if self.architecture not in GENERATORS:
             raise ValueError(
                 f"the generator's architecture is one of {', '.join(GENERATORS)}, not {self.architecture!r}"
