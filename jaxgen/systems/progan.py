@@ -11,7 +11,8 @@ Deviations: a batch has the same number of images in all stages (the paper: fewe
 A fade goes from 1 / n to 1 in n steps, not from 0. The paper does not say what becomes of Adam's moments when layers
 join. Real and fake images have full size, pixels repeated; the gradient penalty is that of the stage's own pixels
 all the same, but R1, R2 and DRAGAN, where they are asked for, are of the full size. The discriminator moves first, and
-the generator's update sees the same fake images. `models.progan` names the deviations of the networks.
+the generator's update sees the same fake images. The average, 0.999 a step there, has a half-life of 11,000 images, and
+starts as a plain mean. `models.progan` names the deviations of the networks.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from jaxgen.options import LOSSES, Data, Optimizer, square_size
 from jaxgen.ranges import Count, Weight
 from jaxgen.system import Spec, System
 from jaxgen.systems import two_player
-from jaxgen.systems.preset import Preset
+from jaxgen.systems.preset import Preset, Settings
 
 ADAM = Optimizer(learning_rate=1e-3, b1=0.0, b2=0.99)
 
@@ -93,7 +94,7 @@ def build(config: Config, spec: Spec) -> System:
     """
     size, channels = square_size(spec.image_shape, "ProGAN"), spec.image_shape[2]
     last = len(networks.stages_of(size)) - 1
-    shared: dict[str, Any] = {"capacity": config.capacity, "max_features": config.max_features, "dtype": config.dtype}
+    shared: Settings = {"capacity": config.capacity, "max_features": config.max_features, "dtype": config.dtype}
 
     def progress(step):
         return config.progress(step, last)
@@ -145,7 +146,7 @@ def build(config: Config, spec: Spec) -> System:
     return dataclasses.replace(system, variables=variables, draw=draw, decode=decode, discriminate=discriminate)
 
 
-_THIN: dict[str, Any] = {"latent_dim": 6, "capacity": 32, "max_features": 6}
+_THIN: Settings = {"latent_dim": 6, "capacity": 32, "max_features": 6}
 TINY = Config(  # whole for a step, then faded for two
     data=Data("emoji", image_size=8), batch_size=8, num_steps=4, stable_images=8, fade_images=16, **_THIN
 )
@@ -153,7 +154,7 @@ TINY = Config(  # whole for a step, then faded for two
 _PAPER = "Karras, Aila, Laine and Lehtinen 2018"
 
 
-def _in_all(last: int, batch_size: int, stable: int, fade: int) -> dict[str, Any]:
+def _in_all(last: int, batch_size: int, stable: int, fade: int) -> Settings:
     """Phases in steps, and so many steps that the last stage is whole for one of them."""
     images = {"stable_images": stable * batch_size, "fade_images": fade * batch_size}
     return {"batch_size": batch_size, "num_steps": stable + last * (fade + stable), **images}
