@@ -37,7 +37,7 @@ class TwoPlayers(Run):
     dragan: Weight = 0.0
     """Weight of the DRAGAN penalty."""
     augmentation: Literal[*AUGMENTATIONS] = "none"
-    """Of what the discriminator sees, for a few thousand images: DiffAugment, or adaptive (ADA)."""
+    """Of what the discriminator sees, for few images: DiffAugment, adaptive (ADA), or fakes shown as real (APA)."""
     num_discriminator_steps: Count = 1
     """Discriminator updates for each generator update, each on fresh images."""
     update_rule: Literal[*UPDATE_RULES] = "alternating"
