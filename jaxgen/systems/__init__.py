@@ -20,6 +20,7 @@ from jaxgen.systems import (
     cgan,
     classifier,
     dcgan,
+    fastgan,
     r3gan,
     sagan,
     sngan,
@@ -30,7 +31,22 @@ from jaxgen.systems import (
 )
 from jaxgen.systems.preset import Preset
 
-MODULES = (cgan, dcgan, wgan_gp, acgan, sngan, ssgan, sagan, biggan, stylegan2, r3gan, article, vae, classifier)
+MODULES = (
+    cgan,
+    dcgan,
+    wgan_gp,
+    acgan,
+    sngan,
+    ssgan,
+    sagan,
+    biggan,
+    stylegan2,
+    r3gan,
+    fastgan,
+    article,
+    vae,
+    classifier,
+)
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 PRESETS: dict[str, Preset] = {name: preset for module in MODULES for name, preset in module.PRESETS.items()}
 DEFAULT = "mnist-cgan"
