@@ -95,7 +95,7 @@ PRESETS = {
             generator_features=16,
             discriminator_features=16,
             latent_dim=128,
-            batch_size=32,
+            batch_size=16,
             num_steps=6000,
             ema_half_life=10_000,
             **_SMALL,
