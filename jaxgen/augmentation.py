@@ -1,6 +1,7 @@
 """What the discriminator sees instead of images: the argument `augment` of `gan.make_train_step`.
 
     gan.make_train_step(..., augment=augmentation.diff_augment())
+    gan.make_train_step(..., augment=augmentation.pseudo(64))  # shows fakes as real; has a state, as adaptive has
     ada = augmentation.adaptive(batch_size=64)  # has a state: give it to gan.init, too
     ada = augmentation.adaptive(64, pipeline=augmentation.pipeline(*augmentation.BGC, augmentation.noises))
 
@@ -192,11 +193,59 @@ def adaptive(
 
     Karras et al. 2020 (Training generative adversarial networks with limited data), section 3.
     """
-    if batch_size < 1 or num_images < batch_size:
-        raise ValueError(f"p moves by batch_size / num_images = {batch_size} / {num_images}, which must be in (0, 1]")
 
     def apply(key, image, condition, state, step):
         return pipeline(key, image, state["probability"]), condition
+
+    return Augment(apply, **_following(batch_size, target, num_images, decay, probability))
+
+
+def pseudo(
+    batch_size: int,
+    *,
+    target: float = 0.6,
+    num_images: float = 500_000,
+    decay: float = 0.75,
+    probability: float = 0.0,
+    augment: Transform | None = None,
+) -> Augment:
+    """Fake images stand for real ones with a probability p that follows the discriminator (APA).
+
+    In the discriminator's turn real image i is, with probability p, fake image i with what that is told, and is to be
+    judged real: by the loss, by penalties and by terms, except for what these take from `turn.batch`. So few images
+    are not learned by heart. p moves as that of `adaptive`, and E sign D(x) is over what stands for real images.
+
+    Args:
+      batch_size, target, num_images, decay, probability: as for `adaptive`.
+      augment: what is done to all images afterwards, such as `diff_augment()`: `(key, images) -> images`.
+
+    Jiang et al. 2021 (Deceive D: adaptive pseudo augmentation). Deviations: fakes are those of the same turn (there
+    older ones are drawn anew), and p ends at 1.
+    """
+    if augment is not None and not callable(augment):
+        raise TypeError(f"augment must be a function (key, images) -> images, not {augment!r}")
+
+    def apply(key, image, condition, state, step):
+        return (image if augment is None else augment(key, image)), condition
+
+    def replace(key, real, fake, condition, state, step):
+        chosen = jax.random.bernoulli(key, state["probability"], real.shape[:1])
+
+        def either(fake, real):
+            return jnp.where(chosen.reshape(-1, *(1,) * (real.ndim - 1)), fake, real).astype(real.dtype)
+
+        if jax.tree.structure(condition.fake) != jax.tree.structure(condition.real):
+            raise ValueError("fakes can stand for real images only where both are told things of the same structure")
+        told = jax.tree.map(either, condition.fake, condition.real)
+        return either(jax.lax.stop_gradient(fake), real), told
+
+    return Augment(apply, **_following(batch_size, target, num_images, decay, probability), replace=replace)
+
+
+def _following(batch_size, target, num_images, decay, probability):
+    """The parts of an `Augment` whose probability follows the sign of real images' logits."""
+    if batch_size < 1 or num_images < batch_size:
+        raise ValueError(f"p moves by batch_size / num_images = {batch_size} / {num_images}, which must be in (0, 1]")
 
     def init():
         return {"probability": jnp.full((), probability, jnp.float32), "sign": jnp.zeros((), jnp.float32)}
@@ -209,7 +258,7 @@ def adaptive(
         p = state["probability"] + jnp.sign(r - target) * (batch_size / num_images)
         return {"probability": jnp.clip(p, 0.0, 1.0), "sign": r}
 
-    return Augment(apply, init, observe, update, metrics=lambda state: dict(state))
+    return {"init": init, "observe": observe, "update": update, "metrics": lambda state: dict(state)}
 
 
 def scheduled(

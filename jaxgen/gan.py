@@ -146,7 +146,7 @@ def make_train_step(
     generator_optimizer: optax.GradientTransformation,
     discriminator_optimizer: optax.GradientTransformation,
     latent_dim: int | None,
-    loss: adversarial.AdversarialLoss = adversarial.non_saturating,
+    loss: adversarial.AdversarialLoss | Callable[[jax.Array], adversarial.AdversarialLoss] = adversarial.non_saturating,
     penalties: Sequence[Penalty] = (),
     condition: Condition | None = None,
     real: Callable[[Mapping[str, jax.Array], jax.Array], jax.Array] | None = None,
@@ -176,7 +176,7 @@ def make_train_step(
       generator_optimizer: any optax transformation.
       discriminator_optimizer: any optax transformation; nothing is taken from the generator's.
       latent_dim: the number of latents; None: the generator is called with the condition alone.
-      loss: a pair of functions, from `losses.adversarial` or your own.
+      loss: a pair of functions, from `losses.adversarial` or your own; or a function step -> such a pair.
       penalties: functions `(discriminator_fn, real, fake, key) -> scalar`, added to the discriminator's loss. Each is
         reported under its `__name__`.
       condition: `(batch, step, key) -> turns.Conditions`: what the networks are told, such as `turns.told("label")`.
@@ -223,11 +223,7 @@ def make_train_step(
     check_module(discriminator, "discriminator")
     network.check_optimizer(generator_optimizer, "generator_optimizer")
     network.check_optimizer(discriminator_optimizer, "discriminator_optimizer")
-    if not (callable(getattr(loss, "generator", None)) and callable(getattr(loss, "discriminator", None))):
-        raise TypeError(
-            "loss must be a pair of functions, such as adversarial.hinge or "
-            f"AdversarialLoss(generator=f, discriminator=g), not {loss!r}"
-        )
+    loss_at = adversarial.schedule_of(loss)
     if not callable(update_rule):
         raise TypeError(f"update_rule must be a function such as gan.simultaneous, not {update_rule!r}")
     check_function(update_rule, "players, fakes, moves", "update_rule", "update_rule=gan.simultaneous")
@@ -314,6 +310,11 @@ def make_train_step(
 
         def gradient_of(examples, key):
             fake, _ = network.split_output(examples.output)
+            if augment is not None and augment.replace is not None:
+                own_key = dropout_key(jax.random.fold_in(key, turns.REPLACEMENT))
+                told, augment_state = examples.condition, getattr(player, "terms", {}).get(turns.STATE_OF_AUGMENT)
+                shown, label = augment.replace(own_key, examples.real, fake, told, augment_state, state.step)
+                examples = examples._replace(real=shown, condition=told._replace(real=label))
 
             def objective(params):
                 augment_key = jax.random.fold_in(key, turns.AUGMENTATION)
@@ -322,7 +323,9 @@ def make_train_step(
                 real_logits, fake_logits = judged["real_logits"], judged["fake_logits"]
                 turn = turn_of(state, key, examples, examples.output, judged, sight, generator_params, params)
                 metrics = {
-                    "discriminator/loss": turns.adversarial_loss(loss.discriminator, real_logits, fake_logits),
+                    "discriminator/loss": turns.adversarial_loss(
+                        loss_at(state.step).discriminator, real_logits, fake_logits
+                    ),
                     "discriminator/real_logits": jnp.mean(turns.per_picture(real_logits)),
                     "discriminator/fake_logits": jnp.mean(turns.per_picture(fake_logits)),
                     "discriminator/accuracy": _accuracy(real_logits, fake_logits),
@@ -361,7 +364,8 @@ def make_train_step(
             def adversarial_of(output):
                 # As in the discriminator's turn each side sees the collections of before it.
                 judged, _ = sight.both(examples.real, network.split_output(output)[0], chained=False)
-                return turns.adversarial_loss(loss.generator, judged["real_logits"], judged["fake_logits"]), judged
+                own_loss = loss_at(state.step).generator
+                return turns.adversarial_loss(own_loss, judged["real_logits"], judged["fake_logits"]), judged
 
             def gradient(function):
                 (found,) = pull_back(jax.grad(function, allow_int=True)(lax.stop_gradient(output)))

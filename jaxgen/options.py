@@ -43,6 +43,7 @@ AUGMENTATIONS = {  # of what the discriminator sees, for batches of a size
     "none": lambda batch_size: None,
     "diff": lambda batch_size: augmentation.diff_augment(),
     "adaptive": augmentation.adaptive,
+    "pseudo": augmentation.pseudo,
 }
 OPTIMIZERS = {
     "adam": lambda o, rate: optax.adam(rate, b1=o.b1, b2=o.b2, eps=o.eps),
@@ -124,6 +125,8 @@ class Data:
     """For folders, arrays and hub sets: what transparent images are composited on."""
     validation_share: Share = 0.05
     """For folders without test images of their own: share of the files held out for evaluation."""
+    num_examples: Count | None = None
+    """Train on so many images, evenly spaced in the order of the set; all by default. What is held out stays whole."""
     max_broken_share: WholeShare = 0.01
     """For folders and hub sets: share of unreadable images that is tolerated; a single one is, unless this is 0."""
     value_range: tuple[float, float] | None = None
@@ -144,6 +147,8 @@ class Data:
           ValueError, FileNotFoundError and others: what opening the data raises.
         """
         dataset = lookup(DATASETS, self.name, "data set")(self, split)
+        if split == "train" and self.num_examples is not None:
+            dataset = data.subset(dataset, self.num_examples)
         if self.labelled and not dataset.class_names:
             raise ValueError(
                 f"--data.labelled is True, but {dataset.name} has no labels: put images into one folder a class, save "

@@ -27,6 +27,7 @@ from jaxgen.network import Network
 CONDITION = 1  # latent key: what a condition draws
 AUGMENTATION = 2**30  # turn key: what the discriminator's turn augments with, divided into real and fake
 GENERATOR = 2**30 + 1  # turn key: the generator's turn, for its augmentation and its terms
+REPLACEMENT = 2**30 + 2  # turn key: what an augmentation shows in the place of real images
 # Latents and the generator's dropout take the latent key, the discriminator's dropout the turn key; penalty or term i
 # of a turn folds i into its key, slice or example i of `gradients` folds i into the turn key.
 
@@ -135,6 +136,9 @@ class Augment:
       observe: (real_logits [B]) -> {name: number}, means over images; of the turn, before the update.
       update: (state, observed) -> state, once for each discriminator step.
       metrics: state -> {name: scalar}, reported under `augment/`.
+      replace: (key, real, fake, condition, state, step) -> (real, condition): what the discriminator's turn takes for
+        real images, before `apply`. `condition` is the turn's `Conditions`, and what is returned its `real`. The
+        generator's turn keeps the true ones, and `turn.batch` always does.
     """
 
     apply: Callable
@@ -142,6 +146,7 @@ class Augment:
     observe: Callable[[jax.Array], Mapping[str, jax.Array]] | None = None
     update: Callable[[Any, Mapping[str, jax.Array]], Any] | None = None
     metrics: Callable[[Any], Mapping[str, jax.Array]] | None = None
+    replace: Callable | None = None
 
     def __repr__(self) -> str:
         return short(self)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgen import augmentation
+from jaxgen.turns import Conditions
 
 KEY = jax.random.key(8)
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (64, 8, 8, 3)).astype(np.float32)
@@ -169,3 +170,29 @@ def test_a_probability_that_would_not_move_or_jump_is_refused():
     for batch_size, num_images in ((0, 100), (200, 100)):
         with pytest.raises(ValueError, match=r"p moves by batch_size / num_images = \d+ / 100, which must be in"):
             augmentation.adaptive(batch_size, num_images=num_images)
+
+
+def test_a_pseudo_augmentation_shows_as_many_fakes_as_real_as_its_state_says_with_what_they_are_told():
+    apa = augmentation.pseudo(64, augment=lambda key, images: 2 * images)
+    told = Conditions(fake={"label": jnp.zeros(64, int)}, real={"label": jnp.ones(64, int)})
+    for p in (0.0, 0.25, 1.0):
+        state = {"probability": jnp.array(p), "sign": jnp.zeros(())}
+        image, label = apa.replace(KEY, jnp.asarray(IMAGES), -jnp.asarray(IMAGES) - 3, told, state, 0)
+        fake = np.asarray(label["label"]) == 0
+        np.testing.assert_array_equal(image[fake], -IMAGES[fake] - 3)
+        np.testing.assert_array_equal(image[~fake], IMAGES[~fake])
+        assert abs(fake.mean() - p) < 0.2 and (p == 0.25 or fake.mean() == p)
+        shown, condition = apa.apply(KEY, IMAGES, told, state, 0)
+        np.testing.assert_array_equal(shown, 2 * IMAGES)
+        assert condition is told
+    ada = augmentation.adaptive(64, probability=0.3)
+    observed, state = {"sign": jnp.array(1.0)}, {"probability": jnp.array(0.3), "sign": jnp.array(0.9)}
+    assert apa.update(state, observed) == ada.update(state, observed)  # p moves as that of ADA
+
+
+def test_a_pseudo_augmentation_that_cannot_be_is_one_sentence():
+    with pytest.raises(TypeError, match=r"augment must be a function \(key, images\) -> images, not 'diff'"):
+        augmentation.pseudo(64, augment="diff")
+    apa, told = augmentation.pseudo(64), Conditions(fake=None, real=jnp.ones(64))
+    with pytest.raises(ValueError, match="only where both are told things of the same structure"):
+        apa.replace(KEY, jnp.asarray(IMAGES), jnp.asarray(IMAGES), told, apa.init(), 0)

@@ -161,3 +161,23 @@ def test_the_batch_check_sees_transposed_images_and_foreign_labels():
 def test_importing_the_data_room_imports_neither_pillow_nor_datasets():
     code = "import sys, jaxgen.data; sys.exit(any(m in sys.modules for m in ('PIL', 'datasets', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=data.__path__[0] + "/../..").returncode == 0
+
+
+@pytest.mark.parametrize("make", [lambda: small(10), lambda: data.stacked_mnist("test", num_examples=10)])
+def test_a_subset_is_evenly_spaced_rows_however_they_are_read(make):
+    whole = make()
+    few = data.subset(whole, 4)
+    rows, indices = np.array([0, 2, 5, 7]), np.arange(4)
+    expected = whole.fetch(rows)
+    for raw in (few.fetch(indices), jax.jit(few.gather)(few.arrays, indices)):
+        for name, value in expected.items():
+            np.testing.assert_array_equal(raw[name], value)
+    assert (few.num_examples, few.class_names) == (4, whole.class_names)
+    assert len({whole.fingerprint, few.fingerprint, data.subset(whole, 5).fingerprint}) == 3
+    assert data.subset(whole, 10) is whole
+
+
+def test_a_subset_of_none_or_of_more_than_there_are_is_refused():
+    for count in (0, 7):
+        with pytest.raises(ValueError, match=f"small has 6 examples: 1 to 6 of them can be taken, not {count}"):
+            data.subset(small(), count)

@@ -288,3 +288,11 @@ def test_channels_first_are_refused_with_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="channels first"):
         train(tmp_path / "run", first)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_number_of_examples_is_of_the_training_side_alone():
+    few, whole = options.Data("mnist", num_examples=100), options.Data("mnist")
+    assert (few.open("train").num_examples, few.open("test").num_examples) == (100, 10_000)
+    np.testing.assert_array_equal(few.open("train").arrays["image"], whole.open("train").arrays["image"][::600])
+    with pytest.raises(ValueError, match="1 to 60000 of them can be taken, not 60001"):
+        dataclasses.replace(few, num_examples=60_001).open("train")

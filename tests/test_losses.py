@@ -158,6 +158,36 @@ def test_relativistic_and_wasserstein_do_not_see_a_shift_of_all_logits():
     np.testing.assert_allclose(critic(real + 8, fake + 8), critic(real, fake), rtol=1e-6)
 
 
+def test_the_generator_learns_from_its_best_images_alone_and_the_discriminator_as_before():
+    fake, real = jnp.array([0.5, -3.0, 2.0, 1.0, -1.0]), jnp.zeros(5)
+    for share, kept in ((1.0, [0, 1, 2, 3, 4]), (0.6, [0, 2, 3]), (0.01, [2]), (lambda step: 1 - step / 10, [2, 3])):
+        chosen = adversarial.top_k(adversarial.hinge, share)(jnp.asarray(6))
+        found = jax.grad(lambda fake: jnp.mean(chosen.generator(real, fake)))(fake)  # noqa: B023
+        expected = np.zeros(5)
+        expected[kept] = -1 / len(kept)  # the mean of the k
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        assert chosen.discriminator is adversarial.hinge.discriminator
+    two = jnp.stack([fake, jnp.array([0.0, 9.0, 0, 0, 0])], axis=1)  # two logits each: ranked by their mean
+    found = adversarial.top_k(adversarial.wasserstein, 0.4)(0).generator(two, two)
+    np.testing.assert_allclose(found, -two * np.array([0, 1, 1, 0, 0])[:, None] * 5 / 2, rtol=1e-6)
+
+
+def test_the_best_images_are_those_of_all_devices_in_the_per_device_view():
+    fake = jnp.array([0.5, -3.0, 2.0, 1.0, -1.0, 2.0, 5.0, -9.0])
+    whole = adversarial.top_k(adversarial.non_saturating, 0.5)(0).generator(fake, fake)
+    one = adversarial.top_k(adversarial.non_saturating, 0.5, axis_name="data")(0).generator
+    parts = jax.vmap(one, axis_name="data")(fake.reshape(2, 4), fake.reshape(2, 4))
+    np.testing.assert_array_equal(parts.ravel(), whole)
+
+
+def test_top_k_of_what_is_no_loss_or_no_share_is_one_sentence():
+    with pytest.raises(TypeError, match="loss must be a pair of functions, such as adversarial.hinge"):
+        adversarial.top_k("hinge", 0.5)
+    for share in (0, 1.5):
+        with pytest.raises(ValueError, match=r"share is the part of fake images .* in \(0, 1\], not"):
+            adversarial.top_k(adversarial.hinge, share)
+
+
 def test_accuracy_weighs_both_kinds_alike_and_counts_logit_zero_as_wrong():
     accuracy = adversarial.discriminator_accuracy
     assert accuracy(jnp.array([1.0, -1.0, 2.0, 3.0]), jnp.array([-1.0, 2.0])) == pytest.approx(0.5 * (3 / 4 + 1 / 2))

@@ -211,6 +211,40 @@ def test_consistency_is_the_squared_change_of_logits_under_a_transformation_of_e
         terms.consistency(1.0, shift, "both")
 
 
+def test_near_latents_have_near_logits_and_other_pictures():
+    z = jnp.asarray(RNG.normal(size=(3, 2)).astype(np.float32))
+    told, e = jnp.array([1.0, 2.0, 3.0]), jax.random.normal(KEY, (3, 2))
+
+    def turn(psi, theta):
+        def generate(z, told):
+            return network.Output((theta * told[:, None] * z)[:, None, :, None], None)
+
+        return dict(
+            inputs=(z, told),
+            condition=Conditions(generator=told),
+            generator=generate,
+            as_fake=lambda x: psi * jnp.sum(x, (1, 2, 3)),
+        )
+
+    def penalty(term, psi, theta):
+        return jnp.mean(value(term, **turn(psi, theta)))
+
+    consistent, diverse = terms.latent_consistency(5.0, 0.1), terms.latent_diversity(0.5, 0.1)
+    assert (consistent.name, consistent.weight) == ("latent_consistency", 5.0)
+    assert (diverse.name, diverse.weight) == ("latent_diversity", 0.5)
+    step = 0.1 * told[:, None] * e
+    expected = jnp.mean((3 * 2 * step.sum(1)) ** 2)
+    found = jax.value_and_grad(functools.partial(penalty, consistent))(3.0, 2.0)
+    np.testing.assert_allclose(found, (expected, 2 / 3 * expected), rtol=1e-4)
+    expected = -jnp.mean((2 * step) ** 2)
+    found = jax.value_and_grad(lambda theta: penalty(diverse, 3.0, theta))(2.0)
+    np.testing.assert_allclose(found, (expected, expected), rtol=1e-4)
+    for make in (terms.latent_consistency, terms.latent_diversity):
+        assert abs(float(penalty(make(1.0, 0.0), 3.0, 2.0))) == 0
+        with pytest.raises(ValueError, match=f"'{make.__name__}' moves latents, and this generator has none"):
+            value(make(1.0), **turn(3.0, 2.0) | {"inputs": (told,)})
+
+
 def test_orthogonality_does_not_mind_lengths_biases_and_embeddings():
     rotation = np.linalg.qr(RNG.normal(size=(4, 3)))[0].astype(np.float32) * [1.0, 2.0, 5.0]
     free = {
@@ -316,6 +350,17 @@ METHODS = {
             terms.consistency(10.0, augmentation.translation),
             terms.consistency(5.0, augmentation.translation, "fake"),
         ],
+    ),
+    "latent consistency and the best half": dict(
+        loss=adversarial.top_k(adversarial.non_saturating, 0.5),
+        discriminator_terms=[terms.latent_consistency(5.0)],
+        generator_terms=[terms.latent_diversity(0.5)],
+    ),
+    "fakes shown as real": dict(
+        augment=augmentation.pseudo(8, num_images=16, target=-1.0, augment=augmentation.diff_augment()),
+        condition=lambda batch, step, key: Conditions(generator=batch["label"]),
+        penalties=[penalties.r1(1.0)],
+        num_discriminator_steps=2,
     ),
     "adaptive augmentation": dict(
         augment=augmentation.adaptive(8, num_images=16, target=-1.0, decay=0.5),

@@ -601,6 +601,44 @@ def test_real_and_fake_images_are_augmented_differently_and_penalties_go_through
     assert float(metrics["penalty/r1"]) == pytest.approx(float(0.3 * (0.5 * of_real) ** 2), rel=1e-5)
 
 
+def test_what_stands_for_real_images_is_so_for_the_loss_penalties_and_terms_of_the_discriminator_alone():
+    augment = turns.Augment(
+        apply=lambda key, x, condition, state, step: (x, condition),
+        replace=lambda key, real, fake, condition, state, step: (10 * fake + real + state, condition.real),
+        init=lambda: jnp.ones(()),
+    )
+
+    def seen(turn):
+        return jnp.mean(turn.real)
+
+    def cubed(discriminator_fn, real, fake, key):
+        return jnp.mean(real) ** 3
+
+    both = [turns.term(seen)]
+    _, new, metrics = played(
+        **DIRAC, augment=augment, penalties=[cubed], generator_terms=both, discriminator_terms=both, rates=(0.0, 0.2)
+    )
+    shown = 10 * 2 + 3 + 1
+    assert float(metrics["discriminator/real_logits"]) == 0.5 * shown
+    assert float(metrics["penalty/cubed"]) == pytest.approx(shown**3) and float(metrics["discriminator/seen"]) == shown
+    assert float(metrics["generator/seen"]) == 3
+    assert float(new.discriminator.params["psi"]) == pytest.approx(0.5 - 0.2 * (2 - shown), rel=1e-5)
+
+
+def test_a_loss_may_follow_the_step():
+    def loss(step):
+        return adversarial.AdversarialLoss(
+            generator=lambda real, fake: (step + 7) * fake, discriminator=lambda real, fake: (step + 5) * real
+        )
+
+    _, new, metrics = played(**DIRAC | {"loss": loss})
+    assert float(metrics["discriminator/loss"]) == 5 * 0.5 * 3
+    psi = 0.5 - 0.2 * 5 * 3
+    assert float(new.generator.params["theta"]) == pytest.approx(2 - 0.1 * 7 * psi, rel=1e-5)
+    with pytest.raises(TypeError, match="loss must be a pair of functions, .* not 'hinge'"):
+        traced(**DIRAC | {"loss": lambda step: "hinge"})
+
+
 def test_an_augmentation_with_state_is_updated_once_for_each_discriminator_step_by_the_logits_before_it():
     augment = turns.Augment(
         apply=lambda key, image, condition, state, step: (image * state["scale"], condition),

@@ -5,7 +5,7 @@ from jaxgen.data.arrays import array_file
 from jaxgen.data.augmentation import random_flip, random_shift
 from jaxgen.data.batches import batch, batch_indices, epoch_permutation, prefetch, process_slice, sequential_batches
 from jaxgen.data.check import check_batch, check_images
-from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, prepare_default, to_unit_range
+from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, prepare_default, subset, to_unit_range
 from jaxgen.data.emoji import emoji, emoji_captions, emoji_subcategories
 from jaxgen.data.folder import image_folder
 from jaxgen.data.hub import hub_dataset
@@ -36,6 +36,7 @@ __all__ = [
     "random_shift",
     "sequential_batches",
     "stacked_mnist",
+    "subset",
     "to_unit_range",
     "toy",
 ]

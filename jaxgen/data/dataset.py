@@ -217,3 +217,40 @@ def read_only(value: np.ndarray) -> np.ndarray:
     view = value.view()
     view.flags.writeable = False
     return view
+
+
+def subset(dataset: Dataset, num_examples: int) -> Dataset:
+    """So many examples of a data set, evenly spaced in its order, which often is that of classes: row i N // n.
+
+    Args:
+        dataset: of N examples.
+        num_examples: n, from 1 to N.
+
+    Returns:
+        The `Dataset`; of n = N the same one. Classes keep their numbers, also one that has no example left.
+
+    Raises:
+        ValueError: for fewer than one or more than N.
+    """
+    total = dataset.num_examples
+    if not 1 <= num_examples <= total:
+        raise ValueError(f"{dataset.name} has {total} examples: 1 to {total} of them can be taken, not {num_examples}")
+    if num_examples == total:
+        return dataset
+    rows = np.arange(num_examples) * total // num_examples
+    arrays, gather = dataset.arrays, dataset.gather
+    if arrays is not None and all(len(value) == total for value in arrays.values()):
+        arrays = {name: read_only(np.asarray(value)[rows]) for name, value in arrays.items()}
+    elif arrays is not None:  # of which an example is put together
+
+        def gather(arrays, indices):
+            return dataset.gather(arrays, jnp.asarray(rows)[indices])
+
+    return dataclasses.replace(
+        dataset,
+        num_examples=num_examples,
+        fingerprint=fingerprint_of(dataset.fingerprint, rows),
+        arrays=arrays,
+        gather=gather,
+        fetch=lambda indices: dataset.fetch(rows[np.asarray(indices)]),
+    )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgen.arguments import short
+from jaxgen.arguments import at_step, short, takes
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 softplus = jax.nn.softplus
@@ -93,6 +93,88 @@ def _real_above_fake(real_logits, fake_logits):
 
 relativistic = AdversarialLoss(generator=_fake_above_real, discriminator=_real_above_fake)
 """Paired: image i of the real batch against image i of the fake batch (Jolicoeur-Martineau 2019; Huang et al. 2024)."""
+
+
+def top_k(
+    loss: AdversarialLoss,
+    share: float | Callable[[jax.Array], jax.Array],
+    *,
+    axis_name: str | None = None,
+) -> Callable[[jax.Array], AdversarialLoss]:
+    """The generator learns from its best images alone: those k = max(1, round(share B)) with the largest logits.
+
+    Their losses count B / k times, and the others' 0 times, so that the mean over B is that of the k. The
+    discriminator's loss is as it was. To be given as `loss` to a train step, which tells it the step:
+
+        share = optax.exponential_decay(1.0, steps_of_an_epoch, 0.99, end_value=0.5)
+        gan.make_train_step(..., loss=adversarial.top_k(adversarial.hinge, share))
+
+    Args:
+      loss: of both players.
+      share: in (0, 1], or a schedule step -> number. All images at first, half of them in the end are usual: early on
+        the discriminator does not know yet which are good.
+      axis_name: of the per-device view, where the k are those of all devices.
+
+    Returns:
+      step -> losses. Of a picture with several logits each rank is that of their mean, each scale of several ranks for
+      itself; a slice of a batch has its own k. Of equal logits the first count.
+
+    Sinha et al. 2020 (Top-k training of GANs).
+
+    Raises:
+      TypeError: for a loss that is no pair of functions.
+      ValueError: for a share outside (0, 1].
+    """
+    _check_pair(loss)
+    if not callable(share) and not 0 < share <= 1:
+        raise ValueError(f"share is the part of fake images that the generator learns from, in (0, 1], not {share!r}")
+
+    def at(step):
+        def generator(real_logits, fake_logits):
+            found = loss.generator(real_logits, fake_logits)
+            own = jnp.mean(fake_logits.reshape(len(fake_logits), -1), axis=1)
+            every = own if axis_name is None else jax.lax.all_gather(own, axis_name, tiled=True)
+            count = every.shape[0]
+            k = jnp.clip(jnp.round(at_step(share, step, "share") * count), 1, count)
+            rank = jnp.argsort(jnp.argsort(-every))
+            if axis_name is not None:
+                rank = jax.lax.dynamic_slice_in_dim(rank, jax.lax.axis_index(axis_name) * len(own), len(own))
+            weight = jnp.where(rank < k, count / k, 0.0).astype(found.dtype)
+            return found * weight.reshape(-1, *(1,) * (found.ndim - 1))
+
+        return AdversarialLoss(generator, loss.discriminator)
+
+    return at
+
+
+def schedule_of(loss: AdversarialLoss | Callable[[jax.Array], AdversarialLoss]) -> Callable:
+    """step -> the pair of losses, of a pair or of a function that is one already.
+
+    Raises:
+      TypeError: for anything else.
+    """
+    if _is_pair(loss) or isinstance(loss, type) or not callable(loss) or not takes(loss, 1):
+        _check_pair(loss)
+        return lambda step: loss
+
+    def checked(step):
+        found = loss(step)
+        _check_pair(found)
+        return found
+
+    return checked
+
+
+def _is_pair(loss):
+    return callable(getattr(loss, "generator", None)) and callable(getattr(loss, "discriminator", None))
+
+
+def _check_pair(loss):
+    if not _is_pair(loss):
+        raise TypeError(
+            "loss must be a pair of functions, such as adversarial.hinge or "
+            f"AdversarialLoss(generator=f, discriminator=g), not {loss!r}"
+        )
 
 
 def discriminator_accuracy(real_logits: jax.Array, fake_logits: jax.Array) -> jax.Array:

@@ -249,8 +249,8 @@ def _aux(aux, name):
 def consistency(weight: Weight, transform: Callable, side: str = "real", *, axis_name: str | None = None) -> Term:
     """weight * E (D(x) - D(T(x)))^2, of the discriminator: it should not care about T. Reported as consistency_`side`.
 
-    Both D(x) and D(T(x)) learn. Zhang et al. 2020, with weight 10; balanced consistency (Zhao et al. 2021) is
-    this term of the real images and another of the fake ones.
+    Both D(x) and D(T(x)) learn. Zhang et al. 2020, with weight 10; balanced consistency (bCR, Zhao et al. 2021) is
+    this term of the real images and another of the fake ones, and `latent_consistency` is their zCR.
 
     Args:
       weight: of the mean.
@@ -271,6 +271,53 @@ def consistency(weight: Weight, transform: Callable, side: str = "real", *, axis
         return jnp.square(turns.per_picture(logits) - transformed)
 
     return turns.term(value, name=f"consistency_{side}", weight=weight)
+
+
+def latent_consistency(weight: Weight, deviation: float = 0.03, *, axis_name: str | None = None) -> Term:
+    """weight * E (D(G(z)) - D(G(z + deviation e)))^2, e ~ N(0, 1), of the discriminator: near latents, near logits.
+
+    Both logits learn, as fake ones. The two pictures differ in nothing else: what the generator draws is the same.
+    Zhao et al. 2021 (zCR), of the discriminator; with `latent_diversity`, of the generator.
+
+    Args:
+      weight: of the mean.
+      deviation: of the step from z.
+      axis_name: of the per-device view.
+    """
+
+    def latent_consistency(turn):
+        near, other = _neighbours(turn, deviation, "latent_consistency", axis_name)
+        return jnp.square(turn.as_fake(near) - turn.as_fake(other))
+
+    return turns.term(latent_consistency, weight=weight)
+
+
+def latent_diversity(weight: Weight, deviation: float = 0.03, *, axis_name: str | None = None) -> Term:
+    """-weight * E mean (G(z) - G(z + deviation e))^2, e ~ N(0, 1), of the generator: near latents, other pictures.
+
+    The mean is over a picture's numbers; where the paper means their sum, the weight is as many times as large. What
+    the generator draws beside latents is the same in both. Zhao et al. 2021 (zCR), of the generator.
+
+    Args:
+      weight: of the mean; what is added is negative.
+      deviation: of the step from z.
+      axis_name: of the per-device view.
+    """
+
+    def latent_diversity(turn):
+        near, other = _neighbours(turn, deviation, "latent_diversity", axis_name)
+        return -turns.per_picture(l2(near, other))
+
+    return turns.term(latent_diversity, weight=weight)
+
+
+def _neighbours(turn, deviation, name, axis_name):
+    """Pictures of the turn's latents, and of latents beside them."""
+    if len(turn.inputs) == (turn.condition.generator is not None):
+        raise ValueError(f"the term {name!r} moves latents, and this generator has none (latent_dim=None)")
+    z, *told = turn.inputs
+    step = deviation * sharding.draw(jax.random.normal, turn.key, z.shape, axis_name=axis_name)
+    return [network.split_output(turn.generator(x, *told))[0] for x in (z, z + step)]
 
 
 def turned(weight: Weight, side: str, *, axis_name: str | None = None) -> Term:

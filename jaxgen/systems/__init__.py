@@ -20,6 +20,7 @@ from jaxgen.systems import (
     cgan,
     classifier,
     dcgan,
+    fastgan,
     progan,
     r3gan,
     sagan,
@@ -31,7 +32,23 @@ from jaxgen.systems import (
 )
 from jaxgen.systems.preset import Preset
 
-MODULES = (cgan, dcgan, wgan_gp, acgan, sngan, ssgan, sagan, biggan, progan, stylegan2, r3gan, article, vae, classifier)
+MODULES = (
+    cgan,
+    dcgan,
+    wgan_gp,
+    acgan,
+    sngan,
+    ssgan,
+    sagan,
+    biggan,
+    progan,
+    stylegan2,
+    r3gan,
+    fastgan,
+    article,
+    vae,
+    classifier,
+)
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 PRESETS: dict[str, Preset] = {name: preset for module in MODULES for name, preset in module.PRESETS.items()}
 DEFAULT = "mnist-cgan"

@@ -5,16 +5,17 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 
 from jaxgen import gan, network, sharding, turns
-from jaxgen.losses import penalties
+from jaxgen.losses import adversarial, penalties
 from jaxgen.options import AUGMENTATIONS, LOSSES, UPDATE_RULES, Optimizer, Run, lookup
-from jaxgen.ranges import Count, Weight
+from jaxgen.ranges import Count, Range, Weight
 from jaxgen.system import Spec, System, drawn_labels
 
 
@@ -37,7 +38,9 @@ class TwoPlayers(Run):
     dragan: Weight = 0.0
     """Weight of the DRAGAN penalty."""
     augmentation: Literal[*AUGMENTATIONS] = "none"
-    """Of what the discriminator sees, for a few thousand images: DiffAugment, or adaptive (ADA)."""
+    """Of what the discriminator sees, for few images: DiffAugment, adaptive (ADA), or fakes shown as real (APA)."""
+    top_k: Annotated[float, Range(0, 1, open_least=True)] = 1.0
+    """Share of fake images, the best, that the generator learns from; falls from 1 in the first half of num_steps."""
     num_discriminator_steps: Count = 1
     """Discriminator updates for each generator update, each on fresh images."""
     update_rule: Literal[*UPDATE_RULES] = "alternating"
@@ -46,6 +49,14 @@ class TwoPlayers(Run):
     """The generator's optimiser."""
     discriminator: Optimizer = Optimizer(b1=0.5)
     """The discriminator's optimiser; two learning rates are TTUR."""
+
+    @property
+    def losses(self) -> adversarial.AdversarialLoss | Callable[[jax.Array], adversarial.AdversarialLoss]:
+        """The loss by its name, of the best fake images where only these are to count."""
+        loss = lookup(LOSSES, self.loss, "loss")
+        if self.top_k == 1:
+            return loss
+        return adversarial.top_k(loss, optax.linear_schedule(1.0, self.top_k, max(1, self.num_steps // 2)))
 
     @property
     def penalties(self) -> list[penalties.Penalty]:
@@ -87,7 +98,7 @@ def build(
     }
     shared = {
         "latent_dim": config.latent_dim,
-        "loss": lookup(LOSSES, config.loss, "loss"),
+        "loss": config.losses,
         "penalties": config.penalties,
         "augment": lookup(AUGMENTATIONS, config.augmentation, "augmentation")(config.batch_size),
         "gradients": config.gradients,
