@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import checkpoint, configuration, data, loop, memory, options, run_directory, sharding, systems
+from jaxgen import checkpoint, configuration, data, first_batch, loop, memory, options, run_directory, sharding, systems
 from jaxgen.building import build
 from jaxgen.loading import digest_of
 from jaxgen.local_path import local
@@ -170,6 +170,7 @@ def train_system(
       ValueError and others: as `loop.train`.
     """
     local(directory, "the run directory")
+    first_batch.check_dataset(dataset)
     if metrics:
         system.need("draw", "metrics")
         if held_out is None:

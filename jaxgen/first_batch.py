@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxgen import data, sharding
+from jaxgen.arguments import described
 
 
 def check_numbers(**numbers: int) -> None:
@@ -19,6 +20,15 @@ def check_numbers(**numbers: int) -> None:
         if number < least:
             hint = "; 0 stands for only at the end" if name.endswith("_every") and least == 0 else ""
             raise ValueError(f"{name} must be at least {least}, not {number}{hint}")
+
+
+def check_dataset(dataset: Any, name: str = "dataset") -> None:
+    """Raises a TypeError for what is no `data.Dataset`, such as a dict of arrays."""
+    if not isinstance(dataset, data.Dataset):
+        raise TypeError(
+            f'{name} must be a jaxgen.data.Dataset, such as data.from_arrays("mine", image=images) of images '
+            f"[N, H, W, C], not {described(dataset)}"
+        )
 
 
 def traced_once(train_step: Callable) -> Callable:

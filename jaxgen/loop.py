@@ -127,6 +127,7 @@ def train(
         checkpoint_every=checkpoint_every,
         max_rollbacks=max_rollbacks,
     )
+    first_batch.check_dataset(dataset)
     if best_metric is not None and evaluate is None:
         raise ValueError(f"best_metric is {best_metric!r}, but nothing evaluates; give evaluate, too")
     mesh = sharding.make_mesh(num_devices)

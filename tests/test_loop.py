@@ -26,6 +26,7 @@ from jaxgen import (
     console,
     data,
     dispatch,
+    experiment,
     loop,
     metrics_log,
     options,
@@ -35,7 +36,7 @@ from jaxgen import (
     sharding,
     watching,
 )
-from jaxgen.system import Spec
+from jaxgen.system import Spec, System
 from jaxgen.systems import classifier, dcgan, vae
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -749,6 +750,17 @@ def test_nan_in_the_data_is_found_in_the_first_batch_or_at_its_step(tmp_path):
 def test_wrong_options_are_refused_before_a_directory_is_made(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         train(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_arrays_that_are_no_data_set_are_refused_with_what_makes_one(tmp_path):
+    own = System(init=lambda key: {}, train_step=lambda state, batch, key: (state, {}), images_per_step=1)
+    for train in (
+        lambda images: experiment.train_system(own, images, tmp_path / "run", num_steps=1),
+        lambda images: loop.train(None, None, images, directory=tmp_path / "run", num_steps=1, batch_size=1, key=None),
+    ):
+        with pytest.raises(TypeError, match=r"must be a jaxgen.data.Dataset, .*, not a dict of image"):
+            train({"image": np.zeros((4, 8, 8, 1))})
     assert not (tmp_path / "run").exists()
 
 

@@ -531,8 +531,22 @@ def test_the_pictures_of_a_sweep_name_each_row_and_mark_failures():
     assert labels[-1] == "discriminator_rate 0.4, clip inf, seed 1\nnot finite, failed"
     (axes,) = sweep_page.scores_figure(result, scale).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["clip 1", "clip inf", "fails below"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.1", "0.2", "0.4"]
     one = result._replace(settings=result.settings | {"discriminator_rate": np.full(12, 0.1)})
     assert sweep_page.scores_figure(one, scale) is None  # no rate was varied
+
+
+@pytest.mark.parametrize("num_clips, has_lines", [(12, True), (60, False)])
+def test_many_combinations_have_lines_as_long_as_they_can_be_told_apart(num_clips, has_lines, recwarn):
+    clips, rates = (x.ravel() for x in np.meshgrid(np.arange(1.0, num_clips + 1), [0.1, 0.2], indexing="ij"))
+    few, num = made_up(falls_without_a_clip), len(clips)
+    settings = {"clip": clips, "discriminator_rate": rates, "seed": np.zeros(num, int)}
+    table = {name: np.resize(column, num) for name, column in few.table.items()} | settings
+    (axes,) = sweep_page.scores_figure(few._replace(settings=settings, table=table), sweep_report.Scale()).axes
+    assert len(axes.get_lines()) == (num_clips if has_lines else 0)
+    styles = {(line.get_color(), line.get_linestyle()) for line in axes.get_lines()}
+    assert len(styles) == len(axes.get_lines()) and (axes.get_legend() is not None) == has_lines
+    assert ("medians" in axes.get_title()) == has_lines and not recwarn
 
 
 def test_a_page_of_a_sweep_holds_its_scores_limits_and_samples_and_takes_names_as_text(tmp_path):

@@ -11,6 +11,8 @@ from jaxgen.pages.pictures import Picture
 from jaxgen.stability import sweep, sweep_report
 from jaxgen.stability.atlas.record import INK, LINES, SOFT, UNSTABLE, finish, new_figure
 
+STYLES = ("-", "--", ":", "-.")  # of lines: as many combinations of settings as these times colours can be told apart
+
 
 def scores_figure(result: sweep.Result, scale: sweep_report.Scale, size: tuple[float, float] = (7.5, 4.2)) -> Any:
     """Scores against the rate, a line for each combination of the other settings; None where no rate was varied.
@@ -29,6 +31,7 @@ def scores_figure(result: sweep.Result, scale: sweep_report.Scale, size: tuple[f
     score = scale.of(np.where(result.table["finite"], result.table["final_score"], np.nan))
     failed = sweep.failures(result.table, scale.failed_below)
     floor = np.nanmin(score) if np.isfinite(score).any() else 0.0
+    are_told_apart = len(columns) <= len(STYLES) * len(LINES)
     for index, column in enumerate(columns):
         colour = LINES[index % len(LINES)]
         chosen = np.all([result.settings[name] == value for name, value in zip(others, column, strict=True)], axis=0)
@@ -37,8 +40,9 @@ def scores_figure(result: sweep.Result, scale: sweep_report.Scale, size: tuple[f
         axes.scatter(x[~bad], y[~bad], s=14, color=colour)
         axes.scatter(x[bad], y[bad], s=30, color=colour, marker="x")
         line = sorted((r[rate], scale.of(r["median"])) for r in rows if tuple(r[n] for n in others) == column)
-        if len(columns) <= len(LINES):
-            axes.plot(*zip(*line, strict=True), color=colour, label=sweep_report.label(others, column))
+        if are_told_apart:
+            style, label = STYLES[index // len(LINES)], sweep_report.label(others, column)
+            axes.plot(*zip(*line, strict=True), color=colour, linestyle=style, label=label)
     if scale.failed_below is not None:
         axes.axhline(scale.of(scale.failed_below), color=UNSTABLE, linewidth=1, linestyle="--", label="fails below")
     if scale.is_quality:
@@ -48,9 +52,16 @@ def scores_figure(result: sweep.Result, scale: sweep_report.Scale, size: tuple[f
         axes.set_ylabel("final score")
     axes.set_xscale("log")
     axes.set_xlabel(rate.replace("_", " "))
-    axes.legend(fontsize=8)
-    axes.set_title(f"{len(score)} networks after {result.steps[-1]:,} steps; lines: medians, x: failed", color=INK)
+    if axes.get_legend_handles_labels()[0]:
+        beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(columns) > len(LINES) else {}
+        axes.legend(fontsize=6 if beside else 8, **beside)
+    lines = "lines: medians, " if are_told_apart else ""
+    axes.set_title(f"{len(score)} networks after {result.steps[-1]:,} steps; {lines}x: failed", color=INK)
     finish(figure)
+    rates = np.unique(result.settings[rate])
+    if len(rates) <= 8:
+        axes.set_xticks(rates, [f"{value:g}" for value in rates])
+        axes.set_xticks([], minor=True)
     return figure
 
 

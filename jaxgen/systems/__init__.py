@@ -104,7 +104,9 @@ def from_file(path: str | Path) -> ModuleType:
     """
     path = local(path, "the file of a system")
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: a system of your own is a Python file like those of jaxgen")
+        raise FileNotFoundError(
+            f"there is no file {path}: a system of your own is a Python file like those in jaxgen/systems"
+        )
     name = f"{_OWN}{path.stem}"
     loader = importlib.util.spec_from_file_location(name, path)
     assert loader is not None and loader.loader is not None  # of a path that ends in .py
