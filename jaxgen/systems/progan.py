@@ -10,9 +10,9 @@ a later stage would compute is left out. Optimisers begin anew where a stage doe
 Deviations: a batch has the same number of images in all stages (the paper: fewer in the last three, for their memory).
 A fade goes from 1 / n to 1 in n steps, not from 0. The paper does not say what becomes of Adam's moments when layers
 join. Real and fake images have full size, pixels repeated; the gradient penalty is that of the stage's own pixels
-all the same, but R1, R2, DRAGAN and augmentations, where they are asked for, are of the full size. The discriminator moves first, and
-the generator's update sees the same fake images. The average, 0.999 a step there, has a half-life of 11,000 images, and
-starts as a plain mean. `models.progan` names the deviations of the networks.
+all the same, but R1, R2, DRAGAN and augmentations, where they are asked for, are of the full size. The discriminator
+moves first, and the generator's update sees the same fake images. The average, 0.999 a step there, has a half-life of
+11,000 images, and starts as a plain mean. `models.progan` names the deviations of the networks.
 """
 
 import dataclasses
