@@ -253,7 +253,7 @@ class Discriminator(nn.Module):
     dtype: Any = None
     axis_name: str | None = None
 
-    def setup(self):
+    def setup(self) -> None:
         check_size(self.image_size)
         shared: dict[str, Any] = {"dtype": self.dtype, "axis_name": self.axis_name}
         self.eyes = Eyes(self.features, self.ratio, **shared)
