@@ -153,6 +153,7 @@ def pipeline(*groups: Changes) -> Changes:
             raise TypeError(f"a pipeline is made of functions such as augmentation.blits, not {group!r}")
 
     def change(key, images, probability):
+        check_key(key)
         for i, group in enumerate(groups):
             images = group(jax.random.fold_in(key, i), images, probability)
         return images

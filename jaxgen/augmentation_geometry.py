@@ -125,6 +125,7 @@ def affine_maps(
       size: height and width.
       probability: in [0, 1], a scalar.
     """
+    check_key(key)
     keys, probability = jax.random.split(key, 6), jnp.asarray(probability, jnp.float32)
     of_rotation = 1 - jnp.sqrt(1 - probability)
     likely = jnp.stack([probability, probability, probability, of_rotation, of_rotation])

@@ -1,13 +1,15 @@
-"""Gradient transformations that optax lacks: a clip that tells whether it clipped, skipped and late updates.
+"""Gradient transformations that optax lacks: a clip that tells whether it clipped; skipped, late and new beginnings.
 
-All are ordinary optax transformations. Clipping belongs before the optimiser in the chain, skipping and a late start
-around it:
+All are ordinary optax transformations. Clipping belongs before the optimiser in the chain, skipping, a late start and
+new beginnings around it:
 
     optax.chain(optim.clip_by_global_norm(1.0), optax.adam(2e-4, b1=0.5))
     optim.skip_large_updates(optax.adamax(1e-3), max_norm=200.0)
     optim.starting_at(10_000, optax.adam(2e-4))
+    optim.restarting_at([10_000, 20_000], optax.adam(2e-4))
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -101,6 +103,38 @@ def starting_at(step: int | jax.Array, inner: optax.GradientTransformation) -> o
         new_updates = jax.tree.map(lambda u: jnp.where(started, u, jnp.zeros_like(u)), new_updates)
         new_inner = jax.tree.map(lambda old, new: jnp.where(started, new, old), state.inner, new_inner)
         return new_updates, LateState(state.step + 1, new_inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+class RestartedState(NamedTuple):
+    """State of `restarting_at`."""
+
+    step: jax.Array  # updates so far, int32
+    inner: Any
+
+
+def restarting_at(steps: Sequence[int], inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner`, whose state is that of its beginning again at each of these updates (counted from 0).
+
+    For networks to which layers are added: until then the gradient of the new ones is zero, which ages Adam (see
+    `starting_at`). Schedules of the rate go on.
+    """
+
+    def init(params):
+        return RestartedState(jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(updates, state, params=None):
+        restart = jnp.any(state.step == jnp.asarray(steps, jnp.int32))
+
+        def begun(old, new):
+            scheduled = isinstance(old, optax.ScaleByScheduleState)
+            return old if scheduled else jax.tree.map(lambda o, n: jnp.where(restart, n, o), old, new)
+
+        fresh = inner.init(updates if params is None else params)
+        old = jax.tree.map(begun, state.inner, fresh, is_leaf=lambda x: isinstance(x, optax.ScaleByScheduleState))
+        updates, new = inner.update(updates, old, params)
+        return updates, RestartedState(state.step + 1, new)
 
     return optax.GradientTransformation(init, update)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen import building, files, images, metrics_log, run_directory
+from jaxgen import files, images, metrics_log, run_directory
 from jaxgen.pages.pictures import Picture
 
 MAX_PICTURES = 24
@@ -131,7 +131,7 @@ def _in_words(error: Exception) -> str:
 
 def _system_of(config: Mapping) -> dict:
     """What RUN/system.json would say of a run from before there was one; nothing of one that cannot be rebuilt."""
-    from jaxgen import configuration, experiment
+    from jaxgen import building, configuration, experiment
     from jaxgen.system import Spec
 
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError), warnings.catch_warnings():

@@ -55,6 +55,13 @@ def test_lecam_holds_logits_to_the_other_sides_running_mean_which_is_a_constant(
     np.testing.assert_allclose(slopes, [[4.0, 8.0], [-6.0, -3.0]])
 
 
+def test_drift_is_the_mean_square_of_real_logits_alone():
+    term = terms.drift(0.5)
+    logits = {"real_logits": jnp.array([[1.0, 3.0], [4.0, 6.0]]), "fake_logits": jnp.array([9.0, 9.0])}
+    np.testing.assert_allclose(value(term, **logits), [4.0, 25.0])  # two logits a picture: their mean counts
+    assert (term.name, term.weight, terms.drift().weight) == ("drift", 0.5, 1e-3)
+
+
 @pytest.mark.parametrize("layers", [(), (3,)], ids=["one w", "one w for each layer"])
 def test_path_length_is_the_deviation_of_random_directions_lengths_from_their_running_mean(layers):
     # Images w A + b: J = A for every w, so that |J' y| needs no differentiation.

@@ -205,6 +205,15 @@ def test_image_gans_are_members_like_any_other():
     assert result.states.generator.params is not None
 
 
+def test_away_from_a_terminal_the_progress_is_a_line_for_each_tenth_and_no_bar(capsys):
+    program = sweep.Program("fall", lambda settings, key: settings["x"], lambda settings, x, batch, key: (x / 0.5, {}))
+    sweep.run(program, sweep.NO_DATA, {"x": [1e-30, 1e38]}, num_steps=40, num_records=20, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10 and lines[-1] == "step 40/40: 1 of 2 finite"
+    sweep.run(program, sweep.NO_DATA, {"x": [1e-30]}, num_steps=40, num_records=20)
+    assert not capsys.readouterr().err
+
+
 def test_vaes_are_members_and_beta_is_a_setting():
     encoder, decoder = mlp.Encoder(2, widths=(8,)), mlp.BernoulliDecoder((4, 4, 1), widths=(8,))
     image = jnp.sign(jax.random.normal(jax.random.key(0), (8, 4, 4, 1)))

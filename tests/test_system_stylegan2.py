@@ -140,4 +140,4 @@ def test_what_is_out_of_range_is_one_sentence(run, capsys, arguments, message):
 def test_a_run_of_another_system_says_what_it_can_be_told():
     system = building.build_system(dcgan.TINY, Spec.of_images((28, 28, 1)))
     with pytest.raises(ValueError, match="DCGAN cannot be told truncation: it is told nothing of what to draw"):
-        experiment.check_choices(system, {"truncation": 0.5})
+        loading.check_choices(system, {"truncation": 0.5})

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from jaxgen import network, sharding, turns
+from jaxgen.losses import penalties
 from jaxgen.turns import Term, Turn
 
 Weight = float | Callable[[jax.Array], jax.Array]
@@ -40,6 +41,36 @@ def lecam(weight: Weight, decay: float = 0.99) -> Term:
         return penalty, jax.tree.map(lambda a, x: decay * a + (1 - decay) * jax.lax.stop_gradient(x), state, new)
 
     return Term("lecam", value, lambda players: dict.fromkeys(("real", "fake"), jnp.zeros((), jnp.float32)), weight)
+
+
+def drift(weight: Weight = 1e-3) -> Term:
+    """weight * E_real D(x)^2, of the discriminator: keeps logits near 0, which a Wasserstein loss does not.
+
+    Karras et al. 2018, appendix A.1.
+    """
+    return turns.term(lambda turn: jnp.square(turns.per_picture(turn.real_logits)), name="drift", weight=weight)
+
+
+def gradient_penalty_of_enlarged(
+    weight: float, target: float, times: Callable[[jax.Array], jax.Array], *, axis_name: str | None = None
+) -> Term:
+    """The WGAN-GP penalty of D as a function of small pictures, whose pixels stand n x n times in what D sees.
+
+    The gradient of the same function is n times shorter in the enlarged picture. Of the discriminator:
+
+        weight E (n |grad_x D| - target)^2 = weight n^2 E (|grad_x D| - target / n)^2
+
+    Args:
+      weight, target, axis_name: of `penalties.gradient_penalty`.
+      times: step -> n.
+    """
+
+    def value(turn, state):
+        n = times(turn.step)
+        penalty = penalties.gradient_penalty(weight * n**2, target / n, axis_name)
+        return penalty(turn.as_real, turn.real, turn.fake, turn.key), state
+
+    return Term("gradient_penalty", value, prefix="penalty")
 
 
 def path_length(

@@ -11,9 +11,10 @@ XLA derives the same three programs by itself, but on CPU it runs some of them 2
 gradient of a transposed convolution, the second derivative through a convolution (any gradient penalty), and inside
 `lax.scan` the kernel gradient of *every* convolution. Written this way each is one plain convolution, to every order
 of reverse-mode differentiation: XLA's, arranged so that it is fast (`direct.py`), or that of oneDNN where it is there
-(`onednn.py`); with few channels or few outputs a single matrix product (`im2col.py`); and where the kernel is two
-strides wide and both sides have many channels, as in DCGAN, Winograd's form, which needs nine multiplications for
-sixteen (`winograd.py`). On accelerators all three are left to XLA.
+(`onednn.py`); with few channels or few outputs a single matrix product (`im2col.py`); and where the kernel is two or
+three strides wide and both sides have many channels, as in DCGAN and most residual networks, Winograd's form, which
+needs nine multiplications for sixteen, or sixteen for thirty-six (`winograd.py`). On accelerators all three are left to
+XLA.
 
 Forward-mode differentiation (`jax.jvp`) is not defined for a `custom_vjp`; `jax.linearize` needs it too. A
 vector-Jacobian product of a vector-Jacobian product gives the same number.

@@ -28,7 +28,9 @@ def activate(x: jax.Array) -> jax.Array:
     return nn.leaky_relu(x, 0.2) * np.asarray(np.sqrt(2), x.dtype)
 
 
-def modulated(x: jax.Array, w: jax.Array, style: jax.Array, *, enlarge: bool = False, demodulate: bool = True):
+def modulated(
+    x: jax.Array, w: jax.Array, style: jax.Array, *, enlarge: bool = False, demodulate: bool = True
+) -> jax.Array:
     """Convolution of each image with its own kernel.
 
     Args:

@@ -36,8 +36,12 @@ GENERATORS, DISCRIMINATORS = ("skip", "residual", "orig"), ("residual", "skip", 
 _HALF = np.sqrt(0.5)  # a sum of two maps of unit variance has it again
 
 
-def sizes_of(image_size: int) -> list[int]:
+def sizes_of(image_size: int, model: str = "StyleGAN2") -> list[int]:
     """Sides of the maps, from the smallest one on, doubling: 4, 8, 16, 32 for 32 pixels; 7, 14, 28 for 28.
+
+    Args:
+      image_size: of the pictures.
+      model: what errors call whose maps they are.
 
     Raises:
       ValueError: for a size that halving does not bring to 4, 5, 6 or 7.
@@ -47,7 +51,7 @@ def sizes_of(image_size: int) -> list[int]:
         sizes.insert(0, sizes[0] // 2)
     if not 4 <= sizes[0] <= 7:
         raise ValueError(
-            "StyleGAN2 needs square images of 4, 5, 6 or 7 times a power of two pixels (28, 32, 48, 64, 128, ...), not "
+            f"{model} needs square images of 4, 5, 6 or 7 times a power of two pixels (28, 32, 48, 64, 128, ...), not "
             f"{image_size}; resize the data"
         )
     return sizes
@@ -147,7 +151,8 @@ class Generator(nn.Module):
     mean_decay: float = 0.995  # of the running mean of w, for each step
     dtype: Any = None
 
-    def setup(self):
+    def setup(self) -> None:
+        """The mapping, the synthesis, and the running mean of styles."""
         if self.architecture not in GENERATORS:
             raise ValueError(
                 f"the generator's architecture is one of {', '.join(GENERATORS)}, not {self.architecture!r}"

@@ -20,6 +20,7 @@ import io
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -290,7 +291,7 @@ def run(
       directory: keeps checkpoints there, and resumes from the newest. A sweep that was killed and resumed ends with the
         same bits as one that was not.
       checkpoint_every: records between checkpoints; a tenth of all by default.
-      progress: whether to show a bar.
+      progress: whether to show a bar, or a line for each tenth where there is no terminal.
       memory: bytes that may be used on each device; what is free by default.
       on_record: called with the number of steps and the record, name -> [N], after each.
 
@@ -378,7 +379,10 @@ def run(
             for name, values in record.items():
                 history[name][:, index] = values
             bar.update(1)
-            bar.set_postfix_str(f"{int(np.sum(layout.take(members.first_bad_step) < 0))} finite", refresh=False)
+            finite = int(np.sum(layout.take(members.first_bad_step) < 0))
+            bar.set_postfix_str(f"{finite} finite", refresh=False)
+            if progress and bar.disable and (index + 1) % max(1, num_records // 10) == 0:  # no terminal: lines instead
+                print(f"step {(index + 1) * chunk:,}/{num_steps:,}: {finite} of {num} finite", file=sys.stderr)
             if manager is not None and ((index + 1) % every == 0 or index + 1 == num_records):
                 state = _state(jax.tree.map(layout.take, members), history, seconds)
                 checkpoint.save(manager, (index + 1) * chunk, state, metadata=fingerprint)
@@ -506,7 +510,9 @@ def _layout(num, block_size, devices):
 def _bar(progress, num, num_records, begun):
     from tqdm import tqdm
 
-    return tqdm(total=num_records, initial=begun, disable=not progress, desc=f"{num} members", unit="record")
+    return tqdm(
+        total=num_records, initial=begun, disable=None if progress else True, desc=f"{num} members", unit="record"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- memory

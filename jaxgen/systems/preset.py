@@ -2,6 +2,9 @@
 
 from typing import Any, NamedTuple
 
+Settings = dict[str, Any]
+"""Some of the settings of a configuration, for several presets."""
+
 
 class Preset(NamedTuple):
     """A named experiment.

@@ -15,7 +15,7 @@ ADA's p moves after each batch, by a running mean over about four; there after e
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from jaxgen.options import Data, Optimizer, square_size
 from jaxgen.ranges import Count, Positive, Weight, WholeShare
 from jaxgen.system import Spec, System
 from jaxgen.systems import two_player
-from jaxgen.systems.preset import Preset
+from jaxgen.systems.preset import Preset, Settings
 
 GROUPS = {"bgcfnc"[:i]: augmentation.ALL[:i] for i in range(1, 7)}
 _LAYERS = ("truncated_layers", "mixing")  # what is told as a number of layers
@@ -115,7 +115,7 @@ def build(config: Config, spec: Spec) -> System:
         mixing_probability=config.mixing_probability,
         **shared,
     )
-    settings: dict[str, Any] = {"condition": turns.told("label")} if num_classes else {}
+    settings: Settings = {"condition": turns.told("label")} if num_classes else {}
     if config.augmentation == "adaptive":
         settings["augment"] = augmentation.adaptive(
             config.batch_size,
@@ -147,40 +147,24 @@ def build(config: Config, spec: Spec) -> System:
     return dataclasses.replace(system, draw=draw)
 
 
-_THIN: dict[str, Any] = {"latent_dim": 6, "style_dim": 6, "capacity": 32, "max_features": 6, "mapping_layers": 1}
-_LAZY: dict[str, Any] = {"r1_every": 3, "path_length_every": 3}
-_ADAPTIVE: dict[str, Any] = {
-    "augmentation": "adaptive",
-    "augmentation_images": 32,
-    "ema_half_life": 100.0,
-    "ema_ramp_up": 0.05,
-}
+_THIN: Settings = {"latent_dim": 6, "style_dim": 6, "capacity": 32, "max_features": 6, "mapping_layers": 1}
+_LAZY: Settings = {"r1_every": 3, "path_length_every": 3}
+_ADAPTIVE: Settings = {"augmentation": "adaptive", "augmentation_images": 32}
+_ADAPTIVE |= {"ema_half_life": 100.0, "ema_ramp_up": 0.05}
 TINY = Config(
     data=Data("emoji", image_size=8), class_conditional=True, batch_size=8, num_steps=4, **_THIN, **_LAZY, **_ADAPTIVE
 )
 
 _PAPER = "Karras, Laine, Aittala, Hellsten, Lehtinen and Aila 2020"
 _ADA = f"{_PAPER}; adaptive augmentation of Karras, Aittala, Hellsten, Laine, Lehtinen and Aila 2020"
-_LONG: dict[str, Any] = {"batch_size": 64, "sample_every": 5000, "checkpoint_every": 5000}
+_LONG: Settings = {"batch_size": 64, "sample_every": 5000, "checkpoint_every": 5000}
 _EMOJI = Data("emoji", image_size=32)  # widths and steps that two CPU cores bear
-_NARROW: dict[str, Any] = {
-    "latent_dim": 128,
-    "style_dim": 128,
-    "capacity": 1024,
-    "max_features": 128,
-    "mapping_layers": 2,
-}
-_SHORT: dict[str, Any] = {"batch_size": 32, "num_steps": 6000, "ema_half_life": 10_000.0, "r1": 0.1}
+_NARROW: Settings = {"latent_dim": 128, "style_dim": 128, "capacity": 1024, "max_features": 128, "mapping_layers": 2}
+_SHORT: Settings = {"batch_size": 32, "num_steps": 6000, "ema_half_life": 10_000.0, "r1": 0.1}
 _SHORT |= {"augmentation": "adaptive", "augmentation_images": 100_000}
-_CIFAR: dict[str, Any] = {"mapping_layers": 2, "discriminator_architecture": "orig", "group_size": 32, "r1": 0.01}
-_CIFAR |= {
-    "class_conditional": True,
-    "augmentation": "adaptive",
-    "mixing_probability": 0.0,
-    "path_length": 0.0,
-    "ema_half_life": 500_000.0,
-    "ema_ramp_up": 0.05,
-}
+_CIFAR: Settings = {"mapping_layers": 2, "discriminator_architecture": "orig", "group_size": 32, "r1": 0.01}
+_CIFAR |= {"class_conditional": True, "augmentation": "adaptive", "mixing_probability": 0.0, "path_length": 0.0}
+_CIFAR |= {"ema_half_life": 500_000.0, "ema_ramp_up": 0.05}
 
 
 def _faces(image_size, published="", **settings):
