@@ -254,6 +254,7 @@ class Discriminator(nn.Module):
     axis_name: str | None = None
 
     def setup(self) -> None:
+        """Its layers."""
         check_size(self.image_size)
         shared: dict[str, Any] = {"dtype": self.dtype, "axis_name": self.axis_name}
         self.eyes = Eyes(self.features, self.ratio, **shared)
