@@ -128,7 +128,7 @@ def test_a_setting_that_means_nothing_for_the_data_is_refused_but_of_a_run_that_
 
 def test_every_setting_of_data_is_of_some_set_or_of_all():
     fields = {field.name for field in dataclasses.fields(options.Data)}
-    assert set(options.OF_DATA) == fields - {"name", "image_size"}
+    assert set(options.OF_DATA) == fields - {"name", "image_size", "num_examples"}
     assert all(set(kinds) < set(options.DATASETS) for kinds in options.OF_DATA.values())
 
 
