@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import checkpoint, configuration, data, first_batch, loop, memory, options, run_directory, sharding, systems
+from jaxgen import checkpoint, configuration, data, loop, memory, options, run_directory, sharding, systems
 from jaxgen.building import build
 from jaxgen.loading import digest_of
 from jaxgen.local_path import local
+from jaxgen.loop import first_batch
 from jaxgen.metrics import comparison
 from jaxgen.options import Run
 from jaxgen.starting import started_from

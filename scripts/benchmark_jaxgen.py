@@ -203,7 +203,8 @@ def run_loop(steps, untimed):
 
     In between lie the data, five lines of the log with TensorBoard events, a picture of samples and a checkpoint.
     """
-    from jaxgen import experiment, metrics_log
+    from jaxgen import experiment
+    from jaxgen.run_directory import metrics_log
 
     config = dataclasses.replace(
         worker["config"],

@@ -5,7 +5,8 @@ import json
 
 import numpy as np
 
-from jaxgen import experiment, images, metrics_log, report, run_directory
+from jaxgen import experiment, images, report, run_directory
+from jaxgen.run_directory import metrics_log
 from jaxgen.system import System
 
 VOID = {"meta", "img", "input", "br", "link", "wbr"}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from jaxgen import augmentation, augmentation_geometry, augmentation_pixels, sharding
+from jaxgen import augmentation, sharding
+from jaxgen.augmentation import geometry, pixels
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -79,13 +80,13 @@ def test_a_pipeline_is_its_groups_one_after_another_and_the_default_is_bgc():
 
 
 def test_the_filter_is_orthogonal_to_its_shifts_and_has_six_vanishing_moments():
-    h = np.array(augmentation_geometry.SYMLET_6)
+    h = np.array(geometry.SYMLET_6)
     for shift in range(6):
         assert h[2 * shift :] @ h[: len(h) - 2 * shift] == pytest.approx(float(shift == 0), abs=1e-11)
     k = np.arange(12.0)
     np.testing.assert_allclose([((k - 5) ** m * (-1) ** k) @ h for m in range(6)], 0, atol=1e-9)
     assert abs(((k - 5) ** 6 * (-1) ** k) @ h) > 1
-    low = np.array(augmentation_pixels.SYMLET_2)
+    low = np.array(pixels.SYMLET_2)
     np.testing.assert_allclose([low @ low, low[2:] @ low[:2], low.sum() ** 2], [1, 0, 2], atol=1e-12)
 
 
@@ -99,7 +100,7 @@ def test_a_ramp_is_looked_up_exactly_wherever_an_affine_map_takes_it():
         ([[0, -1], [1, 0]], (0, 0)),
     ):
         matrix, shift = np.array(matrix, np.float32), np.array(shift, np.float32)
-        found = augmentation_geometry.warped(ramp, matrix[None], shift[None])[0]
+        found = geometry.warped(ramp, matrix[None], shift[None])[0]
         i, j = np.einsum("ij,jhw->ihw", matrix, np.stack([row, column])) + shift[:, None, None]
         expected = np.stack([0.2 + 0.02 * i - 0.05 * j, 0.03 * j], -1)
         np.testing.assert_allclose(found[6:-6, 6:-6], expected[6:-6, 6:-6], atol=5e-5)
@@ -107,12 +108,12 @@ def test_a_ramp_is_looked_up_exactly_wherever_an_affine_map_takes_it():
 
 def test_enlarging_and_shrinking_alone_change_nothing_and_whole_pixels_are_exact():
     for size in (5, 16):  # borders included
-        enlarging, shrinking = augmentation_geometry._enlarging(size), augmentation_geometry._shrinking(size)
+        enlarging, shrinking = geometry._enlarging(size), geometry._shrinking(size)
         np.testing.assert_allclose(shrinking @ enlarging, np.eye(size), atol=1e-11)
         np.testing.assert_allclose(enlarging.sum(1), 1, atol=1e-11)  # a constant stays one
     x = RNG.normal(size=(1, 16, 16, 2)).astype(np.float32)
     still, inside = np.eye(2, dtype=np.float32)[None], np.s_[:, 5:-5, 5:-5]
-    moved = augmentation_geometry.warped(x, still, np.array([[2.0, -1.0]], np.float32))
+    moved = geometry.warped(x, still, np.array([[2.0, -1.0]], np.float32))
     np.testing.assert_allclose(moved[inside], np.roll(x, (-2, 1), (1, 2))[inside], atol=2e-4)
 
 
@@ -128,7 +129,7 @@ def test_it_agrees_with_splines_on_smooth_images_and_is_undone_by_the_inverse():
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)
     matrix, shift = 0.9 * turn, np.array([1.3, -0.4], np.float32)
     count = len(x)
-    found = augmentation_geometry.warped(x, np.tile(matrix, (count, 1, 1)), np.tile(shift, (count, 1)))
+    found = geometry.warped(x, np.tile(matrix, (count, 1, 1)), np.tile(shift, (count, 1)))
     centre = (32 - 1) / 2
     expected = np.stack(
         [
@@ -138,12 +139,12 @@ def test_it_agrees_with_splines_on_smooth_images_and_is_undone_by_the_inverse():
     )
     np.testing.assert_allclose(found[:, 4:-4, 4:-4, 0], expected[:, 4:-4, 4:-4], atol=0.06)
     inverse = np.linalg.inv(matrix)
-    back = augmentation_geometry.warped(found, np.tile(inverse, (count, 1, 1)), np.tile(-inverse @ shift, (count, 1)))
+    back = geometry.warped(found, np.tile(inverse, (count, 1, 1)), np.tile(-inverse @ shift, (count, 1)))
     np.testing.assert_allclose(back[:, 10:-10, 10:-10], x[:, 10:-10, 10:-10], atol=0.1)
 
 
 def test_positions_vary_as_the_paper_says_and_one_of_two_rotations_is_made_with_the_probability():
-    draws = jax.jit(augmentation_geometry.affine_maps, static_argnums=(1, 2))
+    draws = jax.jit(geometry.affine_maps, static_argnums=(1, 2))
     matrix, shift, is_changed = draws(KEY, 4000, (32, 16), 1.0)
     assert np.all(is_changed)
     scales = -np.log2(np.linalg.det(matrix)) / 2
@@ -189,9 +190,9 @@ def test_grey_images_are_changed_as_colour_images_of_three_equal_channels():
 
 def test_bands_add_up_to_the_image_and_each_keeps_its_own_frequencies():
     size = 128
-    found = augmentation_pixels.bands(size)
+    found = pixels.bands(size)
     np.testing.assert_allclose(found.sum(0), np.eye(size), atol=1e-12)
-    assert np.allclose(augmentation_pixels.bands(5).sum(0), np.eye(5))  # smaller than the filters
+    assert np.allclose(pixels.bands(5).sum(0), np.eye(5))  # smaller than the filters
     for band, frequency in enumerate((1 / 32, 3 / 16, 3 / 8, 3 / 4)):
         wave = np.cos(np.pi * frequency * np.arange(size))
         energy = [np.sum((matrix @ wave)[32:-32] ** 2) for matrix in found]
@@ -201,8 +202,8 @@ def test_bands_add_up_to_the_image_and_each_keeps_its_own_frequencies():
 
 def test_filters_keep_the_expected_power_of_an_image_whose_bands_have_that_of_natural_ones():
     # White noise has the powers 1/8, 1/8, 1/4, 1/2: make the images of the powers that are expected.
-    powers = augmentation_pixels.POWERS
-    parts = np.einsum("kij,bj->kbi", augmentation_pixels.bands(64), RNG.normal(size=(64, 64)))
+    powers = pixels.POWERS
+    parts = np.einsum("kij,bj->kbi", pixels.bands(64), RNG.normal(size=(64, 64)))
     rows = sum(part * np.sqrt(power) / part.std() for part, power in zip(parts, powers, strict=True))
     columns = np.tile(rows[:, :, None, None], (1, 1, 64, 1)).astype(np.float32)  # the same along the other axis
     found = changed(augmentation.filters, columns)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen import building, configuration, data, evaluation, experiment, loop, options, run_directory, run_pictures
+from jaxgen import building, configuration, data, evaluation, experiment, loop, options, run_directory
+from jaxgen.loop import pictures as run_pictures
 from jaxgen.system import Spec
 from jaxgen.systems import cgan, classifier, dcgan, vae
 

@@ -14,19 +14,9 @@ import pytest
 from in_process import call
 
 import jaxgen
-from jaxgen import (
-    data,
-    evaluation,
-    evaluation_of_runs,
-    evaluation_page,
-    evaluation_pictures,
-    experiment,
-    loading,
-    opening,
-    options,
-    run_directory,
-    systems,
-)
+from jaxgen import data, evaluation, experiment, loading, opening, options, run_directory, systems
+from jaxgen.evaluation import of_runs, pictures
+from jaxgen.evaluation import page as evaluation_page
 from jaxgen.metrics import comparison, features
 from jaxgen.system import MissingCapability, Spec, System
 from jaxgen.systems import dcgan
@@ -190,7 +180,7 @@ def test_a_reference_without_labels_or_with_other_classes_leaves_the_numbers_of_
         assert "as_asked" not in record["metrics"] and "fid_within_classes" not in record["metrics"]
         assert any(found in text and "is not measured" in text for text in record["warnings"])
         with pytest.raises(ValueError, match="memory is told labels, but bare has none"):
-            evaluation_of_runs.discriminator_gap(fake.run, sets["has no labels"], reference)
+            of_runs.discriminator_gap(fake.run, sets["has no labels"], reference)
     named = data.from_arrays("named", digits["image"], digits["label"], tuple("abcdefghij"))
     record = evaluation.compare(fake, opening.Images(named, "named"), backbone, ["kid"])
     assert any("have other names (0 and a, ...): they are compared in their order" in w for w in record["warnings"])
@@ -264,11 +254,11 @@ def test_a_missing_capability_is_one_sentence_that_names_what_there_is(bare):
         opening.draw(classifying, "a run")
     drawing = trained_of(system_of(draw=grey))
     with pytest.raises(MissingCapability, match="--classifier there needs a system that can classify images; .* draw"):
-        evaluation_of_runs.confidence_of_drawn(drawing, drawing, "there")
+        of_runs.confidence_of_drawn(drawing, drawing, "there")
     with pytest.raises(MissingCapability, match="tell real from fake images; mine .* it can draw images"):
-        evaluation_of_runs.discriminator_gap(drawing, None, None)
+        of_runs.discriminator_gap(drawing, None, None)
     with pytest.raises(ValueError, match="mine measures nothing by itself; give a REFERENCE"):
-        evaluation_of_runs.measured(drawing, "a run")
+        of_runs.measured(drawing, "a run")
     with pytest.raises(MissingCapability, match=f"--backbone {bare[0]} needs a system that can classify images"):
         evaluation.open_backbone(str(bare[0]), (28, 28, 1), system=bare[1])
     unnamed = dataclasses.replace(bare[1], classify=lambda variables, images: images[:, 0, :3, 0])
@@ -303,12 +293,12 @@ def test_a_run_by_itself_does_what_its_system_can_and_else_says_what_to_give(tmp
 
 def test_only_what_can_be_decoded_or_reconstructed_gets_a_picture_of_it():
     codes = system_of(draw=grey, decode=lambda variables, z: z, latents=lambda key, n: jnp.zeros((n, 3), jnp.int32))
-    assert evaluation_pictures._latents(trained_of(codes)) == []
-    assert evaluation_pictures._latents(trained_of(system_of(draw=grey))) == []
+    assert pictures._latents(trained_of(codes)) == []
+    assert pictures._latents(trained_of(system_of(draw=grey))) == []
     held_out = data.from_arrays("held out", data.mnist("test").fetch(np.arange(5))["image"])
-    assert evaluation_pictures.reconstructions(trained_of(system_of(draw=grey)), held_out) == []
+    assert pictures.reconstructions(trained_of(system_of(draw=grey)), held_out) == []
     mirror = system_of(reconstruct=lambda variables, batch: batch["image"][:, :, ::-1])
-    ((title, _, picture, _),) = evaluation_pictures.reconstructions(trained_of(mirror), held_out)
+    ((title, _, picture, _),) = pictures.reconstructions(trained_of(mirror), held_out)
     first = np.where(data.mnist("test").fetch(np.arange(1))["image"][0, :, :, 0] > 127, 255, 0)
     assert title == "Reconstructions"
     scale = (picture.shape[0] - 6) // 56

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import checkpoint, data, health, loop, report, run_directory, sharding
+from jaxgen import checkpoint, data, loop, report, run_directory, sharding
+from jaxgen.loop import health
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgen import building, checkpoint, experiment, loop, metrics_log, options, sharding
+from jaxgen import building, checkpoint, experiment, loop, options, sharding
+from jaxgen.run_directory import metrics_log
 from jaxgen.system import Spec
 from jaxgen.systems import classifier
 

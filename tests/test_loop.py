@@ -25,17 +25,16 @@ from jaxgen import (
     configuration,
     console,
     data,
-    dispatch,
     experiment,
     loop,
-    metrics_log,
     options,
     report,
     run_directory,
-    run_lock,
     sharding,
     watching,
 )
+from jaxgen.loop import dispatch
+from jaxgen.run_directory import lock, metrics_log
 from jaxgen.system import Spec, System
 from jaxgen.systems import classifier, dcgan, vae
 
@@ -766,10 +765,10 @@ def test_arrays_that_are_no_data_set_are_refused_with_what_makes_one(tmp_path):
 
 def test_a_run_in_use_is_refused_and_left_alone(tmp_path):
     train(tmp_path / "run", num_steps=5, config={"log_every": 5})
-    with run_lock.lock(tmp_path / "run"):
+    with lock.lock(tmp_path / "run"):
         before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
         for asked in ({"log_every": 7}, {"log_every": 5}, {"features": 8}):
-            with pytest.raises(run_lock.RunLocked, match="is in use"):
+            with pytest.raises(lock.RunLocked, match="is in use"):
                 train(tmp_path / "run", config=asked, may_change=["log_every"])
         assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
 

@@ -11,7 +11,7 @@ import pytest
 
 from jaxgen import building, network
 from jaxgen.losses import autoencoding, terms
-from jaxgen.models import fastgan
+from jaxgen.models import fastgan, resampling
 from jaxgen.system import Spec
 from jaxgen.systems import fastgan as system
 
@@ -120,11 +120,11 @@ def test_a_gated_unit_is_one_half_times_the_sigmoid_of_the_other():
 
 def test_a_quarter_of_an_image_is_the_one_that_is_named_and_resizing_means_pixels():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1).repeat(4, 0)
-    quarters = fastgan.quarter(x, jnp.arange(4))[..., 0]
+    quarters = autoencoding.quarter(x, jnp.arange(4))[..., 0]
     np.testing.assert_array_equal(quarters[1], [[2, 3], [6, 7]])
     np.testing.assert_array_equal(quarters[2], [[8, 9], [12, 13]])
-    np.testing.assert_array_equal(fastgan.resized(x, 2)[0, ..., 0].ravel(), np.mean(quarters, axis=(1, 2)))
-    assert fastgan.resized(x, 4) is not None and np.array_equal(fastgan.resized(x, 4), x)
+    np.testing.assert_array_equal(resampling.averaged(x, 2)[0, ..., 0].ravel(), np.mean(quarters, axis=(1, 2)))
+    assert resampling.averaged(x, 4) is not None and np.array_equal(resampling.averaged(x, 4), x)
 
 
 def test_noise_is_nothing_at_first_and_then_follows_the_key_and_is_always_the_same_without_one():
@@ -160,7 +160,10 @@ def turn_of(decode, image, **given):
 
 
 def draw(maps, shift=0.0):
-    return {"whole": fastgan.resized(maps["whole"], 4) + shift, "part": fastgan.resized(maps["part"], 4) + 2 * shift}
+    return {
+        "whole": resampling.averaged(maps["whole"], 4) + shift,
+        "part": resampling.averaged(maps["part"], 4) + 2 * shift,
+    }
 
 
 def test_pictures_are_compared_with_the_image_as_it_was_seen_and_a_part_with_the_same_part():

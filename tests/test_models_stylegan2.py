@@ -10,7 +10,7 @@ import pytest
 from scipy import signal
 
 from jaxgen import building, description, gan
-from jaxgen.models import antialiased, fir, stylegan2
+from jaxgen.models import antialiased, fir, group_deviation, resampling, stylegan2
 from jaxgen.models.convolution import Geometry, convolve
 from jaxgen.models.modulated import modulated
 from jaxgen.network import count_parameters
@@ -198,18 +198,18 @@ def by_loop(x, size):
 def test_the_deviation_of_a_group_is_that_of_a_loop_over_its_images():
     x = RNG.normal(size=(8, 3, 3, 5)).astype(np.float32)
     for size in (1, 2, 4, 8):
-        found = stylegan2.group_deviation(x, size, train=True)
+        found = group_deviation.deviation(x, size, train=True)
         np.testing.assert_allclose(found, by_loop(x, size), rtol=1e-5)
-    np.testing.assert_allclose(stylegan2.group_deviation(x, 32, train=True), by_loop(x, 8), rtol=1e-5)  # all there are
-    np.testing.assert_allclose(stylegan2.group_deviation(x[:6], 4, train=False), by_loop(x[:6], 3), rtol=1e-5)
+    np.testing.assert_allclose(group_deviation.deviation(x, 32, train=True), by_loop(x, 8), rtol=1e-5)  # all there are
+    np.testing.assert_allclose(group_deviation.deviation(x[:6], 4, train=False), by_loop(x[:6], 3), rtol=1e-5)
     with pytest.raises(ValueError, match="a batch of 6 images does not divide into the groups of 4"):
-        stylegan2.group_deviation(x[:6], 4, train=True)
+        group_deviation.deviation(x[:6], 4, train=True)
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
 def test_in_the_per_device_view_groups_are_of_the_global_batch(size):
     x = RNG.normal(size=(8, 3, 3, 5)).astype(np.float32)
-    run = functools.partial(stylegan2.group_deviation, group_size=size, train=True, axis_name="data")
+    run = functools.partial(group_deviation.deviation, group_size=size, train=True, axis_name="data")
     found = jax.vmap(run, axis_name="data")(x.reshape(4, 2, 3, 3, 5)).reshape(8)
     np.testing.assert_allclose(found, by_loop(x, size), rtol=1e-5)
 
@@ -323,8 +323,8 @@ def test_what_cannot_be_is_one_sentence(module, inputs, message):
 
 
 def test_sizes_halve_to_four_to_seven_pixels():
-    assert stylegan2.sizes_of(32) == [4, 8, 16, 32]
-    assert stylegan2.sizes_of(28) == [7, 14, 28]
-    assert stylegan2.sizes_of(48) == [6, 12, 24, 48]
-    assert stylegan2.sizes_of(5) == [5]
+    assert resampling.doubling_sizes(32, "it") == [4, 8, 16, 32]
+    assert resampling.doubling_sizes(28, "it") == [7, 14, 28]
+    assert resampling.doubling_sizes(48, "it") == [6, 12, 24, 48]
+    assert resampling.doubling_sizes(5, "it") == [5]
     assert [stylegan2.num_layers_of(size) for size in (32, 256, 1024)] == [8, 14, 18]

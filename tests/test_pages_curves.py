@@ -3,8 +3,8 @@ import re
 import numpy as np
 from a_run import read
 
-from jaxgen import metrics_log
 from jaxgen.pages import curves
+from jaxgen.run_directory import metrics_log
 
 
 def test_related_metrics_share_a_panel():

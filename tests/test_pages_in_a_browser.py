@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from a_run import make_run, system_of, told
 
-from jaxgen import evaluation_page, images, report, report_comparison
-from jaxgen.evaluation_pictures import Picture
+from jaxgen import images, report
+from jaxgen.evaluation import page
+from jaxgen.evaluation.pictures import Picture
+from jaxgen.report import comparison
 from jaxgen.stability import atlas, sweep, sweep_page, sweep_report
 from jaxgen.stability.atlas import page as atlas_page
 from jaxgen.stability.atlas import record as plates
@@ -58,7 +60,7 @@ def an_evaluation(path):
     metrics = {"fid": 3.0, "fid_standard_error": 0.1, "class_shares": [0.5, 0.5], LONG: math.inf}
     record = {"subject": EVIL, "metrics": metrics, "warnings": [EVIL]}
     record["protocol"] = {"n_fake": 500, "backbone": "mnist-cnn", LONG: EVIL}
-    return evaluation_page.write_page(path, record, pictures)
+    return page.write_page(path, record, pictures)
 
 
 def an_atlas(directory, patch):
@@ -80,7 +82,7 @@ def pages(tmp_path_factory):
         return {
             "report": report.write(runs[0]),
             "other report": report.write(runs[1]),
-            "runs side by side": report_comparison.write(runs),
+            "runs side by side": comparison.write(runs),
             "evaluation": an_evaluation(path / "evaluation.html"),
             "sweep": a_sweep(path / "sweep.html"),
             "atlas": an_atlas(path / "atlas", patch),

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from a_run import Page, make_run, read, started_with, system_of, told
 
-from jaxgen import images, metrics_log, report, report_numbers, report_reading, run_directory
+from jaxgen import images, report, run_directory
 from jaxgen.commands import report as command
 from jaxgen.pages import curves
+from jaxgen.report import numbers, reading
+from jaxgen.run_directory import metrics_log
 
 
 def test_a_report_of_a_whole_run_shows_every_part(tmp_path):
@@ -197,7 +199,7 @@ def test_many_samples_are_thinned_to_first_last_and_evenly_spaced_ones(tmp_path)
 
 
 def test_large_samples_are_bounded_and_the_last_one_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr(report_reading, "MAX_PICTURE_BYTES", 5000)
+    monkeypatch.setattr(reading, "MAX_PICTURE_BYTES", 5000)
     noise = np.random.RandomState(0).randint(0, 256, [30, 30, 3]).astype(np.uint8)
     for step in (1, 2, 3, 4, 5):
         images.save_png(tmp_path / "samples" / f"{step:08d}.png", noise)
@@ -317,10 +319,10 @@ def test_the_rows_of_a_class_conditional_runs_samples_are_its_classes(tmp_path):
 
 
 def test_lower_or_higher_is_better_by_name_and_unknown_names_get_no_best():
-    assert [report_numbers.direction(f"eval/{name}") for name in ("fid", "nll", "fid_ema", "bits_per_dim")] == [1] * 4
-    assert [report_numbers.direction(f"eval/{name}") for name in ("elbo", "inception_score", "precision")] == [-1] * 3
+    assert [numbers.direction(f"eval/{name}") for name in ("fid", "nll", "fid_ema", "bits_per_dim")] == [1] * 4
+    assert [numbers.direction(f"eval/{name}") for name in ("elbo", "inception_score", "precision")] == [-1] * 3
     unknown = ("fid_std", "num_fake", "seconds", "colour", "fiddle")
-    assert [report_numbers.direction(f"eval/{name}") for name in unknown] == [0] * 5
+    assert [numbers.direction(f"eval/{name}") for name in unknown] == [0] * 5
 
 
 def test_a_pause_between_two_sessions_is_not_training_time(tmp_path):

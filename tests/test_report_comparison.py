@@ -3,13 +3,15 @@ import json
 import pytest
 from a_run import Page, make_run
 
-from jaxgen import metrics_log, report_comparison, run_directory
+from jaxgen import run_directory
 from jaxgen.metrics import protocol
 from jaxgen.pages import curves
+from jaxgen.report import comparison
+from jaxgen.run_directory import metrics_log
 
 
 def page_of(runs):
-    text = report_comparison.write(runs).read_text()
+    text = comparison.write(runs).read_text()
     return text, Page(text)
 
 
@@ -24,7 +26,7 @@ def compared(*runs):
     def records(run):
         return [record for file in sorted((run / "evaluation").iterdir()) for record in protocol.read(file)]
 
-    return report_comparison.compared_evaluations({run.name: records(run) for run in runs})
+    return comparison.compared_evaluations({run.name: records(run) for run in runs})
 
 
 def test_runs_stand_side_by_side_with_what_differs(tmp_path):
@@ -102,11 +104,11 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
 def test_what_cannot_be_compared_is_refused(tmp_path):
     run = make_run(tmp_path / "a")
     with pytest.raises(ValueError, match="1 runs do not fit on one page: give 2 to 8"):
-        report_comparison.write([run])
+        comparison.write([run])
     with pytest.raises(ValueError, match="a is named twice"):
-        report_comparison.write([run, tmp_path / "." / "a"])
+        comparison.write([run, tmp_path / "." / "a"])
     with pytest.raises(run_directory.RunDirectoryError, match="nowhere is not a directory"):
-        report_comparison.write([run, tmp_path / "nowhere"])
+        comparison.write([run, tmp_path / "nowhere"])
 
 
 def test_everything_from_outside_is_escaped(tmp_path):

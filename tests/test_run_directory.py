@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import metrics_log, run_directory, run_lock
+from jaxgen import run_directory
+from jaxgen.run_directory import lock, metrics_log
 
 CONFIG = {
     "preset": "dcgan_mnist",
@@ -224,7 +225,7 @@ def test_a_full_disk_is_explained_and_the_next_start_succeeds(tmp_path, monkeypa
 
 def test_only_the_primary_host_writes(tmp_path):
     path = run_directory.create(tmp_path / "run", CONFIG, is_primary=False)
-    with run_lock.lock(path, is_primary=False), metrics_log.open_metrics(path, is_primary=False) as log:
+    with lock.lock(path, is_primary=False), metrics_log.open_metrics(path, is_primary=False) as log:
         log.write(1, {"loss": 1.0})
         log.write_image(1, "samples", np.zeros([2, 2, 3], np.uint8))
     run_directory.write_status(path, "finished", step=1, is_primary=False)
@@ -275,8 +276,8 @@ def test_status_is_one_of_five_words(tmp_path):
 
 HOLD = """
 import sys, time
-from jaxgen import run_lock
-with run_lock.lock(sys.argv[1]):
+from jaxgen.run_directory import lock
+with lock.lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -286,12 +287,12 @@ def test_a_lock_held_by_another_process_names_it_and_ends_with_kill_9(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(run_lock.RunLocked, match=f"in use: process {other.pid} on .* trains there"):
-            with run_lock.lock(tmp_path):
+        with pytest.raises(lock.RunLocked, match=f"in use: process {other.pid} on .* trains there"):
+            with lock.lock(tmp_path):
                 raise AssertionError("entered")
         other.send_signal(signal.SIGKILL)
         other.wait()
-        with run_lock.lock(tmp_path):
+        with lock.lock(tmp_path):
             assert str(os.getpid()) in (tmp_path / ".lock").read_text()
     finally:
         other.kill()
@@ -301,42 +302,42 @@ def test_a_lock_held_by_another_process_names_it_and_ends_with_kill_9(tmp_path):
 
 def test_a_lock_is_free_again_after_the_block_and_after_an_error(tmp_path):
     with pytest.raises(KeyError):
-        with run_lock.lock(tmp_path):
+        with lock.lock(tmp_path):
             raise KeyError
-    with run_lock.lock(tmp_path):
-        with pytest.raises(run_lock.RunLocked, match="this very process"):
-            with run_lock.lock(tmp_path):
+    with lock.lock(tmp_path):
+        with pytest.raises(lock.RunLocked, match="this very process"):
+            with lock.lock(tmp_path):
                 raise AssertionError("entered")
-    with run_lock.lock(tmp_path):
+    with lock.lock(tmp_path):
         pass
 
 
 def test_a_held_run_keeps_its_settings_and_a_free_one_takes_the_new_ones(tmp_path):
     path = tmp_path / "run"
-    with run_lock.hold(path, CONFIG) as held:
+    with lock.hold(path, CONFIG) as held:
         assert held == path and run_directory.load_config(path)["num_steps"] == 1000
         before = tree(path)
         assert ".lock" in before
         for asked in (changed(num_steps=2000), changed(labels="all"), CONFIG):
-            with pytest.raises(run_lock.RunLocked, match="this very process"):
-                with run_lock.hold(path, asked, may_change=["num_steps"]):
+            with pytest.raises(lock.RunLocked, match="this very process"):
+                with lock.hold(path, asked, may_change=["num_steps"]):
                     raise AssertionError("entered")
         assert tree(path) == before
-    with run_lock.hold(path, changed(num_steps=2000), may_change=["num_steps"]):
+    with lock.hold(path, changed(num_steps=2000), may_change=["num_steps"]):
         assert run_directory.load_config(path)["num_steps"] == 2000
     with pytest.raises(run_directory.ConfigMismatch, match="labels: null there, all asked"):
-        with run_lock.hold(path, changed(num_steps=2000, labels="all")):
+        with lock.hold(path, changed(num_steps=2000, labels="all")):
             raise AssertionError("entered")
-    with run_lock.hold(path, None):  # what failed before holds no lock
+    with lock.hold(path, None):  # what failed before holds no lock
         pass
 
 
 def test_what_is_no_run_gets_no_lock_file(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(run_directory.RunDirectoryError, match="it is not a run"):
-        with run_lock.hold(tmp_path, CONFIG):
+        with lock.hold(tmp_path, CONFIG):
             raise AssertionError("entered")
-    with run_lock.hold(tmp_path / "run", CONFIG, is_primary=False):
+    with lock.hold(tmp_path / "run", CONFIG, is_primary=False):
         assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
@@ -349,7 +350,7 @@ def test_a_file_system_without_locks_warns_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", unsupported)
     entered = False
     with pytest.warns(UserWarning, match="could not lock .*without a lock"):
-        with run_lock.lock(tmp_path):
+        with lock.lock(tmp_path):
             entered = True
     assert entered
 
@@ -462,7 +463,7 @@ def test_a_full_disk_leaves_whole_lines_and_the_log_goes_on_later(tmp_path, monk
 KILLED = """
 import os, signal, sys
 import numpy as np
-from jaxgen import metrics_log
+from jaxgen.run_directory import metrics_log
 log = metrics_log.open_metrics(sys.argv[1])
 for step in range(1, 51):
     log.write(step, {"loss": step / 2, "nan": float("nan")})

@@ -15,7 +15,8 @@ import pytest
 from in_process import SCRIPTS, call, script
 from PIL import Image
 
-from jaxgen import checkpoint, command_line, data, files, metrics_log, run_directory, systems
+from jaxgen import checkpoint, command_line, data, files, run_directory, systems
+from jaxgen.run_directory import metrics_log
 
 pytestmark = pytest.mark.usefixtures("scripts_in_process")
 

@@ -8,8 +8,11 @@ import pytest
 from in_process import call
 from PIL import Image
 
-from jaxgen import data, evaluation, evaluation_page, evaluation_pictures, loading, metrics_log, opening, run_directory
+from jaxgen import data, evaluation, loading, opening, run_directory
+from jaxgen.evaluation import page as evaluation_page
+from jaxgen.evaluation import pictures
 from jaxgen.metrics import comparison, features
+from jaxgen.run_directory import metrics_log
 
 pytestmark = pytest.mark.usefixtures("fast_compilation", "scripts_in_process")
 
@@ -122,7 +125,7 @@ def test_the_reference_as_training_images_is_told_to_measure_no_copying(sides, t
 def test_the_picture_of_neighbours_begins_with_what_is_nearest(sides):
     fake = opening.open_images(str(sides / "others.npz"))
     train = data.from_arrays("train", digits(40 + 33, 40 + 34)["image"].repeat(3, axis=0))  # the 34th of the others
-    found = evaluation_pictures.pictures(fake, features.shipped("mnist-cnn"), train, num=1)
+    found = pictures.pictures(fake, features.shipped("mnist-cnn"), train, num=1)
     title, caption, picture, _ = found[1]
     assert title == "Nearest training images" and caption.startswith("Of 50 images the 1 that are nearest")
     copy = digits(73, 74)["image"][0, :, :, 0]
@@ -383,7 +386,7 @@ def test_pictures_of_several_sizes_need_a_size_and_the_protocol_says_so(tmp_path
 
 def test_groups_of_pictures_stand_apart():
     black = np.full((3, 3, 2, 2, 1), -1.0)  # three groups of three images of 2 x 2, two groups in a row
-    picture = evaluation_pictures._groups(black, in_a_row=2)
+    picture = pictures._groups(black, in_a_row=2)
     column = (picture[:, :, 0] == 0).any(axis=0)
     ends = np.flatnonzero(np.diff(column.astype(int)))
     gaps = (ends[2::2] - ends[1:-1:2]).tolist()
@@ -392,8 +395,8 @@ def test_groups_of_pictures_stand_apart():
 
 def test_a_great_circle_between_latents_keeps_their_length():
     a, b = np.array([[3.0, 0.0], [1.0, 0.0]]), np.array([[0.0, 3.0], [1.0, 0.0]])
-    np.testing.assert_allclose(evaluation_pictures.slerp(a, b, 0.5), [[4.5**0.5, 4.5**0.5], [1, 0]])
-    ends = [evaluation_pictures.slerp(a, b, t) for t in (0.0, 1.0)]
+    np.testing.assert_allclose(pictures.slerp(a, b, 0.5), [[4.5**0.5, 4.5**0.5], [1, 0]])
+    ends = [pictures.slerp(a, b, t) for t in (0.0, 1.0)]
     np.testing.assert_allclose(ends, [a, b], atol=1e-12)
 
 

@@ -12,6 +12,7 @@ import pytest
 from jaxgen import building, description, experiment, loading, optim, report
 from jaxgen.losses import penalties, terms
 from jaxgen.models import progan as networks
+from jaxgen.models import resampling
 from jaxgen.systems import progan
 from jaxgen.systems.preset import Preset
 
@@ -143,7 +144,7 @@ def test_the_penalty_of_enlarged_pictures_is_that_of_the_small_ones(times):
     rng = np.random.default_rng(0)
     real, fake, w = (jnp.asarray(rng.normal(size=(5, 3, 3, 2)), jnp.float32) for _ in range(3))
     own = lambda x: jnp.tanh(jnp.sum(x * w, axis=(1, 2, 3)))  # noqa: E731
-    full = lambda x: own(networks.reduced(x, times))  # noqa: E731
+    full = lambda x: own(resampling.averaged(x, x.shape[1] // times))  # noqa: E731
     repeated = [x.repeat(times, 1).repeat(times, 2) for x in (real, fake)]
     pictures = dict(zip(("real", "fake"), repeated, strict=True))
     turn = types.SimpleNamespace(as_real=full, key=jax.random.key(0), step=7, **pictures)

@@ -97,7 +97,8 @@ def evaluate(
     Raises:
       ValueError: for a run that can do nothing of this by itself; for images that do not fit each other or the network.
     """
-    from jaxgen import evaluation_page, systems
+    from jaxgen import systems
+    from jaxgen.evaluation import page as evaluation_page
 
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"--output {output}: something that is not a directory lies there")
@@ -157,7 +158,10 @@ def compare(
     **options: Any,
 ) -> dict[str, Any]:
     """One set of images against another; see `evaluate`."""
-    from jaxgen import evaluation, evaluation_of_runs, evaluation_page, evaluation_pictures
+    from jaxgen import evaluation
+    from jaxgen.evaluation import of_runs
+    from jaxgen.evaluation import page as evaluation_page
+    from jaxgen.evaluation import pictures as evaluation_pictures
     from jaxgen.metrics import comparison
     from jaxgen.options import lookup
 
@@ -184,7 +188,7 @@ def compare(
     if said:
         record["warnings"] = said
     if trained is not None and new and real.split == "test" and has_gap(trained, train, real.dataset):
-        gap = evaluation_of_runs.discriminator_gap(trained, train, real.dataset, seed=seed)
+        gap = of_runs.discriminator_gap(trained, train, real.dataset, seed=seed)
         record["metrics"] |= gap
         record["settings"] |= dict.fromkeys(gap, {"images_of_each_kind": 1000})
     slug = re.sub(r"[^A-Za-z0-9]+", "-", f"{real.name}-{real.split}".strip("-"))
@@ -293,8 +297,9 @@ def evaluate_run(
     output: Path | None,
 ) -> dict[str, Any]:
     """A run by itself; see `evaluate`."""
-    from jaxgen import evaluation, evaluation_of_runs, loading, opening, run_directory
+    from jaxgen import evaluation, loading, opening, run_directory
     from jaxgen.data import listing
+    from jaxgen.evaluation import of_runs
     from jaxgen.metrics import features
 
     run = Path(what)
@@ -312,12 +317,12 @@ def evaluate_run(
     if samples is not None and not (measures and samples >= 1):
         raise ValueError(f"--samples is for a run that measures a bound, and at least 1; got {samples} for {run}")
     if measures:
-        found = evaluation_of_runs.measured(trained, str(run), samples=samples, **shared)
+        found = of_runs.measured(trained, str(run), samples=samples, **shared)
         suffix = f"bound_of_{found['protocol']['samples']}" if "samples" in found["protocol"] else "test"
     elif classifier is not None:
         num = 10_000 if num is None else num
         judge = loading.load(classifier, system=system)
-        found = evaluation_of_runs.confidence_of_drawn(trained, judge, classifier, num=num, **shared)
+        found = of_runs.confidence_of_drawn(trained, judge, classifier, num=num, **shared)
         suffix = f"confidence_of_{num}"
     else:
         trained.system.need("draw", f"an evaluation of {run}")
@@ -327,7 +332,7 @@ def evaluate_run(
                 "(then against the test split of its own data), or --classifier the run of a classifier of such images"
             )
         num = 26_000 if num is None else num
-        found = evaluation_of_runs.stacked_mnist(trained, features.shipped("mnist-cnn"), num=num, **shared)
+        found = of_runs.stacked_mnist(trained, features.shipped("mnist-cnn"), num=num, **shared)
         suffix = f"modes_of_{num}"
     common = {"run": str(run), **evaluation.training_of(trained), "seed": seed, **evaluation.code_version()}
     record = {"subject": str(run), "metrics": found["metrics"], "protocol": common | found["protocol"]}

@@ -27,8 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options := [argument for argument in arguments if argument.startswith("-")]:
         raise ValueError(f"report takes no options, only runs: {', '.join(options)}")
-    from jaxgen import local_path, report, report_comparison, run_directory
+    from jaxgen import local_path, report, run_directory
     from jaxgen.pages import curves
+    from jaxgen.report import comparison
 
     runs = [local_path.local(argument, "the run") for argument in arguments]
     for run in runs:
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     different = list({run.resolve(): run for run in runs}.values())
     if len(different) > curves.MAX_CURVES:
         why = f"more than {curves.MAX_CURVES} runs do not fit beside each other"
-        print(f"no {report_comparison.PAGE} was written: {why}", file=sys.stderr)
+        print(f"no {comparison.PAGE} was written: {why}", file=sys.stderr)
     elif len(different) > 1:
-        print(report_comparison.write(different))
+        print(comparison.write(different))
     return 0

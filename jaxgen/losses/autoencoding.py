@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxgen import sharding, turns
 from jaxgen.losses.terms import Weight, l1
-from jaxgen.models.fastgan import quarter, resized
+from jaxgen.models.resampling import averaged
 from jaxgen.turns import Term
 
 
@@ -62,7 +62,7 @@ def autoencoding(
         drawn = turn.discriminator(maps, method="decode")
         total = jnp.zeros(())
         for name, picture in drawn.items():
-            target = resized(shown[name], picture.shape[1])
+            target = averaged(shown[name], picture.shape[1])
             total += turns.per_picture(distance(picture, target))
             if features is not None:
                 both = (features(turn.frozen, images) for images in (picture, target))
@@ -70,3 +70,10 @@ def autoencoding(
         return total
 
     return turns.term(autoencoding, weight=weight)
+
+
+def quarter(x: jax.Array, which: jax.Array) -> jax.Array:
+    """One quarter of each map: [B, H, H, C], whole numbers 0 to 3 [B] -> [B, H / 2, H / 2, C], row by row."""
+    b, h, _, c = x.shape
+    parts = x.reshape(b, 2, h // 2, 2, h // 2, c).swapaxes(2, 3).reshape(b, 4, h // 2, h // 2, c)
+    return jax.vmap(lambda parts, i: parts[i])(parts, which)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax import lax
 
 from jaxgen.models.convolution import Conv
 
@@ -55,3 +56,9 @@ class EqualisedConv(Conv):
     def scaled_operation(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """With the scaled kernel; a layer that joins the convolution with something else replaces it."""
         return super().operation(x, kernel)
+
+
+def normalised(x: jax.Array) -> jax.Array:
+    """x over the root of the mean square of its last axis, float32."""
+    x = x.astype(jnp.float32)
+    return x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-8)

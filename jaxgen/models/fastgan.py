@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.models.modulated import draw_noise
-from jaxgen.models.resampling import halve
+from jaxgen.models.noise import draw_noise
+from jaxgen.models.resampling import averaged, halve
 from jaxgen.models.spectral_norm import SpectralConv, SpectralDense, SpectralEnlargingConv
 from jaxgen.network import Output
 
@@ -35,19 +35,6 @@ def check_size(image_size: int) -> None:
     """Raises a ValueError for a size without a network."""
     if image_size not in (32, 64, 128, 256, 512, 1024):
         raise ValueError(f"FastGAN needs square images of 32, 64, 128, 256, 512 or 1024 pixels, not {image_size}")
-
-
-def resized(x: jax.Array, size: int) -> jax.Array:
-    """Square images [B, H, H, C] -> [B, size, size, C], means of H / size x H / size pixels; size divides H."""
-    b, h, _, c = x.shape
-    return x.reshape(b, size, h // size, size, h // size, c).mean((2, 4))
-
-
-def quarter(x: jax.Array, which: jax.Array) -> jax.Array:
-    """One quarter of each map: [B, H, H, C], whole numbers 0 to 3 [B] -> [B, H / 2, H / 2, C], row by row."""
-    b, h, _, c = x.shape
-    parts = x.reshape(b, 2, h // 2, 2, h // 2, c).swapaxes(2, 3).reshape(b, 4, h // 2, h // 2, c)
-    return jax.vmap(lambda parts, i: parts[i])(parts, which)
 
 
 def gated(x: jax.Array) -> jax.Array:
@@ -81,7 +68,7 @@ class Excitation(nn.Module):
     @nn.compact
     def __call__(self, low: jax.Array, high: jax.Array, *, train: bool) -> jax.Array:
         width, shared = high.shape[-1], {"use_bias": False, "dtype": self.dtype}
-        x = nn.leaky_relu(SpectralConv(width, 4, **shared)(resized(low, 4), train=train), 0.1)
+        x = nn.leaky_relu(SpectralConv(width, 4, **shared)(averaged(low, 4), train=train), 0.1)
         return high * nn.sigmoid(SpectralConv(width, 1, **shared)(x, train=train))
 
 
@@ -207,7 +194,7 @@ class Eyes(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         widths = {side: max(1, round(share * self.features)) for side, share in DISCRIMINATOR_WIDTHS.items()}
         shared: dict[str, Any] = {"dtype": self.dtype, "axis_name": self.axis_name}
-        small = resized(x, min(x.shape[1] // 2, 128))
+        small = averaged(x, min(x.shape[1] // 2, 128))
 
         def conv(x, *arguments, **named):
             return SpectralConv(*arguments, **named, use_bias=False, dtype=self.dtype)(x, train=train)

@@ -8,7 +8,6 @@ so that outputs of independent inputs of unit variance have unit variance. No im
 the input's channels by s, and the output's by one over that root, is the same, in one convolution of the whole batch.
 """
 
-import zlib
 from typing import Any
 
 import jax
@@ -17,10 +16,10 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from jaxgen import sharding
 from jaxgen.models import antialiased
 from jaxgen.models.convolution import Geometry, convolve
 from jaxgen.models.equalised import EqualisedDense, equalised
+from jaxgen.models.noise import draw_noise
 
 
 def activate(x: jax.Array) -> jax.Array:
@@ -54,13 +53,6 @@ def modulated(
         scale = lax.rsqrt(jnp.square(style) @ jnp.sum(jnp.square(w), axis=(0, 1)) + 1e-8)
         y = y * scale[:, None, None].astype(y.dtype)
     return y
-
-
-def draw_noise(module: nn.Module, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal noise [B, H, W, 1]: from a module's stream "noise", and where it has no key always the same."""
-    if module.has_rng("noise") or module.has_rng("params"):
-        return sharding.draw(jax.random.normal, module.make_rng("noise"), (*shape[:3], 1))
-    return jax.random.normal(jax.random.key(zlib.crc32("/".join(module.path).encode())), (1, *shape[1:3], 1))
 
 
 class StyledConv(nn.Module):

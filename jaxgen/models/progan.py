@@ -28,9 +28,9 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from jaxgen.models import resampling
-from jaxgen.models.equalised import EqualisedConv, EqualisedDense, equalised
-from jaxgen.models.stylegan2 import group_deviation, normalised, sizes_of
+from jaxgen.models import group_deviation
+from jaxgen.models.equalised import EqualisedConv, EqualisedDense, equalised, normalised
+from jaxgen.models.resampling import averaged, doubling_sizes, enlarge, enlarge_then_convolve, halve
 
 _GAIN = np.sqrt(2)  # of He et al., in all layers but those without an activation
 Apply = Callable[[jax.Array], jax.Array]
@@ -42,7 +42,7 @@ def stages_of(image_size: int) -> list[int]:
     Raises:
       ValueError: for a size that halving does not bring to 4, 5, 6 or 7.
     """
-    return sizes_of(image_size, "ProGAN")
+    return doubling_sizes(image_size, "ProGAN")
 
 
 def share(progress: jax.Array, stage: int) -> jax.Array:
@@ -56,13 +56,6 @@ def blend(coarse: jax.Array, fine: jax.Array, share: jax.Array) -> jax.Array:
     return (1 - share) * coarse + share * fine
 
 
-def reduced(x: jax.Array, times: int) -> jax.Array:
-    """Means of times x times pixels: [B, H, W, C] -> [B, H / times, W / times, C]; times is a power of two."""
-    while times > 1:
-        x, times = resampling.halve(x), times // 2
-    return x
-
-
 def faded(images: jax.Array, progress: jax.Array) -> jax.Array:
     """What the discriminator is to see of images of full size: those of the stage, faded as its generator's are.
 
@@ -73,10 +66,10 @@ def faded(images: jax.Array, progress: jax.Array) -> jax.Array:
     Returns:
       [B, H, H, C]: means of squares of pixels, enlarged.
     """
-    last = len(stages_of(images.shape[1])) - 1
-    seen = reduced(images, 2**last)
-    for stage in range(1, last + 1):
-        seen = blend(resampling.enlarge(seen), reduced(images, 2 ** (last - stage)), share(progress, stage))
+    smallest, *larger = stages_of(images.shape[1])
+    seen = averaged(images, smallest)
+    for stage, size in enumerate(larger, 1):
+        seen = blend(enlarge(seen), averaged(images, size), share(progress, stage))
     return seen
 
 
@@ -96,7 +89,7 @@ class EnlargingConv(EqualisedConv):
 
     def scaled_operation(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Without the bias."""
-        return resampling.enlarge_then_convolve(x, kernel)
+        return enlarge_then_convolve(x, kernel)
 
 
 class FirstMap(nn.Module):
@@ -139,7 +132,7 @@ class Halving(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         for features in (x.shape[-1], self.features):
             x = _activate(EqualisedConv(features, 3, padding=1, gain=_GAIN, dtype=self.dtype)(x))
-        return resampling.halve(x)
+        return halve(x)
 
 
 class Judging(nn.Module):
@@ -218,14 +211,14 @@ class Generator(Growing):
         image = draw[0](x).astype(jnp.float32)
         for stage in range(1, last + 1):
             run = functools.partial(_finer, grow[stage], draw[stage], share(now, stage))
-            x, image = _if(now > stage - 1, run, lambda x, image: (None, resampling.enlarge(image)), x, image)
+            x, image = _if(now > stage - 1, run, lambda x, image: (None, enlarge(image)), x, image)
         return image
 
 
 def _finer(grow, draw, share, x, image):
     """A stage's map and picture, of those of the stage before."""
     x = grow(x)
-    return x, blend(resampling.enlarge(image), draw(x).astype(jnp.float32), share)
+    return x, blend(enlarge(image), draw(x).astype(jnp.float32), share)
 
 
 def _coarser(see, shrink, share, image, x):
@@ -285,13 +278,10 @@ class Discriminator(Growing):
         finer = None
         for stage in range(last, 0, -1):
             run = functools.partial(_coarser, see[stage], shrink[stage - 1], share(now, stage + 1))
-            image = reduced(x, 2 ** (last - stage))
+            image = averaged(x, sizes[stage])
             finer = _if(now > stage - 1, run, lambda *_: None, image, finer)
-        x = _activate(see[0](reduced(x, 2**last)))
+        x = _activate(see[0](averaged(x, sizes[0])))
         if finer is not None:
             x = blend(x, finer, share(now, 1))
-        if self.group_size > 1:
-            deviation = group_deviation(x, self.group_size, train=train, axis_name=self.axis_name)
-            deviation = jnp.broadcast_to(deviation[:, None, None, None], (*x.shape[:3], 1))
-            x = jnp.concatenate([x, deviation.astype(x.dtype)], axis=-1)
+        x = group_deviation.appended(x, self.group_size, train=train, axis_name=self.axis_name)
         return judge(x)

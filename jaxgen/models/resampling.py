@@ -23,6 +23,33 @@ def halve(x: jax.Array) -> jax.Array:
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
+def averaged(x: jax.Array, size: int) -> jax.Array:
+    """Means of squares of pixels: [B, H, H, C] -> [B, size, size, C]; size divides H."""
+    b, h, _, c = x.shape
+    return x.reshape(b, size, h // size, size, h // size, c).mean((2, 4))
+
+
+def doubling_sizes(image_size: int, model: str) -> list[int]:
+    """Sides of the maps, from the smallest one on, doubling: 4, 8, 16, 32 for 32 pixels; 7, 14, 28 for 28.
+
+    Args:
+      image_size: of the pictures.
+      model: what errors call whose maps they are.
+
+    Raises:
+      ValueError: for a size that halving does not bring to 4, 5, 6 or 7.
+    """
+    sizes = [image_size]
+    while sizes[0] % 2 == 0 and sizes[0] >= 8:
+        sizes.insert(0, sizes[0] // 2)
+    if not 4 <= sizes[0] <= 7:
+        raise ValueError(
+            f"{model} needs square images of 4, 5, 6 or 7 times a power of two pixels (28, 32, 48, 64, 128, ...), not "
+            f"{image_size}; resize the data"
+        )
+    return sizes
+
+
 def convolve_then_halve(x: jax.Array, w: jax.Array) -> jax.Array:
     """halve(convolve(x, w)) of a 3x3 kernel with padding 1: [B, H, W, C] -> [B, H / 2, W / 2, O].
 

@@ -26,46 +26,21 @@ from flax import linen as nn
 from jax import lax
 
 from jaxgen import sharding
-from jaxgen.models import fir
+from jaxgen.models import fir, group_deviation
 from jaxgen.models.antialiased import HalvingConv
 from jaxgen.models.batch_norm import check_label, rows_of
-from jaxgen.models.equalised import EqualisedConv, EqualisedDense
+from jaxgen.models.equalised import EqualisedConv, EqualisedDense, normalised
 from jaxgen.models.modulated import StyledConv, ToImage, activate
+from jaxgen.models.resampling import doubling_sizes
 
 GENERATORS, DISCRIMINATORS = ("skip", "residual", "orig"), ("residual", "skip", "orig")
+MODEL = "StyleGAN2"  # in errors
 _HALF = np.sqrt(0.5)  # a sum of two maps of unit variance has it again
-
-
-def sizes_of(image_size: int, model: str = "StyleGAN2") -> list[int]:
-    """Sides of the maps, from the smallest one on, doubling: 4, 8, 16, 32 for 32 pixels; 7, 14, 28 for 28.
-
-    Args:
-      image_size: of the pictures.
-      model: what errors call whose maps they are.
-
-    Raises:
-      ValueError: for a size that halving does not bring to 4, 5, 6 or 7.
-    """
-    sizes = [image_size]
-    while sizes[0] % 2 == 0 and sizes[0] >= 8:
-        sizes.insert(0, sizes[0] // 2)
-    if not 4 <= sizes[0] <= 7:
-        raise ValueError(
-            f"{model} needs square images of 4, 5, 6 or 7 times a power of two pixels (28, 32, 48, 64, 128, ...), not "
-            f"{image_size}; resize the data"
-        )
-    return sizes
 
 
 def num_layers_of(image_size: int) -> int:
     """How many styles an image of a size has: one for each 3x3 convolution, and one for the last layer."""
-    return 2 * len(sizes_of(image_size))
-
-
-def normalised(x: jax.Array) -> jax.Array:
-    """x over the root of the mean square of its last axis, float32."""
-    x = x.astype(jnp.float32)
-    return x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-8)
+    return 2 * len(doubling_sizes(image_size, MODEL))
 
 
 class Mapping(nn.Module):
@@ -105,7 +80,7 @@ class Synthesis(nn.Module):
     def __call__(self, styles: jax.Array, *, train: bool) -> jax.Array:
         image: Any = None
         layer = 0
-        for i, size in enumerate(sizes_of(self.image_size)):
+        for i, size in enumerate(doubling_sizes(self.image_size, MODEL)):
             width = min(self.max_features, max(1, self.capacity // size))
             if i == 0:
                 constant = self.param("constant", nn.initializers.normal(1.0), (size, size, width), jnp.float32)
@@ -211,40 +186,6 @@ class Generator(nn.Module):
         return self.synthesis_network(styles, train=train)
 
 
-def group_deviation(x: jax.Array, group_size: int, *, train: bool, axis_name: str | None = None) -> jax.Array:
-    """How far images of a group differ: maps [B, H, W, C] -> one number for each image [B], the same within a group.
-
-    The standard deviation over a group (biased, with 1e-8 added to the variance) of each number of a map, averaged over
-    the map. Groups are neighbouring images; in the per-device view of the global batch.
-
-    Args:
-      x: the maps.
-      group_size: images in a group; all, if there are fewer. In evaluation the largest number up to it that divides B.
-      train: whether B must be a multiple of it.
-      axis_name: the mapped axis, in the per-device view.
-
-    Raises:
-      ValueError: in training, for a batch that does not divide into groups.
-    """
-    own = len(x)
-    x = x.astype(jnp.float32)
-    if axis_name is not None and own % group_size:
-        x = lax.all_gather(x, axis_name, tiled=True)
-    size = min(group_size, len(x))
-    if train and len(x) % size:
-        raise ValueError(
-            f"a batch of {len(x)} images does not divide into the groups of {size} whose deviation the discriminator "
-            f"sees: use a multiple of {size}, or a group size that divides it"
-        )
-    size = next(n for n in range(size, 0, -1) if len(x) % n == 0)
-    groups = x.reshape(-1, size, *x.shape[1:])
-    deviation = jnp.sqrt(jnp.var(groups, axis=1) + 1e-8).mean(axis=(1, 2, 3))
-    deviation = jnp.repeat(deviation, size)
-    if len(deviation) > own:
-        deviation = lax.dynamic_slice_in_dim(deviation, lax.axis_index(axis_name) * own, own)
-    return deviation
-
-
 class Discriminator(nn.Module):
     """Images [B, H, W, C] in [-1, 1], and labels [B] where there are classes -> logits [B], float32.
 
@@ -278,7 +219,7 @@ class Discriminator(nn.Module):
             raise ValueError(f"StyleGAN2 needs square images, not {x.shape[1]}x{x.shape[2]}; crop or resize them")
         check_label(label, self.num_classes, len(x))
         shared, image = {"dtype": self.dtype}, x
-        *sizes, smallest = reversed(sizes_of(image.shape[1]))
+        *sizes, smallest = reversed(doubling_sizes(image.shape[1], MODEL))
         widths = {size: min(self.max_features, max(1, self.capacity // size)) for size in (*sizes, smallest)}
 
         def conv(layer, *arguments, **settings):
@@ -298,10 +239,7 @@ class Discriminator(nn.Module):
                 x = (x + shortcut(fir.downsample(before))) * np.asarray(_HALF, x.dtype)
             if self.architecture == "skip":
                 image = fir.downsample(image)
-        if self.group_size > 1:
-            deviation = group_deviation(x, self.group_size, train=train, axis_name=self.axis_name)
-            deviation = jnp.broadcast_to(deviation[:, None, None, None], (*x.shape[:3], 1))
-            x = jnp.concatenate([x, deviation.astype(x.dtype)], axis=-1)
+        x = group_deviation.appended(x, self.group_size, train=train, axis_name=self.axis_name)
         x = activate(conv(EqualisedConv, widths[smallest], 3, padding=1, name=f"conv_{smallest}")(x))
         x = activate(EqualisedDense(widths[smallest], **shared)(x.reshape(len(x), -1)))
         if not self.num_classes:

@@ -18,7 +18,7 @@ from flax import linen as nn
 from jaxgen.models.convolution import Conv
 from jaxgen.models.resampling import HalvingConv, halve
 from jaxgen.models.residual import widths_of
-from jaxgen.models.sngan import layout_of, residual_init, xavier_init
+from jaxgen.models.sngan import batch_norm, layout_of, residual_init, xavier_init
 from jaxgen.network import Output
 
 
@@ -42,8 +42,7 @@ class DiscriminatorBlock(nn.Module):
         def norm(x):
             if not self.batch_norm:
                 return x
-            shared = {"momentum": 0.9, "epsilon": 1e-5, "dtype": self.dtype, "axis_name": self.axis_name}
-            return nn.BatchNorm(use_running_average=not train, **shared)(x)
+            return batch_norm(x, None, 0, train=train, dtype=self.dtype, axis_name=self.axis_name)
 
         shortcut = x
         if self.halve or x.shape[-1] != self.features:

@@ -11,10 +11,11 @@ import numpy as np
 import optax
 
 import jaxgen
-from jaxgen import classifier, data, drawing, gan, images, loop, metrics_log, optim, turns, vae
+from jaxgen import classifier, data, drawing, gan, images, loop, optim, turns, vae
 from jaxgen.loading import Trained
 from jaxgen.losses import adversarial, penalties
 from jaxgen.models import cnn, dcgan, mlp
+from jaxgen.run_directory import metrics_log
 
 
 def a_gan() -> gan.GANState:

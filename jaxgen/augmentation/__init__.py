@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.arguments import at_step, check_key
-from jaxgen.augmentation_geometry import geometric as geometric
-from jaxgen.augmentation_pixels import colours as colours
-from jaxgen.augmentation_pixels import cutouts as cutouts
-from jaxgen.augmentation_pixels import filters as filters
-from jaxgen.augmentation_pixels import noises as noises
+from jaxgen.augmentation.geometry import geometric as geometric
+from jaxgen.augmentation.pixels import colours as colours
+from jaxgen.augmentation.pixels import cutouts as cutouts
+from jaxgen.augmentation.pixels import filters as filters
+from jaxgen.augmentation.pixels import noises as noises
 from jaxgen.turns import Augment
 
 Transform = Callable[[jax.Array, jax.Array], jax.Array]

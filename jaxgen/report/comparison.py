@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen import files, pages, report, report_numbers, report_reading, run_directory
+from jaxgen import files, pages, report, run_directory
 from jaxgen.metrics import protocol
 from jaxgen.pages import curves, words
-from jaxgen.report_reading import Run
+from jaxgen.report import numbers, reading
+from jaxgen.report.reading import Run
 
 PAGE = "comparison.html"
 ABSENT = "not set"
@@ -35,7 +36,7 @@ def write(run_directories: Sequence[str | os.PathLike]) -> Path:
         raise ValueError(f"{len(paths)} runs do not fit on one page: give 2 to {curves.MAX_CURVES}")
     if twice := [str(path) for path in dict.fromkeys(paths) if paths.count(path) > 1]:
         raise ValueError(f"{twice[0]} is named twice: give each run once")
-    runs = dict(zip(_labels(paths), map(report_reading.read, paths), strict=True))
+    runs = dict(zip(_labels(paths), map(reading.read, paths), strict=True))
     page = paths[0].parent / PAGE
     differing, num_same = different_settings({label: run.config for label, run in runs.items()})
     evaluations, unlike = compared_evaluations({label: _evaluations_of(run) for label, run in runs.items()})
@@ -71,9 +72,9 @@ def _card(label: str, run: Run, colour: str, page: Path) -> dict[str, Any]:
         "colour": colour,
         "run": run,
         "badge": report.badge(run),
-        "time": report_numbers.time_trained(run),
+        "time": numbers.time_trained(run),
         "link": Path(os.path.relpath(run.path / report.REPORT, page.parent)).as_posix(),
-        "not_finite": report_numbers.not_finite(run.series),
+        "not_finite": numbers.not_finite(run.series),
         "view": views[0] if views else None,
     }
 
@@ -147,7 +148,7 @@ def compared_evaluations(
     rows: dict[str, list[str]] = {}
     unlike: dict[tuple[str, ...], list[str]] = {}
     for metric in dict.fromkeys(record.metric for records in evaluations.values() for record in records):
-        if not report_numbers.stands_alone(metric):
+        if not numbers.stands_alone(metric):
             continue
         groups = _alike({run: [r for r in records if r.metric == metric] for run, records in evaluations.items()})
         most = max(groups, key=len)

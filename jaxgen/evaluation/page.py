@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen import files, images, pages, report_numbers
-from jaxgen.evaluation_pictures import Picture
+from jaxgen import files, images, pages
+from jaxgen.evaluation.pictures import Picture
 from jaxgen.metrics import features
 from jaxgen.pages import pictures
+from jaxgen.report import numbers
 
 MEANINGS = {
     "fid": "distance between the features' means and covariances: 0 at best. Comparable under one protocol only",
@@ -128,7 +129,7 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, float, list[str]]]:
     """(name, value, lines beside it) of each number that is not itself one of those that stand beside another."""
     found = []
     for name, value in metrics.items():
-        if not isinstance(value, int | float) or not report_numbers.stands_alone(name):
+        if not isinstance(value, int | float) or not numbers.stands_alone(name):
             continue
         beside = [text.format(_in_words(metrics[name + end])) for end, text in _BESIDE.items() if name + end in metrics]
         found.append((name, value, beside))

@@ -11,10 +11,12 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from jaxgen import files, pages, report_commands, report_numbers, report_reading, run_directory
+from jaxgen import files, pages, run_directory
 from jaxgen.pages import curves
 from jaxgen.pages.pictures import Picture
-from jaxgen.report_reading import Run
+from jaxgen.report import commands as report_commands
+from jaxgen.report import numbers, reading
+from jaxgen.report.reading import Run
 
 REPORT = "report.html"
 MAX_CLASSES = 20  # named
@@ -40,9 +42,9 @@ def write(run_directory_path: str | os.PathLike, *, tell: Callable[[str], None] 
       RunDirectoryError: if the path is no directory.
       OSError: with the path and what to do, if the report cannot be written.
     """
-    run = report_reading.read(run_directory_path)
+    run = reading.read(run_directory_path)
     kinds = views(run)
-    real = report_reading.png(run.path / run_directory.REAL, "", run.notes)
+    real = reading.png(run.path / run_directory.REAL, "", run.notes)
     sections, left = curves.sections(run.series)
     commands, python = report_commands.of(run)
     preset = run.config.get("preset")
@@ -53,15 +55,15 @@ def write(run_directory_path: str | os.PathLike, *, tell: Callable[[str], None] 
         preset=preset,
         message=run.status.get("message"),
         badge=badge(run),
-        not_finite=report_numbers.not_finite(run.series),
-        tiles=report_numbers.tiles(run),
+        not_finite=numbers.not_finite(run.series),
+        tiles=numbers.tiles(run),
         is_unmeasured=_is_unmeasured(run),
         data=_data(run.facts),
         kinds=kinds,
         real=real,
         sections=sections,
         panels_left=left,
-        metrics=report_numbers.of_all(run.series),
+        metrics=numbers.of_all(run.series),
         commands=commands,
         python=python,
         networks=_networks(run.system),
@@ -82,7 +84,7 @@ def badge(run: Run) -> str:
 def views(run: Run) -> list[dict]:
     """What a run drew, a dict for each kind: `title`, `caption`, `pictures`, `rows` (names of classes), `hint`,
     `is_over_time`."""
-    found, hints = report_reading.pictures(run.path / "samples", run.notes)
+    found, hints = reading.pictures(run.path / "samples", run.notes)
     views = []
     for kind, pictures in found.items():
         title = kind.replace("_", " ").replace("-", " ").capitalize() if kind else "Samples"
@@ -102,7 +104,7 @@ def _rows(run: Run, picture: Picture) -> list[str]:
         height = int(run.facts["image_shape"][0])
     except (KeyError, TypeError, ValueError, IndexError):
         return []
-    return rows if rows and report_reading.is_row_of_each(picture, len(rows), height) else []
+    return rows if rows and reading.is_row_of_each(picture, len(rows), height) else []
 
 
 def _caption_of_rows(run: Run) -> str:

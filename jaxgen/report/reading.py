@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen import files, images, metrics_log, run_directory
+from jaxgen import files, images, run_directory
 from jaxgen.pages.pictures import Picture
+from jaxgen.run_directory import metrics_log
 
 MAX_PICTURES = 24
 MAX_PICTURE_BYTES = 16 * 2**20

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxgen.report_reading import Run
+from jaxgen.report.reading import Run
 
 
 def of(run: Run) -> tuple[list[tuple[str, list[str]]], str]:

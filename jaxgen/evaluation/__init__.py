@@ -1,7 +1,7 @@
 """Sets of images against each other, with the protocol of every number: what `jaxgen evaluate` computes.
 
-`opening` opens the sides, `evaluation_of_runs` measures a run by itself, `evaluation_pictures` draws
-what to look at, `evaluation_page` shows it with the numbers.
+`opening` opens the sides, `of_runs` measures a run by itself, `pictures` draws what to look at, `page` shows it with
+the numbers.
 """
 
 import contextlib
@@ -19,11 +19,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import __version__, configuration, data, environment, loading, options, run_directory, systems
+from jaxgen import __version__, configuration, data, loading, options, run_directory, systems
 from jaxgen.console import Progress, no_progress
 from jaxgen.metrics import comparison, conditional, features, inception
 from jaxgen.models import inception as network
 from jaxgen.opening import BATCH, Images, drawing_of
+from jaxgen.run_directory import environment
 from jaxgen.system import System
 
 

@@ -16,24 +16,11 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from jaxgen import (
-    checkpoint,
-    console,
-    data,
-    dispatch,
-    first_batch,
-    health,
-    hosts,
-    metrics_log,
-    run_directory,
-    run_lock,
-    run_pictures,
-    run_status,
-    sharding,
-    stop_signals,
-)
+from jaxgen import checkpoint, console, data, run_directory, sharding
 from jaxgen.local_path import local
-from jaxgen.plan import Plan
+from jaxgen.loop import dispatch, first_batch, health, hosts, pictures, status, stop_signals
+from jaxgen.loop.plan import Plan
+from jaxgen.run_directory import lock, metrics_log
 
 
 class NonFiniteLoss(RuntimeError):
@@ -87,7 +74,7 @@ def train(
       num_steps: where to stop, counted from the run's beginning.
       batch_size: images a step, over all devices and hosts.
       key: the run's constant key.
-      config, may_change, upgrade: for `run_lock.hold`, called once the first batch has proved good, so that a
+      config, may_change, upgrade: for `run_directory.lock.hold`, called once the first batch has proved good, so that a
         mistake leaves no directory behind. Without a config the directory must be there.
       facts: what the run is of, for its report: `system`, `can`, `parameters`.
       seed: of the data order.
@@ -115,7 +102,7 @@ def train(
         or a `best_metric` that is not evaluated.
       NonFiniteLoss: see there.
       run_directory.ConfigMismatch: if the run began with another configuration.
-      run_lock.RunLocked: if another process trains there.
+      lock.RunLocked: if another process trains there.
       checkpoint.CheckpointError, OSError: with what went wrong, where, and what to do.
     """
     first_batch.check_numbers(
@@ -141,17 +128,17 @@ def train(
             metric_names = first_batch.check_first_batch(train_step, dataset, batch_size, seed, state, key, mesh)
             first_batch.check_pictures(sample, state, dataset)
         with hosts.on_all_hosts(mesh):  # only now: a mistake on any host leaves no directory behind
-            hold = run_lock.hold(directory, config, may_change=may_change, upgrade=upgrade, is_primary=primary)
+            hold = lock.hold(directory, config, may_change=may_change, upgrade=upgrade, is_primary=primary)
             stack.enter_context(hold)
             if primary:
-                run_pictures.describe_data(directory, dataset, seed)
+                pictures.describe_data(directory, dataset, seed)
                 if facts is not None:
                     run_directory.write_facts(directory, facts)
         manager = checkpoint.open_checkpoints(
             directory / "checkpoints", keep_last=keep_last, best_metric=best_metric, best_mode=best_mode
         )
-        record_status = run_status.Recorder(directory, primary)
-        stack.enter_context(run_status.failures_told(record_status))
+        record_status = status.Recorder(directory, primary)
+        stack.enter_context(status.failures_told(record_status))
         stack.callback(checkpoint.close, manager)
         stop = stack.enter_context(stop_signals.listen(mesh))
         not_finite = functools.partial(health.not_finite, mesh, fresh=state)
@@ -215,7 +202,7 @@ class _Run(NamedTuple):
     directory: Path
     manager: Any  # of the checkpoints
     stop: stop_signals.Stop
-    record_status: run_status.Recorder
+    record_status: status.Recorder
     primary: bool
     not_finite: Callable  # state -> which of its arrays are not finite, in words
 
@@ -264,7 +251,7 @@ def _train_on(run: _Run, attempt: _Attempt, state: Any, step: int) -> Result:
         if plan.sample is not None and plan.is_due(step, plan.sample_every):
             samples = plan.sample(state)  # on all hosts, since they share the work
             if run.primary:
-                run_pictures.write_samples(run.directory, attempt.log, step, samples)
+                pictures.write_samples(run.directory, attempt.log, step, samples)
         evaluation = {} if evaluate is None else _evaluation(evaluate, attempt, state, step)
         if evaluation or plan.is_due(step, plan.checkpoint_every):
             checkpoint.save(run.manager, step, checkpoint.without_frozen(state), metrics=evaluation, metadata=metadata)

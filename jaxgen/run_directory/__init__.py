@@ -10,7 +10,7 @@
     RUN/status.json        {"status": "running", "step": 100, "message": ""}
     RUN/.lock              held by the process that trains here
 
-`metrics_log` writes and reads the log, `run_lock` holds the lock, `files` replaces each file as a whole.
+`metrics_log` writes and reads the log, `lock` holds the lock, `files` replaces each file as a whole.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from jaxgen import environment, files
+from jaxgen import files
 from jaxgen.local_path import local
+from jaxgen.run_directory import environment
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxgen import data, files, images, metrics_log, run_directory
+from jaxgen import data, files, images, run_directory
+from jaxgen.run_directory import metrics_log
 
 LONG_STRIP = 6  # images in a group, from which on each group has a row of the picture for itself
 

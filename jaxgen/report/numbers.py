@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxgen.pages import curves, words
-from jaxgen.report_reading import Run
+from jaxgen.report.reading import Run
 
 # The last part of a metric's name says which way is better; names that are not here get no best value.
 _LOWER = ("fid", "kid", "nll", "bits_per_dim", "loss", "distortion", "error", "mse", "perplexity", "distance", "swd")
