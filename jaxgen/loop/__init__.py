@@ -105,6 +105,7 @@ def train(
       lock.RunLocked: if another process trains there.
       checkpoint.CheckpointError, OSError: with what went wrong, where, and what to do.
     """
+    directory, primary = local(directory, "the run directory"), jax.process_index() == 0
     first_batch.check_numbers(
         num_steps=num_steps,
         batch_size=batch_size,
@@ -119,7 +120,6 @@ def train(
         raise ValueError(f"best_metric is {best_metric!r}, but nothing evaluates; give evaluate, too")
     mesh = sharding.make_mesh(num_devices)
     sharding.check_divisible(batch_size, mesh.size)
-    directory, primary = local(directory, "the run directory"), jax.process_index() == 0
     train_step = first_batch.traced_once(train_step)
     plan = Plan(num_steps, log_every, sample_every, evaluate_every, checkpoint_every, sample, evaluate, best_metric)
     with contextlib.ExitStack() as stack:
