@@ -68,7 +68,8 @@ def fits(operation: str, geometry: Geometry, num_channels: int, num_outputs: int
     """
     del operation
     size = _size_in_strides(geometry)
-    many = min(num_channels, num_outputs) >= 64 and (size == 2 or num_channels + num_outputs >= 192)
+    filled = math.prod(n / (n + n % 2) for n in geometry.output_size)
+    many = min(num_channels, num_outputs) >= 64 and (size == 2 or num_channels + num_outputs >= 192 and filled > 0.8)
     return size in TRANSFORMS and min(geometry.output_size) >= 4 and many and jnp.finfo(dtype).bits >= 32
 
 
