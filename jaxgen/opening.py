@@ -70,7 +70,7 @@ def open_images(
       step: of a run's checkpoint; the newest by default.
       shape: (H, W, C) of the other side, which a built-in set then takes if it can.
       image_size: side in pixels that images of a folder are brought to, by area averages of the largest square in the
-        middle. None: they must all have one size already, and are taken as they are.
+        middle. None: images of one size are taken as they are, others brought to a square `shape`, with a warning.
       value_range: black and white of a file of numbers, if they do not say it themselves.
       max_broken_share: of the images of a folder, up to which broken ones are told and left out.
       system: of a run of a user's own, as for `loading.load`.
@@ -80,6 +80,7 @@ def open_images(
       ValueError, FileNotFoundError and others: for what cannot be opened, with what to do.
     """
     check_there(what)
+    what = without_kind(what)
     path = Path(what).expanduser()
     if is_built_in(what):
         name, _, split = what.partition(":")
@@ -118,8 +119,23 @@ def is_built_in(what: str) -> bool:
     return True
 
 
+def without_kind(what: str) -> str:
+    """PATH of folder:PATH and arrays:PATH, as training calls its data; anything else as it is."""
+    kind, _, path = what.partition(":")
+    return path if kind in ("folder", "arrays") and path and not Path(what).exists() else what
+
+
+def shape_of(what: str | None) -> tuple[int, int, int] | None:
+    """(H, W, C) of what a run draws, by its configuration alone; None of anything else."""
+    if what is None or not run_directory.is_run(Path(what).expanduser()):
+        return None
+    shape = run_directory.load_config(Path(what).expanduser()).get("images", {}).get("image_shape")
+    return None if shape is None else tuple(shape)
+
+
 def check_there(what: str) -> None:
     """Raises what `open_images` would for a name of nothing, before anything long is begun."""
+    what = without_kind(what)
     if is_built_in(what):
         name, _, split = what.partition(":")
         if split and split not in SPLITS:
@@ -214,7 +230,14 @@ def _open_folder(path, image_size, shape, max_broken_share) -> tuple[Images, boo
     if image_size is None:
         if len(sizes) > 1:  # files that are broken further on may tell any size
             sizes = Counter({size: sizes[size] for size in _readable(found.root, looks, lambda look: look[:2])})
-        if len(sizes) != 1:
+        if len(sizes) > 1 and shape is not None and shape[0] == shape[1]:
+            image_size = shape[0]
+            reading.as_warning(
+                f"{name}: images of {len(sizes)} different sizes are brought to the {image_size}x{image_size} pixels "
+                "of the other side: the largest square in the middle of each, by area averages (--image-size says "
+                "another size)"
+            )
+        elif len(sizes) != 1:
             listed = ", ".join(f"{w}x{h} ({count})" for (w, h), count in sizes.most_common(3))
             listed += ", ..." if len(sizes) > 3 else ""
             raise ValueError(
@@ -223,6 +246,7 @@ def _open_folder(path, image_size, shape, max_broken_share) -> tuple[Images, boo
                 if sizes
                 else f"{name}: none of its {len(found.files)} images can be read"
             )
+    if image_size is None:
         ((width, height),) = sizes
         size = (height, width)
     else:

@@ -94,7 +94,9 @@ def test_a_damaged_evaluation_is_told_and_left_out(tmp_path):
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
     runs = [make_run(tmp_path / folder / "run") for folder in ("x", "y")]
     text, page = page_of(runs)
-    assert "x/run" in page.text and "y/run" in page.text and (tmp_path / "x" / "comparison.html").exists()
+    assert (
+        "x/run" in page.text and "y/run" in page.text and (tmp_path / "x" / "comparison-of-run-and-run.html").exists()
+    )
     assert [attributes["href"] for tag, attributes in page.tags if tag == "a"] == [
         "run/report.html",
         "../y/run/report.html",

@@ -378,6 +378,9 @@ def test_pictures_of_several_sizes_need_a_size_and_the_protocol_says_so(tmp_path
         Image.new("RGB", size, (i, 90, 200)).save(tmp_path / f"{i}.png")
     with pytest.raises(ValueError, match=r"images of 2 different sizes: 8x8 \(2\), 10x12 \(1\); --image-size"):
         opening.open_images(str(tmp_path))
+    with pytest.warns(UserWarning, match="2 different sizes are brought to the 6x6 pixels of the other side"):
+        side = opening.open_images(f"folder:{tmp_path}", shape=(6, 6, 3))
+    assert side.dataset.image_shape == (6, 6, 3) and side.resize == "centre crop, area average to 6x6"
     side = opening.open_images(str(tmp_path), image_size=8)
     assert side.dataset.image_shape == (8, 8, 3) and side.resize == "centre crop, area average to 8x8"
     side = opening.open_images(str(tmp_path), image_size=10)

@@ -242,8 +242,9 @@ def open_sides(
         if side is not None:
             opening.check_there(side)
     found = functools.partial(evaluation.open_backbone, backbone, rule=resize_rule, system=system)
-    network = None if backbone is None else found(None)  # before thousands of images are drawn
-    fake = opening.open_images(what, num=num, seed=seed, step=step, **shared)
+    known = opening.shape_of(what) or opening.shape_of(reference)
+    network = found(known) if backbone or known else None  # before thousands of images are drawn
+    fake = opening.open_images(what, num=num, seed=seed, step=step, shape=known, **shared)
     if step is not None and fake.run is None:
         raise ValueError(f"--step is of a run's checkpoint, but {what} is no run")
     shape = fake.dataset.image_shape

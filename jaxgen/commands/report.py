@@ -10,8 +10,9 @@ HELP = """usage: {program} RUN [RUN ...]
 Writes RUN/report.html: pictures, curves, settings, where it was run. Training writes it by itself; this is for a run
 that was killed or copied, or to see with today's page what an older version trained. It needs no network.
 
-Of several runs it also writes comparison.html, beside the first: the settings in which they differ, their samples,
-their curves in one plot for each metric, their numbers. Evaluations are compared where they were made in one way.
+Of several runs A, B it also writes comparison-of-A-and-B.html, beside the first: the settings in which they differ,
+their samples, their curves in one plot for each metric, their numbers. Evaluations are compared where they were made
+in one way.
 
 examples:
   {program} runs/mnist-cgan
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     different = list({run.resolve(): run for run in runs}.values())
     if len(different) > curves.MAX_CURVES:
         why = f"more than {curves.MAX_CURVES} runs do not fit beside each other"
-        print(f"no {comparison.PAGE} was written: {why}", file=sys.stderr)
+        print(f"no page of all was written: {why}", file=sys.stderr)
     elif len(different) > 1:
         print(comparison.write(different))
     return 0

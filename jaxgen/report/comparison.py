@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,11 @@ from jaxgen.pages import curves, words
 from jaxgen.report import numbers, reading
 from jaxgen.report.reading import Run
 
-PAGE = "comparison.html"
 ABSENT = "not set"
 
 
 def write(run_directories: Sequence[str | os.PathLike]) -> Path:
-    """Writes `comparison.html` beside the first of several runs, with links to the reports of all.
+    """Writes a page, named after them, beside the first of several runs, with links to the reports of all.
 
     Args:
       run_directories: two to `curves.MAX_CURVES` runs.
@@ -37,7 +38,7 @@ def write(run_directories: Sequence[str | os.PathLike]) -> Path:
     if twice := [str(path) for path in dict.fromkeys(paths) if paths.count(path) > 1]:
         raise ValueError(f"{twice[0]} is named twice: give each run once")
     runs = dict(zip(_labels(paths), map(reading.read, paths), strict=True))
-    page = paths[0].parent / PAGE
+    page = paths[0].parent / name_of(paths)
     differing, num_same = different_settings({label: run.config for label, run in runs.items()})
     evaluations, unlike = compared_evaluations({label: _evaluations_of(run) for label, run in runs.items()})
     cards = [_card(*item, colour, page) for item, colour in zip(runs.items(), curves.COLOURS, strict=False)]
@@ -55,6 +56,15 @@ def write(run_directories: Sequence[str | os.PathLike]) -> Path:
     )
     files.write_atomically(page, text)
     return page
+
+
+def name_of(paths: Sequence[Path]) -> str:
+    """The page's: `comparison-of-A-and-B.html`, so that another comparison does not replace it."""
+    first, *rest = (re.sub(r"[^A-Za-z0-9._-]+", "-", path.name) for path in paths)
+    name = "-and-".join((first, *rest))
+    if len(name) > 150:
+        name = f"{first[:60]}-and-{len(rest)}-others-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"comparison-of-{name}.html"
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

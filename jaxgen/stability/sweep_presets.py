@@ -1,6 +1,7 @@
 """Sweeps by name, for the command line: what is trained, over which settings, for how long."""
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import io
@@ -349,7 +350,9 @@ def run(
         try:
             run_directory.load_config(name)  # says what is missing, and which runs are near by
         except run_directory.RunDirectoryError as error:
-            error.add_note(f"sweep takes that, or one of the presets {', '.join(PRESETS)}")
+            near = difflib.get_close_matches(name.lower(), PRESETS, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            error.add_note(f"sweep takes that, or one of the presets {', '.join(PRESETS)}{meant}")
             raise
     if name in PRESETS and system is not None:
         raise ValueError(f"{name} is a sweep of this package; a system of your own is for a run of it")
