@@ -5,6 +5,7 @@ is trained, `loading` reads a run back, `drawing` draws new images of it.
 """
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -181,7 +182,7 @@ def train_system(
     key = jax.random.key(seed)
     built = assemble(system, dataset, held_out, key=key, mesh=mesh, metrics=table, num_images=num_images)
     stored = {"settings": dict(settings or {}), "seed": seed, "num_steps": num_steps}
-    return _in_loop(
+    result = _in_loop(
         built,
         directory,
         config=stored | {"images": configuration.images_of(dataset)},
@@ -197,6 +198,9 @@ def train_system(
         max_rollbacks=max_rollbacks,
         progress=progress,
     )
+    if progress and result.stopped_by is None and jax.process_index() == 0:
+        print(f"finished at step {result.step:,}; look at {directory}/report.html", file=sys.stderr)
+    return result
 
 
 def _in_loop(

@@ -352,11 +352,15 @@ def test_numbers_are_printed_with_how_to_read_them(sides, tmp_path, capsys):
     assert call("evaluate", *arguments, "--output", tmp_path) == 0
     lines = capsys.readouterr().out.splitlines()
     (file,) = tmp_path.glob("*.json")
-    for name in json.loads(file.read_text())["metrics"]:
-        (index,) = (i for i, line in enumerate(lines) if line.startswith(f"{name} "))
-        meaning = " ".join(evaluation_page.MEANINGS[name].split())
-        assert meaning in " ".join(" ".join(lines[index : index + 4]).split())
-        assert len(lines[index]) <= 120
+    metrics = json.loads(file.read_text())["metrics"]
+    shown = {line.split()[0]: index for index, line in enumerate(lines) if not line.startswith((" ", "features"))}
+    assert {"kid", "confident_share"} <= shown.keys() < metrics.keys()
+    for name, index in shown.items():
+        text = " ".join(" ".join(lines[index : index + 5]).split())
+        assert " ".join(evaluation_page.MEANINGS[name].split()) in text and len(lines[index]) <= 120
+    kid = " ".join(" ".join(lines[:3]).split())
+    error, equal = (f"{metrics[f'kid_{name}']:.4g}" for name in ("standard_error", "of_equal_sets"))
+    assert f"(standard error {error}; {equal} of equal sets) like the FID" in kid
     assert lines[-1].startswith("features: mnist-cnn of this package: comparable with other numbers of it, not with")
 
 

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -209,7 +210,8 @@ def test_away_from_a_terminal_the_progress_is_a_line_for_each_tenth_and_no_bar(c
     program = sweep.Program("fall", lambda settings, key: settings["x"], lambda settings, x, batch, key: (x / 0.5, {}))
     sweep.run(program, sweep.NO_DATA, {"x": [1e-30, 1e38]}, num_steps=40, num_records=20, progress=True)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 10 and lines[-1] == "step 40/40: 1 of 2 finite"
+    assert len(lines) == 11 and lines[-1] == "step 40/40: 1 of 2 finite"  # and one at first
+    assert re.fullmatch(r"step 2/40, \d+ s left: [12] of 2 finite", lines[0])
     sweep.run(program, sweep.NO_DATA, {"x": [1e-30]}, num_steps=40, num_records=20)
     assert not capsys.readouterr().err
 

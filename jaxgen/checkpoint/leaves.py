@@ -32,6 +32,7 @@ def flatten(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
 
 
 def is_key(leaf: Any) -> bool:
+    """Whether an array or its shape holds random keys, which are saved as their numbers."""
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -70,11 +71,13 @@ def storable(leaf: Any) -> Any:
 
 
 def crc32(values: np.ndarray | None) -> int | None:
+    """The checksum of an array's bytes in row-major order; None without an array."""
     # Viewed as bytes, since bfloat16 and its like have no buffer protocol.
     return None if values is None else zlib.crc32(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
 
 
 def check_same_model(directory: "epath.Path", step: int, expected: dict[str, list], record: dict[str, Any]) -> None:
+    """Raises a CheckpointMismatch that names the leaves of other shapes or dtypes than those of the state to restore."""
     found = {path: leaf[:2] for path, leaf in record["leaves"].items()}
     paths = [*expected, *(path for path in found if path not in expected)]
     differing = [path for path in paths if expected.get(path) != found.get(path)]

@@ -52,5 +52,6 @@ def read_record(source: "ocp.CheckpointManager | str | os.PathLike", step: int) 
 
 
 def record_crc32(record: dict[str, Any]) -> int:
+    """The checksum of a record without its own entry, whatever the order of its names."""
     rest = {name: value for name, value in record.items() if name != "crc32"}
     return zlib.crc32(json.dumps(rest, sort_keys=True).encode())

@@ -45,6 +45,7 @@ def directory_of(source: "ocp.CheckpointManager | str | os.PathLike") -> "epath.
 
 
 def check_writable(path: "epath.Path") -> None:
+    """Makes the directory, and raises an OSError with the path and what to do if no file can be written there."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         if "://" not in os.fspath(path):

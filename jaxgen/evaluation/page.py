@@ -67,10 +67,16 @@ MEANINGS = {
 
 
 def in_words(record: Mapping[str, Any]) -> list[str]:
-    """A record's numbers with how to read them, in lines of up to 120 characters."""
-    lines = []
-    for name, value in record["metrics"].items():
-        text = f"{name:27s}{_in_words(value):>10s}   {MEANINGS.get(name, '')}".rstrip()
+    """A record's numbers with how to read them, and what stands beside them, in lines of up to 120 characters."""
+    lines, metrics = [], record["metrics"]
+    for name, value in metrics.items():
+        if any(name.removesuffix(end) in metrics for end in _BESIDE if name.endswith(end)):
+            continue
+        beside = "; ".join(
+            text.format(_in_words(metrics[name + end])) for end, text in _BESIDE.items() if name + end in metrics
+        )
+        meaning = MEANINGS.get(name, "")
+        text = f"{name:27s}{_in_words(value):>10s}   {f'({beside}) ' if beside else ''}{meaning}".rstrip()
         lines += textwrap.wrap(text, 120, subsequent_indent=40 * " ", drop_whitespace=True)
     return [*lines, f"features: {_of_backbone(record['protocol'])}"] if "backbone" in record["protocol"] else lines
 

@@ -39,7 +39,7 @@ def write(run_directories: Sequence[str | os.PathLike]) -> Path:
         raise ValueError(f"{twice[0]} is named twice: give each run once")
     runs = dict(zip(_labels(paths), map(reading.read, paths), strict=True))
     page = paths[0].parent / name_of(paths)
-    differing, num_same = different_settings({label: run.config for label, run in runs.items()})
+    differing, num_same, partly = different_settings({label: run.config for label, run in runs.items()})
     evaluations, unlike = compared_evaluations({label: _evaluations_of(run) for label, run in runs.items()})
     cards = [_card(*item, colour, page) for item, colour in zip(runs.items(), curves.COLOURS, strict=False)]
     text = pages.render(
@@ -48,11 +48,12 @@ def write(run_directories: Sequence[str | os.PathLike]) -> Path:
         runs=cards,
         settings=differing,
         num_same=num_same,
+        partly=partly,
         panels=_panels(runs),
         numbers=_last_numbers(runs),
         evaluations=evaluations,
         unlike=unlike,
-        measured_otherwise=[name for name in differing if _changes_a_measurement(name)],
+        measured_otherwise=[name for name in (*differing, *partly) if _changes_a_measurement(name)],
     )
     files.write_atomically(page, text)
     return page
@@ -89,13 +90,19 @@ def _card(label: str, run: Run, colour: str, page: Path) -> dict[str, Any]:
     }
 
 
-def different_settings(configs: Mapping[str, Mapping]) -> tuple[dict[str, list[str]], int]:
-    """The settings in which runs differ, with the value of each run as text; and how many are the same in all."""
+def different_settings(configs: Mapping[str, Mapping]) -> tuple[dict[str, list[str]], int, dict[str, list[str]]]:
+    """What runs were told otherwise.
+
+    Returns:
+      The settings in which runs differ, with the value of each run as text; how many are the same in all; and those
+      that not all of the runs have, since other systems or other choices have others.
+    """
     flat = [run_directory.flatten(config) for config in configs.values()]
     names = dict.fromkeys(name for config in flat for name in config)
     rows = {name: [report.setting(config[name]) if name in config else ABSENT for config in flat] for name in names}
-    different = {name: values for name, values in rows.items() if len(set(values)) > 1}
-    return different, len(rows) - len(different)
+    partly = {name: values for name, values in rows.items() if ABSENT in values}
+    different = {name: values for name, values in rows.items() if name not in partly and len(set(values)) > 1}
+    return different, len(rows) - len(different) - len(partly), partly
 
 
 def _changes_a_measurement(setting: str) -> bool:

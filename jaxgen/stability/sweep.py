@@ -33,7 +33,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxgen import checkpoint, files
+from jaxgen import checkpoint, console, files
 from jaxgen.arguments import short
 from jaxgen.data.batches import batch_indices
 from jaxgen.data.dataset import Dataset
@@ -381,8 +381,11 @@ def run(
             bar.update(1)
             finite = int(np.sum(layout.take(members.first_bad_step) < 0))
             bar.set_postfix_str(f"{finite} finite", refresh=False)
-            if progress and bar.disable and (index + 1) % max(1, num_records // 10) == 0:  # no terminal: lines instead
-                print(f"step {(index + 1) * chunk:,}/{num_steps:,}: {finite} of {num} finite", file=sys.stderr)
+            told = index == begun or (index + 1) % max(1, num_records // 10) == 0  # at first, for the time it will take
+            if progress and bar.disable and told:  # no terminal: lines instead
+                left = seconds / (index + 1) * (num_records - index - 1)
+                step = f"step {(index + 1) * chunk:,}/{num_steps:,}{f', {console.in_words(left)} left' if left else ''}"
+                print(f"{step}: {finite} of {num} finite", file=sys.stderr)
             if manager is not None and ((index + 1) % every == 0 or index + 1 == num_records):
                 state = _state(jax.tree.map(layout.take, members), history, seconds)
                 checkpoint.save(manager, (index + 1) * chunk, state, metadata=fingerprint)
