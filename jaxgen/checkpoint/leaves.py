@@ -77,7 +77,7 @@ def crc32(values: np.ndarray | None) -> int | None:
 
 
 def check_same_model(directory: "epath.Path", step: int, expected: dict[str, list], record: dict[str, Any]) -> None:
-    """Raises a CheckpointMismatch that names the leaves of other shapes or dtypes than those of the state to restore."""
+    """Raises a CheckpointMismatch that names the leaves of other shapes or dtypes than the state to restore."""
     found = {path: leaf[:2] for path, leaf in record["leaves"].items()}
     paths = [*expected, *(path for path in found if path not in expected)]
     differing = [path for path in paths if expected.get(path) != found.get(path)]
