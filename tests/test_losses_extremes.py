@@ -19,9 +19,14 @@ INF = math.inf
 def value_and_gradients(function, *inputs, compiled):
     """Of single numbers, each made [1, 1]."""
     inputs = [jnp.full((1, 1), x, jnp.float32) for x in inputs]
-    both = jax.value_and_grad(lambda *x: jnp.sum(function(*x)), argnums=tuple(range(len(inputs))))
-    value, gradients = (jax.jit(both) if compiled else both)(*inputs)
+    value, gradients = _derived(function, len(inputs), compiled)(*inputs)
     return float(value), [float(g[0, 0]) for g in gradients]
+
+
+@functools.cache
+def _derived(function, num_inputs, compiled):
+    both = jax.value_and_grad(lambda *x: jnp.sum(function(*x)), argnums=tuple(range(num_inputs)))
+    return jax.jit(both) if compiled else both
 
 
 COMPILED = pytest.mark.parametrize("compiled", [False, True])

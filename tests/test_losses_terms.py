@@ -359,10 +359,13 @@ METHODS = {
     "fakes shown as real": dict(
         augment=augmentation.pseudo(8, num_images=16, target=-1.0, augment=augmentation.diff_augment()),
         condition=lambda batch, step, key: Conditions(generator=batch["label"]),
-        penalties=[penalties.r1(1.0)],
         num_discriminator_steps=2,
     ),
     "adaptive augmentation": dict(
+        augment=augmentation.adaptive(8, num_images=16, target=-1.0, decay=0.5, pipeline=augmentation.blits),
+        penalties=[penalties.r1(1.0)],
+    ),
+    "adaptive augmentation of all three groups": dict(
         augment=augmentation.adaptive(8, num_images=16, target=-1.0, decay=0.5),
         penalties=[penalties.r1(1.0)],
         num_discriminator_steps=2,
@@ -408,7 +411,10 @@ def three_steps(step, state, key):
     return jax.device_get((state, metrics))
 
 
-@pytest.mark.parametrize("name", METHODS)
+LONG = ("adaptive augmentation of all three groups",)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in METHODS])
 def test_a_method_is_arguments_of_a_step_and_does_the_same_on_two_devices_and_in_two_runs_at_once(name):
     init, step = build(METHODS[name])
     keys = jax.random.split(jax.random.key(0), 2)

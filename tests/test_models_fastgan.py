@@ -207,6 +207,7 @@ def test_what_cannot_be_drawn_or_judged_is_one_sentence():
         building.build_system(system.TINY, Spec.of_images((28, 28, 1)))
 
 
+@pytest.mark.slow
 def test_decoders_learn_from_their_term_alone_and_other_layers_from_both():
     moved = {}
     batch = {"image": jnp.asarray(RNG.uniform(-1, 1, (4, 32, 32, 3)).astype(np.float32))}

@@ -126,6 +126,7 @@ def penalised_gan():
     return state, step, finished(jit_on_one_device(step, state, BATCH))
 
 
+@pytest.mark.slow
 def test_penalties_and_discriminator_steps_on_eight_devices_equal_one_in_the_global_view():
     state, step, reference = penalised_gan()
     assert_same(finished(jit_on_mesh(step, state, BATCH)), reference)
