@@ -155,11 +155,14 @@ def save_film(
 ) -> Path:
     """Writes frames as an animated WebP, or as a GIF (256 colours a frame), which repeats for ever; atomically.
 
+    In a WebP small images that are enlarged keep every pixel as it is; others are compressed as photographs are. Equal
+    frames in a row are kept as one, shown for as long; if all are, the file holds a picture.
+
     Args:
       path: ends in .webp or .gif; missing parent directories are made.
       frames: [T, H, W, C] uint8 or floats in [-1, 1], with C = 1 (grey) or 3 (RGB), T >= 2; or [T, N, H, W, C] floats:
-        N films side by side, each frame a `grid`, small images enlarged.
-      seconds: that all frames take, as long each up to a millisecond (in a GIF ten).
+        N films side by side, each frame a `grid`, enlarged up to 512 pixels.
+      seconds: that all frames take, each as long as the others up to a millisecond (in a GIF ten).
       hold: more seconds of the last frame.
       columns: of the grids, as for `grid`.
 
@@ -192,12 +195,15 @@ def save_film(
             f"{num} frames in {seconds:g} seconds are more than {MOST_FRAMES} a second, which nothing shows; take "
             "fewer frames or more seconds"
         )
+    upscale = 1
+    if frames.ndim == 5:
+        columns = min(columns or math.ceil(math.sqrt(frames.shape[1])), frames.shape[1])
+        rows = math.ceil(frames.shape[1] / columns)
+        upscale = max(1, FILM_SIDE // max(rows * frames.shape[2], columns * frames.shape[3]))
 
     def picture(frame):
         if frame.ndim == 4:
-            num_columns = min(columns or math.ceil(math.sqrt(len(frame))), len(frame))
-            side = max(num_columns * frame.shape[2], math.ceil(len(frame) / num_columns) * frame.shape[1])
-            frame = grid(frame, columns=columns, upscale=max(1, FILM_SIDE // side))
+            frame = grid(frame, columns=columns, upscale=upscale)
         elif frame.dtype != np.uint8:
             frame = to_uint8(frame)
         return Image.fromarray(np.ascontiguousarray(frame.repeat(3 // frame.shape[-1], axis=-1)))
@@ -205,11 +211,11 @@ def save_film(
     ends = np.rint(np.linspace(0, 1000 * seconds, num + 1) / tick).astype(int) * tick
     durations = np.diff(ends)
     durations[-1] += round(1000 * hold / tick) * tick
-    file, options = io.BytesIO(), {"quality": 90} if kind == "WEBP" else {}
-    rest = (picture(frame) for frame in frames[1:])
-    picture(frames[0]).save(
-        file, kind, save_all=True, append_images=rest, duration=durations.tolist(), loop=0, **options
-    )
+    options: dict = {"save_all": True, "append_images": (picture(frame) for frame in frames[1:]), "loop": 0}
+    if kind == "WEBP":  # of enlarged pixels the exact file is half as large
+        options |= {"lossless": True, "method": 1} if upscale > 1 else {"quality": 90}
+    file = io.BytesIO()
+    picture(frames[0]).save(file, kind, duration=durations.tolist(), **options)
     with files.explained(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(path, file.getvalue())

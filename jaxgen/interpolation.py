@@ -14,7 +14,7 @@ def slerp(a: jax.Array, b: jax.Array, share: jax.Array | float) -> jax.Array:
 
     The angle grows in proportion to the share, and between vectors of one length the length stays. Normal latents have
     nearly one length, sqrt(D): what lies straight between two of them is too short, and nothing that training has seen.
-    Where a and b point to the same side, or to opposite ones, the way is straight.
+    Where no circle is told by them, for a or b is 0 or they point to one side or to opposite ones, the way is straight.
 
     Args:
       a, b: [..., D].
@@ -30,7 +30,7 @@ def slerp(a: jax.Array, b: jax.Array, share: jax.Array | float) -> jax.Array:
     unit_a, unit_b = (x / jnp.maximum(_norm(x), jnp.finfo(a.dtype).tiny) for x in (a, b))
     omega = 2 * jnp.arctan2(_norm(unit_a - unit_b), _norm(unit_a + unit_b))  # of small angles, too, unlike arccos
     sine = jnp.sin(omega)
-    straight = sine < _NEARLY
+    straight = (sine < _NEARLY) | (_norm(a) * _norm(b) == 0)
     sine = jnp.where(straight, 1.0, sine)
     of_a = jnp.where(straight, 1 - to_b, jnp.sin((1 - to_b) * omega) / sine)
     of_b = jnp.where(straight, to_b, jnp.sin(to_b * omega) / sine)
