@@ -181,11 +181,15 @@ def interpolate(
 
 def _points(system: System, key: jax.Array, num: int, told: dict[str, Any]) -> Any:
     """Latents on the host, of systems between whose latents others lie."""
-    shapes = None if system.latents is None else jax.eval_shape(lambda key: system.latents(key, num, **told), key)
-    if shapes is None or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(shapes)):
-        why = "has no latents" if shapes is None else "has latents that are no real numbers, with nothing in between"
-        raise MissingCapability(f"a film goes from latents to latents, and {system.name} {why}")
-    return jax.device_get(jax.jit(lambda key: system.latents(key, num, **told))(key))
+    if system.latents is None:
+        raise MissingCapability(f"a film goes from latents to latents, and {system.name} has no latents")
+    of_system = system.latents
+    latents = lambda key: of_system(key, num, **told)  # noqa: E731
+    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(jax.eval_shape(latents, key))):
+        raise MissingCapability(
+            f"a film goes from latents to latents, and those of {system.name} are no real numbers: nothing lies between"
+        )
+    return jax.device_get(jax.jit(latents)(key))
 
 
 def _slerp_of_rows(a: jax.Array, b: jax.Array, share: jax.Array) -> jax.Array:
@@ -266,10 +270,12 @@ def with_standing_statistics(
     told = dict(choices)
     if label is not None:
         check_label(system, label)
-        told["label"] = jnp.resize(jnp.asarray(label, jnp.int32), rows)
-    statistics = system.batch_statistics
-    of_batch = lambda variables, key: statistics(variables, key, rows, **told)  # noqa: E731
-    if statistics is None or not jax.eval_shape(of_batch, trained.variables, key):
+        told["label"] = jnp.asarray(np.resize(np.asarray(label, np.int32), rows))
+
+    def of_batch(variables, key):
+        return {} if system.batch_statistics is None else system.batch_statistics(variables, key, rows, **told)
+
+    if not jax.eval_shape(of_batch, trained.variables, key):
         raise ValueError(
             f"{system.name} draws without batch normalisation: it has no statistics to be replaced by standing ones"
         )

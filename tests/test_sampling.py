@@ -237,7 +237,7 @@ def codes_of(key, n):
     [
         ({"decode": None}, "needs a system that can decode latents"),
         ({"latents": None}, "linear has no latents"),
-        ({"latents": codes_of, "latent_choices": ()}, "no real numbers, with nothing in between"),
+        ({"latents": codes_of, "latent_choices": ()}, "no real numbers: nothing lies between"),
     ],
 )
 def test_systems_whose_latents_no_film_can_go_through_are_refused(changes, message):

@@ -81,7 +81,7 @@ def sample(
         be told or a number outside of its range, another ending of the output, a set without an output, a folder with
         other images, an option of something else than what is asked for, or a film of no or unlike pictures.
     """
-    of_images = {"--num-images": num_images, "--label": label or None, "--truncation": truncation}
+    of_images: dict[str, Any] = {"--num-images": num_images, "--label": label or None, "--truncation": truncation}
     of_images |= {"--temperature": temperature, "--standing-statistics": standing_statistics, "--system": system}
     of_tables = {"--mixing": mixing, "--separate": separate or None}
     of_films = {"--num-frames": num_frames, "--num-latents": num_latents}
@@ -138,11 +138,9 @@ def sample(
         columns = 16 if columns % 16 == 0 else columns  # several rows for each class
     if film:
         seconds = 8.0 if seconds is None else seconds
-        frames = {
-            "num_frames": num_frames or max(num_latents or 4, round(15 * seconds)),
-            "num_latents": num_latents or 4,
-        }
-        drawn = drawing.interpolate(trained, key, num=num, label=asked or None, **frames, **told)
+        num_latents = num_latents or 4
+        told |= {"num_latents": num_latents, "num_frames": num_frames or max(num_latents, round(15 * seconds))}
+        drawn = drawing.interpolate(trained, key, num=num, label=asked or None, **told)
         return images.save_film(path, drawn[:, by_class], seconds=seconds, columns=columns)
     drawn = drawing.generate(trained, num, key, label=asked or None, **told)[by_class]
     return write(path, drawn, separate=separate, columns=columns)
