@@ -140,7 +140,10 @@ def in_words(record: Mapping[str, Any], *, layers: bool = False) -> str:
 def _range_of(allowed: Any) -> str:
     if isinstance(allowed, int):
         return f" (0 to {allowed - 1})"
-    return f" ({allowed[0]:g} to {allowed[1]:g})" if isinstance(allowed, (tuple, list)) else ""
+    if not isinstance(allowed, (tuple, list)):
+        return ""
+    least, most, *meaning = allowed
+    return f" ({': '.join([f'{least:g} to {most:g}', *filter(None, meaning)])})"
 
 
 def _with_unit(number: float, unit: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures for people: image arrays in [-1, 1] to uint8, to one grid, to a PNG file. NumPy on the host."""
+"""Pictures for people: image arrays in [-1, 1] to uint8, to one grid, to a PNG file or a film. NumPy on the host."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from jaxgen.local_path import local
 NAN_COLOUR = (255, 0, 255)  # magenta: no training image is this colour by accident
 MAX_WIDTH = 900
 MAX_HEIGHT = 1800
+FILM_SIDE = 512  # pixels of a film, up to which small images are enlarged
+FILMS = {".webp": ("WEBP", 1), ".gif": ("GIF", 10)}  # format, and the milliseconds in which it counts
+MOST_FRAMES = 50  # a second: what shows films shows no more
 STRIP_PADDING = 8  # pixels around strips of images that belong together, such as those of one class
 
 
@@ -145,3 +148,87 @@ def png_bytes(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def save_film(
+    path: str | os.PathLike, frames: ArrayLike, *, seconds: float, hold: float = 0.0, columns: int | None = None
+) -> Path:
+    """Writes frames as an animated WebP, or as a GIF (256 colours a frame), which repeats for ever; atomically.
+
+    In a WebP small images that are enlarged keep every pixel as it is; others are compressed as photographs are. Equal
+    frames in a row are kept as one, shown for as long; if all are, the file holds a picture.
+
+    Args:
+      path: ends in .webp or .gif; missing parent directories are made.
+      frames: [T, H, W, C] uint8 or floats in [-1, 1], with C = 1 (grey) or 3 (RGB), T >= 2; or [T, N, H, W, C] floats:
+        N films side by side, each frame a `grid`, enlarged up to 512 pixels.
+      seconds: that all frames take, each as long as the others up to a millisecond (in a GIF ten).
+      hold: more seconds of the last frame.
+      columns: of the grids, as for `grid`.
+
+    Returns:
+      The path.
+
+    Raises:
+      ValueError: for another ending, another shape, fewer than two frames, no time, or more than 50 frames a second.
+      TypeError: for integers other than uint8.
+      OSError: with the path and what to do, if the file cannot be written.
+    """
+    from PIL import Image
+
+    path, frames = local(path, "the film"), np.asarray(frames)
+    kind, tick = FILMS[check_film(path)]
+    if frames.ndim not in (4, 5) or frames.shape[-1] not in (1, 3) or 0 in frames.shape:
+        raise ValueError(
+            f"cannot write {path}: expected frames of shape [T, H, W, C], or [T, N, H, W, C] of N films, with 1 or 3 "
+            f"channels, got {frames.shape}"
+        )
+    num = len(frames)
+    if num < 2:
+        raise ValueError(f"cannot write {path}: a film has at least two frames, not {num}")
+    if not (0 < seconds < math.inf and 0 <= hold < math.inf):
+        raise ValueError(
+            f"a film takes some seconds, not {seconds:g}, and its last frame no less than 0 more: {hold:g}"
+        )
+    if num > MOST_FRAMES * seconds:
+        raise ValueError(
+            f"{num} frames in {seconds:g} seconds are more than {MOST_FRAMES} a second, which nothing shows; take "
+            "fewer frames or more seconds"
+        )
+    upscale = 1
+    if frames.ndim == 5:
+        columns = min(columns or math.ceil(math.sqrt(frames.shape[1])), frames.shape[1])
+        rows = math.ceil(frames.shape[1] / columns)
+        upscale = max(1, FILM_SIDE // max(rows * frames.shape[2], columns * frames.shape[3]))
+
+    def picture(frame):
+        if frame.ndim == 4:
+            frame = grid(frame, columns=columns, upscale=upscale)
+        elif frame.dtype != np.uint8:
+            frame = to_uint8(frame)
+        return Image.fromarray(np.ascontiguousarray(frame.repeat(3 // frame.shape[-1], axis=-1)))
+
+    ends = np.rint(np.linspace(0, 1000 * seconds, num + 1) / tick).astype(int) * tick
+    durations = np.diff(ends)
+    durations[-1] += round(1000 * hold / tick) * tick
+    options: dict = {"save_all": True, "append_images": (picture(frame) for frame in frames[1:]), "loop": 0}
+    if kind == "WEBP":  # of enlarged pixels the exact file is half as large
+        options |= {"lossless": True, "method": 1} if upscale > 1 else {"quality": 90}
+    file = io.BytesIO()
+    picture(frames[0]).save(file, kind, duration=durations.tolist(), **options)
+    with files.explained(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(path, file.getvalue())
+    return path
+
+
+def check_film(path: str | os.PathLike) -> str:
+    """The ending of a film's file.
+
+    Raises:
+      ValueError: for another than .webp and .gif.
+    """
+    ending = Path(path).suffix.lower()
+    if ending not in FILMS:
+        raise ValueError(f"a film is written to a file that ends in .webp or .gif, not to {path}")
+    return ending

@@ -76,16 +76,21 @@ class Trained:
         if function is None:
             raise AttributeError("this system has no latents")
         if name == "latents":
-            return function
+            return functools.partial(_told, self.system, name, function)
         if name not in self._compiled:
             self._compiled[name] = compilation.jit(function, static_argnums=(2,) if name == "draw" else ())
         compiled = functools.partial(self._compiled[name], self.variables)
-        return functools.partial(_told, self.system, compiled) if name in ("draw", "decode") else compiled
+        return functools.partial(_told, self.system, name, compiled) if name in ("draw", "decode") else compiled
 
 
-def _told(system: System, function: Callable, *arguments: Any, **choices: Any) -> jax.Array:
-    """The function's result for choices that the system has."""
+def _told(system: System, name: str, function: Callable, *arguments: Any, **choices: Any) -> jax.Array:
+    """The function's result for choices that the system has for it."""
     check_choices(system, choices)
+    for choice in choices:
+        of_latents = choice in system.latent_choices
+        if of_latents if name == "decode" else name == "latents" and not of_latents:
+            whose = "latents, which decode is given: tell latents" if of_latents else "images: tell decode"
+            raise ValueError(f"{choice} of {system.name} is of its {whose}, or draw")
     return function(*arguments, **choices)
 
 
@@ -135,7 +140,7 @@ def check_choices(system: System, choices: Mapping[str, Any]) -> None:
             check_label(system, value)
         elif isinstance(allowed, int) and not (isinstance(value, int) and 0 <= value < allowed):
             raise ValueError(f"{name} of {system.name} is a whole number from 0 to {allowed - 1}, not {value!r}")
-        elif isinstance(allowed, tuple) and not allowed[0] <= value <= allowed[1]:
+        elif isinstance(allowed, tuple) and not np.all((allowed[0] <= np.asarray(value)) & (value <= allowed[1])):
             raise ValueError(f"{name} of {system.name} is a number from {allowed[0]:g} to {allowed[1]:g}, not {value}")
 
 

@@ -104,6 +104,33 @@ def apply(
     return output, dict(model_state)
 
 
+def batch_statistics(module: nn.Module, variables: Any, *inputs: Any, key: jax.Array | None = None) -> Any:
+    """Means and variances with which the module's batch normalisations normalise a batch in training.
+
+    Args:
+      module: as for `apply`.
+      variables: its variables.
+      inputs: of one batch.
+      key: of what the module draws itself.
+
+    Returns:
+      Of the form of `variables["batch_stats"]`; {} for a module without.
+    """
+    check_variables(variables)
+    model_state = {name: value for name, value in variables.items() if name != "params"}
+    if not model_state.get("batch_stats"):
+        return {}
+
+    def without_memory(layer, arguments, options, context):
+        if isinstance(context.module, nn.BatchNorm):
+            object.__setattr__(context.module, "momentum", 0.0)  # the running average is the batch's own
+        return layer(*arguments, **options)
+
+    with nn.intercept_methods(without_memory):
+        _, model_state = apply(module, variables.get("params", {}), model_state, *inputs, key=key)
+    return model_state["batch_stats"]
+
+
 def check_optimizer(optimizer: Any, name: str = "the optimizer") -> None:
     """Raises a TypeError unless it is an optax transformation: a rate or a name, for example."""
     if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):

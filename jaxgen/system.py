@@ -93,6 +93,18 @@ class Spec:
         return {name: jax.ShapeDtypeStruct((batch_size, *s.shape), s.dtype) for name, s in self.batch.items()}
 
 
+class Between(NamedTuple):
+    """A number that a system can be told.
+
+    least, most: its ends.
+    meaning: for this system, in words that follow the number.
+    """
+
+    least: float
+    most: float
+    meaning: str = ""
+
+
 class Measure(NamedTuple):
     """Numbers of a system on images that were held out.
 
@@ -125,9 +137,13 @@ class System:
       images_per_step: that a batch holds.
       variables: state -> what the capabilities take; `state.ema` by default.
       draw: (variables, key, n, **choices) -> new images [n, H, W, C] in [-1, 1].
-      choices: what `draw` and `decode` can be told: {"label": 10} for labels 0 to 9, {"truncation": (0.0, 1.0)} for a
-        range, text for anything else, such as {"fine": "latents"}.
-      latents: (key, n) -> latents of new images; `decode`: (variables, latents, **choices) -> images.
+      choices: what `draw` and `decode` can be told: {"label": 10} for labels 0 to 9, {"truncation": (0.0, 1.0)}, or a
+        `Between` that also says what it means, for a range, text for anything else, such as {"fine": "latents"}.
+        A `decode` that is told `toward` (other latents) and `share` knows itself what lies between two latents.
+      latent_choices: names of those that are of the latents: `latents` is told them, and `decode` is not.
+      latents: (key, n, **latent choices) -> latents of new images; `decode`: (variables, latents, **choices) -> images.
+      batch_statistics: (variables, key, n, **choices) -> {network: batch statistics of n new images that are drawn as
+        in training}, {} where there is no batch normalisation; they stand under `variables[network]["batch_stats"]`.
       encode: (variables, batch) -> latents.
       reconstruct: (variables, batch) -> images like the batch's.
       translate: (variables, batch, key) -> images, from whatever the batch brings: a source, a mask.
@@ -150,6 +166,7 @@ class System:
     variables: Callable[[Any], Any] = _averaged
     draw: Callable | None = None
     choices: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    latent_choices: tuple[str, ...] = ()
     latents: Callable | None = None
     decode: Callable | None = None
     encode: Callable | None = None
@@ -158,6 +175,7 @@ class System:
     discriminate: Callable | None = None
     classify: Callable | None = None
     views: Callable | None = None
+    batch_statistics: Callable | None = None
     measure: Measure | None = None
     protocol: Mapping[str, str] = dataclasses.field(default_factory=dict)
     game: gan.Game | None = None
@@ -166,7 +184,7 @@ class System:
     name: str = "system"
 
     def __post_init__(self):
-        for field in ("init", "train_step", "variables", *CAPABILITIES, "views", "latents"):
+        for field in ("init", "train_step", "variables", *CAPABILITIES, "views", "latents", "batch_statistics"):
             value = getattr(self, field)
             if value is not None and not callable(value):
                 raise TypeError(f"{field} of a system is a function, not {value!r}")

@@ -132,8 +132,8 @@ def test_labels_that_are_asked_for_in_turns_reach_the_images_and_a_seed_draws_th
     for label, message in ((3, "no label 3"), (-1, "no label -1"), ("cat", "a label is a whole number from 0 to 2")):
         with pytest.raises(ValueError, match=message):
             trained.draw(jax.random.key(0), 2, label=label)
-    with pytest.raises(ValueError, match="cannot be told truncation: it is told only label"):
-        trained.draw(jax.random.key(0), 2, truncation=0.5)
+    with pytest.raises(ValueError, match="cannot be told mixing: it is told only label, truncation"):
+        trained.draw(jax.random.key(0), 2, mixing=1)
     assert trained.draw(jax.random.key(0), 2, label=1).shape == (2, 32, 32, 3)
     digits = data.mnist("test").fetch(np.arange(2))
     assert "label" in digits  # the embedded sets are labelled, so that the default has something to be told

@@ -52,7 +52,7 @@ def test_a_description_knows_layers_memory_and_arithmetic(capsys):
 
 def test_the_images_can_be_others_than_the_presets(capsys):
     record = record_of(capsys, "mnist-cgan", "--image-shape", 64, 64, 3, "--num-classes", 5)
-    assert record["batch"]["image"] == [64, 64, 64, 3] and record["choices"] == {"label": 5}
+    assert record["batch"]["image"] == [64, 64, 64, 3] and record["choices"]["label"] == 5
 
 
 def test_measured_numbers_are_told_of_what_was_measured_alone(capsys):

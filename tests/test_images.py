@@ -131,3 +131,53 @@ def test_a_file_in_place_of_the_directory_is_named(tmp_path):
     with pytest.raises(OSError, match="samples"):
         images.save_png(tmp_path / "samples" / "a.png", np.zeros([2, 2]))
     assert (tmp_path / "samples").read_text() == "mine"
+
+
+def frames_of(num, shape=(4, 6, 3)):
+    return np.random.RandomState(1).uniform(-1, 1, [num, *shape]).astype(np.float32)
+
+
+def read_film(path):
+    with Image.open(path) as film:
+        frames, durations = [], []
+        for i in range(film.n_frames):
+            film.seek(i)
+            film.load()
+            frames.append(np.asarray(film.convert("RGB")))
+            durations.append(film.info["duration"])
+        return film.format, film.info["loop"], np.stack(frames), durations
+
+
+@pytest.mark.parametrize("ending, kind", [("webp", "WEBP"), ("gif", "GIF")])
+def test_a_film_has_all_frames_takes_its_time_and_repeats(tmp_path, ending, kind):
+    path = images.save_film(tmp_path / "new" / f"film.{ending}", frames_of(7), seconds=1.5, hold=0.5)
+    found, loop, frames, durations = read_film(path)
+    assert (found, loop, len(frames)) == (kind, 0, 7)
+    assert sum(durations) == 2000 and durations[-1] - durations[0] in range(490, 511)
+    assert max(durations[:-1]) - min(durations[:-1]) <= 10
+
+
+def test_films_side_by_side_are_grids_whose_enlarged_pixels_are_kept(tmp_path):
+    films = frames_of(3, (2, 4, 6, 1))
+    path = images.save_film(tmp_path / "film.webp", jnp.asarray(films), seconds=1, columns=2)
+    _, _, frames, _ = read_film(path)
+    expected = [images.grid(frame, columns=2, upscale=512 // 12) for frame in films]
+    np.testing.assert_array_equal(frames, expected)
+
+
+@pytest.mark.parametrize(
+    "name, frames, seconds, message",
+    [
+        ("film.mp4", frames_of(2), 1, "ends in .webp or .gif, not to .*film.mp4"),
+        ("film.webp", frames_of(1), 1, "at least two frames, not 1"),
+        ("film.webp", frames_of(2)[..., :2], 1, r"got \(2, 4, 6, 2\)"),
+        ("film.webp", frames_of(2)[0], 1, r"got \(4, 6, 3\)"),
+        ("film.webp", frames_of(2), 0, "some seconds, not 0"),
+        ("film.webp", frames_of(2), np.inf, "some seconds, not inf"),
+        ("film.gif", frames_of(60), 1, "60 frames in 1 seconds are more than 50 a second"),
+    ],
+)
+def test_what_is_no_film_is_refused_and_nothing_is_written(tmp_path, name, frames, seconds, message):
+    with pytest.raises(ValueError, match=message):
+        images.save_film(tmp_path / name, frames, seconds=seconds)
+    assert not list(tmp_path.iterdir())

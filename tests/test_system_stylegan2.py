@@ -139,5 +139,5 @@ def test_what_is_out_of_range_is_one_sentence(run, capsys, arguments, message):
 
 def test_a_run_of_another_system_says_what_it_can_be_told():
     system = building.build_system(dcgan.TINY, Spec.of_images((28, 28, 1)))
-    with pytest.raises(ValueError, match="DCGAN cannot be told truncation: it is told nothing of what to draw"):
-        loading.check_choices(system, {"truncation": 0.5})
+    with pytest.raises(ValueError, match="DCGAN cannot be told mixing: it is told only truncation"):
+        loading.check_choices(system, {"mixing": 2})

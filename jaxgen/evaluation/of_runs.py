@@ -19,7 +19,7 @@ from jaxgen.opening import BATCH
 from jaxgen.watching import assemble
 
 BOUND = "importance_weighted_bound"
-OF_DRAWING = ("latents", "images", "labels")
+OF_DRAWING = ("latents", "images", "labels", "batch_statistics")
 """Entries of a system's protocol that say nothing about numbers for which nothing is drawn."""
 
 

@@ -26,6 +26,7 @@ from flax import linen as nn
 from jax import lax
 
 from jaxgen import sharding
+from jaxgen.interpolation import lerp
 from jaxgen.models import fir, group_deviation
 from jaxgen.models.antialiased import HalvingConv
 from jaxgen.models.batch_norm import check_label, rows_of
@@ -108,10 +109,11 @@ class Generator(nn.Module):
 
         truncation: psi; w <- mean + psi (w - mean), in the first `truncated_layers` layers, all by default.
         mixing: with `fine` latents [B, latent_dim]: their styles from this layer on.
+        share: with latents `toward` [B, latent_dim]: w <- (1 - share) w + share w(toward), a number or [B].
 
     Raises:
       ValueError: for a size that has no network, another architecture, a label that is missing or of another shape,
-        mixing without fine latents.
+        mixing without fine latents, a share of no way.
     """
 
     image_size: int = 256
@@ -148,10 +150,17 @@ class Generator(nn.Module):
         truncated_layers: int | jax.Array | None = None,
         mixing: int | jax.Array | None = None,
         fine: jax.Array | None = None,
+        toward: jax.Array | None = None,
+        share: float | jax.Array | None = None,
     ) -> jax.Array:
         styles = self.mapping(z, label, train=train)
         if (mixing is None) != (fine is None):
             raise ValueError("styles are mixed with mixing= and fine= together: a number of layers, and other latents")
+        if (toward is None) != (share is None):
+            raise ValueError("what lies between two latents is told by toward= and share= together: the other, how far")
+        if toward is not None and share is not None:
+            other = self.mapping_network(toward, label)[:, None]
+            styles = lerp(styles, other, jnp.reshape(share, (-1, 1)))
         layers = jnp.arange(styles.shape[1])[:, None]
         if mixing is not None and fine is not None:
             styles = jnp.where(layers < mixing, styles, self.mapping_network(fine, label)[:, None])

@@ -143,7 +143,10 @@ def build(config: Config, spec: Spec) -> System:
             discriminator, variables["discriminator"], networks.faded(batch["image"], now), now, what="images"
         )
 
-    return dataclasses.replace(system, variables=variables, draw=draw, decode=decode, discriminate=discriminate)
+    # Latents are brought to one length: truncated ones would be others, and not nearer to anything.
+    untruncated: Settings = {"choices": {}, "latent_choices": ()}
+    own: Settings = {"variables": variables, "draw": draw, "decode": decode, "discriminate": discriminate}
+    return dataclasses.replace(system, **own, **untruncated)
 
 
 _THIN: Settings = {"latent_dim": 6, "capacity": 32, "max_features": 6}

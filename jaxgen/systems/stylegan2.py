@@ -25,7 +25,7 @@ from jaxgen.losses import penalties, terms
 from jaxgen.models import stylegan2 as networks
 from jaxgen.options import Data, Optimizer, square_size
 from jaxgen.ranges import Count, Positive, Weight, WholeShare
-from jaxgen.system import Spec, System
+from jaxgen.system import Between, Spec, System
 from jaxgen.systems import two_player
 from jaxgen.systems.preset import Preset, Settings
 
@@ -134,7 +134,12 @@ def build(config: Config, spec: Spec) -> System:
         networks.Discriminator(architecture=config.discriminator_architecture, group_size=config.group_size, **shared),
         name="StyleGAN2",
         num_labels=num_classes,
-        choices={"truncation": (0.0, 1.0), **dict.fromkeys(_LAYERS, num_layers + 1), "fine": "latents"},
+        choices={
+            "truncation": Between(0.0, 1.0, "of the way from the mean style to an image's own is gone"),
+            **dict.fromkeys(_LAYERS, num_layers + 1),
+            **dict.fromkeys(("fine", "toward"), "latents"),
+            "share": Between(0.0, 1.0, "of the way between two styles is gone"),
+        },
         penalties=dataclasses.replace(config, r1=0.0).penalties,
         **settings,
     )

@@ -16,7 +16,10 @@ from jaxgen import gan, network, sharding, turns
 from jaxgen.losses import adversarial, penalties
 from jaxgen.options import AUGMENTATIONS, LOSSES, UPDATE_RULES, Optimizer, Run, lookup
 from jaxgen.ranges import Count, Range, Weight
-from jaxgen.system import Spec, System, drawn_labels
+from jaxgen.system import Between, Spec, System, drawn_labels
+
+TRUNCATION = Between(0.0, 5.0, "coordinates of latents beyond it are drawn again")  # at 5 one in 2 million is
+"""The truncation trick of Brock, Donahue and Simonyan (2019)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +92,8 @@ def build(
       generator, discriminator: as for `gan.make_train_step`.
       name: of the system.
       num_labels: of a class-conditional generator, whose second argument is a label; 0 for another.
-      choices: what else the generator can be told by name when it draws, as in `System.choices`.
+      choices: what else the generator can be told by name when it draws, as in `System.choices`. Without a truncation
+        among them its latents can be truncated.
       settings: what `gan.make_train_step` takes besides: condition, terms, augmentation.
     """
     optimizers = {
@@ -114,8 +118,19 @@ def build(
         players=gan.Players(config.generator, config.discriminator),  # type: ignore[arg-type]
     )
 
-    def latents(key, n):
-        return sharding.draw(jax.random.normal, key, (n, config.latent_dim))
+    of_latents = {} if "truncation" in choices else {"truncation": TRUNCATION}
+
+    def latents(key, n, truncation=None):
+        sampler = jax.random.normal
+        if truncation is not None:
+            sampler = lambda key, shape: jax.random.truncated_normal(key, -truncation, truncation, shape)  # noqa: E731
+        return sharding.draw(sampler, key, (n, config.latent_dim))
+
+    def split(told):
+        """What is told of latents, and of images."""
+        return {k: v for k, v in told.items() if k in of_latents}, {
+            k: v for k, v in told.items() if k not in of_latents
+        }
 
     def decode(variables, z, label=None, key=None, **told):
         if num_labels:
@@ -126,7 +141,16 @@ def build(
     def draw(variables, key, n, label=None, **told):
         if num_labels and label is None:
             label = drawn_labels(jax.random.fold_in(key, 1), n, num_labels)
-        return decode(variables, latents(key, n), label, jax.random.fold_in(key, 2), **told)
+        told_latents, told_images = split(told)
+        return decode(variables, latents(key, n, **told_latents), label, jax.random.fold_in(key, 2), **told_images)
+
+    def batch_statistics(variables, key, n, label=None, **told):
+        if num_labels and label is None:
+            label = drawn_labels(jax.random.fold_in(key, 1), n, num_labels)
+        told_latents, _ = split(told)
+        inputs = (latents(key, n, **told_latents), *([label] if num_labels else []))
+        found = network.batch_statistics(generator, variables["generator"], *inputs, key=jax.random.fold_in(key, 2))
+        return {"generator": found} if found else {}
 
     def discriminate(variables, batch):
         told = turns.conditions_of(settings.get("condition"), batch, 0, jax.random.key(0), len(batch["image"]))
@@ -140,7 +164,9 @@ def build(
         images_per_step=config.batch_size * config.num_discriminator_steps,
         variables=variables_of,
         draw=draw,
-        choices={**({"label": num_labels} if num_labels else {}), **choices},
+        choices={**({"label": num_labels} if num_labels else {}), **of_latents, **choices},
+        latent_choices=tuple(of_latents),
+        batch_statistics=batch_statistics,
         latents=latents,
         decode=decode,
         discriminate=discriminate,

@@ -16,7 +16,7 @@ from jaxgen.metrics import likelihood as likelihoods
 from jaxgen.models import conv_vae, mlp
 from jaxgen.options import LIKELIHOODS, Data, Optimizer, Run, lookup, square_size
 from jaxgen.ranges import Count, CountOrZero, Weight
-from jaxgen.system import Measure, Spec, System
+from jaxgen.system import Between, Measure, Spec, System
 from jaxgen.systems.preset import Preset
 
 
@@ -81,8 +81,8 @@ def build(config: Config, spec: Spec) -> System:
     # Many samples go in chunks: all at once would not fit into memory.
     make_eval_step = vae.make_eval_step if config.eval_samples <= 50 else likelihoods.make_eval_step
 
-    def latents(key, n):
-        return sharding.draw(jax.random.normal, key, (n, config.latent_dim))
+    def latents(key, n, temperature=1.0):
+        return temperature * sharding.draw(jax.random.normal, key, (n, config.latent_dim))
 
     def decode(variables, z):
         return vae.sample(decoder, variables, z, likelihood=likelihood)
@@ -105,7 +105,9 @@ def build(config: Config, spec: Spec) -> System:
             gradients=config.gradients,
         ),
         images_per_step=config.batch_size,
-        draw=lambda variables, key, n: decode(variables, latents(key, n)),
+        draw=lambda variables, key, n, **told: decode(variables, latents(key, n, **told)),
+        choices={"temperature": Between(0.0, 2.0, "standard deviation of latents")},
+        latent_choices=("temperature",),
         latents=latents,
         decode=decode,
         encode=lambda variables, batch: vae.encode(encoder, variables, batch["image"]).mean,
