@@ -28,6 +28,7 @@ def sample(
     label: tuple[str, ...] = (),
     truncation: float | None = None,
     mixing: CountOrZero | None = None,
+    temperature: float | None = None,
     seed: Seed = 0,
     step: CountOrZero | None = None,
     output: Path | None = None,
@@ -46,6 +47,8 @@ def sample(
         mean one, 1 (the default) all.
       mixing: Of a StyleGAN: a table of six by six images (--num-images 8: eight by eight), each of which has the styles
         of the one at the left of its row up to this layer, and from there on those of the one above its column.
+      temperature: Of a hierarchical VAE: what its priors draw is multiplied by it; below 1 (the default) for better and more
+        similar images.
       seed: Of the latents: the same seed draws the same images.
       step: Of the checkpoint; the newest by default.
       output: A .png (one picture of all), a .npz (array `image`, uint8 [N, H, W, C]), or with --separate a folder.
@@ -72,7 +75,8 @@ def sample(
     if opening.is_built_in(what):
         if output is None:
             raise ValueError(f"{what} is a set and no run: say with --output where its images are to go")
-        of_runs = {"--label": label or None, "--truncation": truncation, "--mixing": mixing, "--system": system}
+        of_runs = {"--label": label or None, "--truncation": truncation, "--mixing": mixing}
+        of_runs |= {"--temperature": temperature, "--system": system}
         for option, given in {**of_runs, "--step": step}.items():
             if given is not None:
                 raise ValueError(f"{option} is for runs, and {what} is a set of images")
@@ -84,7 +88,7 @@ def sample(
         path, columns = output, None
     else:
         trained = loading.load(what, step=step, system=None if system is None else systems.from_file(system))
-        choices = {"truncation": truncation, "mixing": mixing}
+        choices = {"truncation": truncation, "mixing": mixing, "temperature": temperature}
         told: dict[str, Any] = {name: value for name, value in choices.items() if value is not None}
         loading.check_choices(trained.system, told)
         asked = labels_of(trained, label)

@@ -31,6 +31,18 @@ from jaxgen.losses import variational
 from jaxgen.models.convolution import Conv
 from jaxgen.models.resampling import averaged, enlarge
 
+CIFAR = ("32x11,32d2,16x6,16d2,8x6,8d2,4x3,4d4,1x3", "1x1,4m1,4x2,8m4,8x5,16m8,16x10,32m16,32x21")
+IMAGENET_32 = ("32x15,32d2,16x9,16d2,8x8,8d2,4x6,4d4,1x6", "1x2,4m1,4x4,8m4,8x9,16m8,16x19,32m16,32x40")
+IMAGENET_64 = (
+    "64x11,64d2,32x20,32d2,16x9,16d2,8x8,8d2,4x7,4d4,1x5",
+    "1x2,4m1,4x3,8m4,8x7,16m8,16x15,32m16,32x31,64m32,64x12",
+)
+FFHQ_256 = (
+    "256x3,256d2,128x8,128d2,64x12,64d2,32x17,32d2,16x7,16d2,8x5,8d2,4x5,4d4,1x4",
+    "1x2,4m1,4x3,8m4,8x4,16m8,16x9,32m16,32x21,64m32,64x13,128m64,128x7,256m128",
+)
+"""The published blocks of encoder and decoder."""
+
 
 class Stage(NamedTuple):
     """Blocks of maps of size x size pixels; `other`: of "d" the divisor, of "m" the smaller map's size, else 0."""
@@ -98,6 +110,11 @@ def _kernel_init(scale: float = 1.0) -> Any:
     return nn.initializers.variance_scaling(scale / 3, "fan_in", "uniform") if scale else nn.initializers.zeros
 
 
+def _gelu(x):
+    """x Phi(x), exact; of `erf`, which on CPU takes half the time of `jax.nn.gelu`'s `erfc`."""
+    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
 class Block(nn.Module):
     """Four convolutions, each after a GELU: [B, H, W, C] -> [B, H, W, features]."""
 
@@ -110,9 +127,9 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = 3 if x.shape[1] > 2 else 1
         for size in (1, kernel, kernel):
-            x = nn.gelu(x, approximate=False)
+            x = _gelu(x)
             x = Conv(self.inner, size, padding=size // 2, kernel_init=_kernel_init(), dtype=self.dtype)(x)
-        x = nn.gelu(x, approximate=False)
+        x = _gelu(x)
         return Conv(self.features, 1, kernel_init=_kernel_init(self.scale), dtype=self.dtype)(x)
 
 
@@ -141,7 +158,7 @@ class Encoder(nn.Module):
       ValueError: at trace time, for blocks that do not follow on each other or do not fit the images.
     """
 
-    blocks: str = "32x11,32d2,16x6,16d2,8x6,8d2,4x3,4d4,1x3"
+    blocks: str = CIFAR[0]
     pixel_mean: float = 127.5  # of the data, in levels from 0 to 255; the network sees (level - mean) / deviation
     pixel_deviation: float = 127.5
     width: int = 384
@@ -246,7 +263,7 @@ class Decoder(nn.Module):
     """
 
     num_outputs: int  # for each pixel
-    blocks: str = "1x1,4m1,4x2,8m4,8x5,16m8,16x10,32m16,32x21"
+    blocks: str = CIFAR[1]
     width: int = 384
     custom_widths: str = ""
     latent_dim: int = 16  # for each pixel of a block
