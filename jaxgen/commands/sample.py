@@ -47,8 +47,8 @@ def sample(
         mean one, 1 (the default) all.
       mixing: Of a StyleGAN: a table of six by six images (--num-images 8: eight by eight), each of which has the styles
         of the one at the left of its row up to this layer, and from there on those of the one above its column.
-      temperature: Of a hierarchical VAE: what its priors draw is multiplied by it; below 1 (the default) for better and more
-        similar images.
+      temperature: Of a hierarchical VAE: what its priors draw is multiplied by it; less than 1 (the default) draws better
+        and more similar images.
       seed: Of the latents: the same seed draws the same images.
       step: Of the checkpoint; the newest by default.
       output: A .png (one picture of all), a .npz (array `image`, uint8 [N, H, W, C]), or with --separate a folder.
@@ -75,7 +75,7 @@ def sample(
     if opening.is_built_in(what):
         if output is None:
             raise ValueError(f"{what} is a set and no run: say with --output where its images are to go")
-        of_runs = {"--label": label or None, "--truncation": truncation, "--mixing": mixing}
+        of_runs: dict[str, Any] = {"--label": label or None, "--truncation": truncation, "--mixing": mixing}
         of_runs |= {"--temperature": temperature, "--system": system}
         for option, given in {**of_runs, "--step": step}.items():
             if given is not None:

@@ -48,7 +48,7 @@ class Stage(NamedTuple):
     """Blocks of maps of size x size pixels; `other`: of "d" the divisor, of "m" the smaller map's size, else 0."""
 
     size: int
-    count: int = 1
+    times: int = 1
     other: int = 0
 
 
@@ -80,7 +80,7 @@ def joined(stages: list[Stage]) -> list[Stage]:
     found: list[Stage] = []
     for stage in stages:
         if found and stage.size == found[-1].size and not stage.other:
-            found[-1] = found[-1]._replace(count=found[-1].count + stage.count)
+            found[-1] = found[-1]._replace(times=found[-1].times + stage.times)
         else:
             found.append(stage)
     return found
@@ -88,7 +88,7 @@ def joined(stages: list[Stage]) -> list[Stage]:
 
 def num_blocks(stages: list[Stage]) -> int:
     """Of all stages together."""
-    return sum(stage.count for stage in stages)
+    return sum(stage.times for stage in stages)
 
 
 def widths_of(width: int, custom: str, sizes: set[int]) -> dict[int, int]:
@@ -329,4 +329,4 @@ class Decoder(nn.Module):
             return Decoded(output, latents, rates, None)
         for (size, *_), layer in zip(stages, layers, strict=True):
             rates[f"{size}x{size}"] = rates.get(f"{size}x{size}", 0.0) + jnp.sum(layer.rate, axis=0)
-        return Decoded(output, latents, rates, sum(jnp.sum(layer.log_ratio, axis=0) for layer in layers))
+        return Decoded(output, latents, rates, jnp.stack([jnp.sum(layer.log_ratio, axis=0) for layer in layers]).sum(0))
