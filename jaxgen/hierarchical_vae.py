@@ -205,9 +205,11 @@ def sample(
       key: draws from the likelihood, where it can be drawn from; without it images are its means.
 
     Raises:
-      TypeError: for a whole state instead of variables.
+      TypeError: for a whole state instead of variables, or a seed instead of a key.
       ValueError: for another number of latents.
     """
+    if key is not None:
+        check_key(key)
     own = network.member(variables, "decoder")
     output = network.images_from(decoder, own, latents, temperature=temperature).output
     if key is None or likelihood.sample is None:

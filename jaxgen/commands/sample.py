@@ -47,8 +47,8 @@ def sample(
         mean one, 1 (the default) all.
       mixing: Of a StyleGAN: a table of six by six images (--num-images 8: eight by eight), each of which has the styles
         of the one at the left of its row up to this layer, and from there on those of the one above its column.
-      temperature: Of a hierarchical VAE: what its priors draw is multiplied by it; less than 1 (the default) draws better
-        and more similar images.
+      temperature: Of a hierarchical VAE: what its priors' noise is multiplied by; 1 by default, less draws better and
+        more similar images.
       seed: Of the latents: the same seed draws the same images.
       step: Of the checkpoint; the newest by default.
       output: A .png (one picture of all), a .npz (array `image`, uint8 [N, H, W, C]), or with --separate a folder.

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen import sharding
+from jaxgen.arguments import check_key
 from jaxgen.losses import variational
 
 LEAST_LOG_SCALE = -7.0  # below it a logistic is narrower than a tenth of a level
@@ -114,7 +115,11 @@ def sample(mixture: Mixture, key: jax.Array, num_bits: int = 8) -> jax.Array:
 
     A component for each pixel; then channel after channel a logistic number, rounded to the nearest level (the first or
     the last one beyond them), which moves the means of the next channels.
+
+    Raises:
+      TypeError: for a seed instead of a key.
     """
+    check_key(key)
     component_key, noise_key = jax.random.split(key)
     gumbel = sharding.draw(jax.random.gumbel, component_key, mixture.logits.shape)
     component = jnp.argmax(mixture.logits + gumbel, axis=-1)
