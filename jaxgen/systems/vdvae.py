@@ -9,8 +9,9 @@ blocks' texts name (28, 14, 7, 1) need no padding, so that all bits are of real 
 Deviations: no more than `max_skips` updates in a row are skipped, which the paper does not limit. The average of the
 weights starts as a plain mean. Images are drawn by rounding, so that they are of the distribution that the likelihood
 is of (the authors' code rounds down), and 5-bit levels reach from -1 to 1, both tails open, so that their masses sum to
-1 (there the highest level is 0.945 and its tail closed). Batches are those of all the paper's GPUs together. What is held out differs: here the test images
-or folder where there is one, else a share (`--data.validation-share`), and the training images are all the others.
+1 (there the highest level is 0.945 and its tail closed). Batches are those of all the paper's GPUs together. What is
+held out differs: here the test images or folder where there is one, else a share (`--data.validation-share`), and the
+training images are all the others.
 """
 
 import dataclasses
