@@ -9,7 +9,7 @@
     state = objective.init(variables, optimizer=optax.adam(1e-4))
     state, metrics = jax.jit(step)(state, batch, key)
 
-`vae` and `classifier` are readable fronts of this file.
+`vae`, `hierarchical_vae` and `classifier` are readable fronts of this file.
 """
 
 import dataclasses

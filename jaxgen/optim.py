@@ -51,30 +51,44 @@ class SkipState(NamedTuple):
     skipped: jax.Array  # whether the last update was skipped, as 0. or 1.
     num_skipped: jax.Array  # how many so far
     inner: Any
+    in_a_row: Any = ()  # how many since the last update that was done, where these are limited
 
 
 def skip_large_updates(
-    inner: optax.GradientTransformation, max_norm: float | jax.Array = jnp.inf
+    inner: optax.GradientTransformation, max_norm: float | jax.Array = jnp.inf, *, most_in_a_row: int | None = None
 ) -> optax.GradientTransformation:
     """Skips the update where the gradient's global norm is at or over `max_norm`, or is not finite.
+
+    With `most_in_a_row` the update after so many skipped ones is done, however large it is, unless it is not finite.
+    Otherwise a threshold below the usual norm stops a training for good, without an error: what is skipped changes
+    nothing, so the next norm is as large. With clipping inside such an update is no larger than others.
 
     The norm is that of the gradient given to this transformation, so put clipping inside. In a skipped update the
     parameters and the inner state stay as they are; the train steps then leave batch statistics and the EMA as they
     are, too, and report the metric `skipped`. The rule of VDVAE (Child 2021), with thresholds of 200 to 400 there.
 
     `optax.skip_large_updates` under `optax.MultiSteps` looks at the norm alike, but its caller cannot see it.
+
+    Raises:
+      ValueError: for most_in_a_row below 1.
     """
+    if most_in_a_row is not None and most_in_a_row < 1:
+        raise ValueError(f"most_in_a_row must be at least 1, not {most_in_a_row}")
 
     def init(params):
-        return SkipState(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), inner.init(params))
+        in_a_row = () if most_in_a_row is None else jnp.zeros((), jnp.int32)
+        return SkipState(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), inner.init(params), in_a_row)
 
     def update(updates, state, params=None):
         norm = optax.tree.norm(updates)
-        skip = ~(norm < max_norm)  # true for NaN; infinity is not below infinity
+        skip, in_a_row = ~(norm < max_norm), ()  # true for NaN; infinity is not below infinity
+        if most_in_a_row is not None:
+            skip &= (state.in_a_row < most_in_a_row) | ~jnp.isfinite(norm)
+            in_a_row = jnp.where(skip, state.in_a_row + 1, 0)
         new_updates, new_inner = inner.update(updates, state.inner, params)
         new_updates = jax.tree.map(lambda u: jnp.where(skip, jnp.zeros_like(u), u), new_updates)
         new_inner = jax.tree.map(lambda old, new: jnp.where(skip, old, new), state.inner, new_inner)
-        return new_updates, SkipState(skip.astype(jnp.float32), state.num_skipped + skip, new_inner)
+        return new_updates, SkipState(skip.astype(jnp.float32), state.num_skipped + skip, new_inner, in_a_row)
 
     return optax.GradientTransformation(init, update)
 

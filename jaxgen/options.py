@@ -182,14 +182,24 @@ class Optimizer:
     """For adamw."""
     schedule: Literal[*SCHEDULES] = "constant"
     """Of the learning rate over num_steps: linear and cosine end at 0."""
+    warmup_steps: CountOrZero = 0
+    """First updates, over which the learning rate rises linearly from 0 to its schedule."""
     clip_norm: Norm | None = None
     """Scale the gradient down to this global norm."""
     skip_norm: Norm | None = None
     """Skip an update whose gradient has this global norm or more before the clip, or is not finite."""
+    max_skips: Count | None = None
+    """Skipped updates in a row after which a large one is done, so that none of them stops a run; None: no limit."""
 
     def rate(self, num_steps: int) -> optax.Schedule:
         """The learning rate as a function of the step."""
-        return lookup(SCHEDULES, self.schedule, "schedule")(self.learning_rate, num_steps)
+        return self._warmed_up(lookup(SCHEDULES, self.schedule, "schedule")(self.learning_rate, num_steps))
+
+    def _warmed_up(self, rate: optax.Schedule) -> optax.Schedule:
+        if not self.warmup_steps:
+            return rate
+        rising = optax.linear_schedule(0.0, 1.0, self.warmup_steps)
+        return lambda step: rising(step) * rate(step)
 
     def rule(self, rate: Any) -> optax.GradientTransformation:
         """The optimiser alone, at a rate or a schedule."""
@@ -208,7 +218,7 @@ class Optimizer:
           ValueError: for numbers that `check` refuses, such as a rate of zero.
         """
         check(self)
-        rate = rate or self.rate(num_steps)
+        rate = self.rate(num_steps) if rate is None else self._warmed_up(rate)
         if b2 is None:
             transformation = self.rule(rate)
         else:
@@ -217,7 +227,7 @@ class Optimizer:
         if self.clip_norm is not None:
             transformation = optax.chain(optim.clip_by_global_norm(self.clip_norm), transformation)
         if self.skip_norm is not None:
-            transformation = optim.skip_large_updates(transformation, self.skip_norm)
+            transformation = optim.skip_large_updates(transformation, self.skip_norm, most_in_a_row=self.max_skips)
         return transformation
 
 

@@ -435,7 +435,9 @@ def test_no_default_of_a_public_function_is_nameless():
 
 
 def test_records_of_functions_are_short_to_read():
-    assert repr(variational.bernoulli) == "Likelihood(log_prob=_bernoulli_log_prob, mean=_bernoulli_mean)"
+    assert repr(variational.bernoulli) == (
+        "Likelihood(log_prob=_bernoulli_log_prob, mean=_bernoulli_mean, sample=None)"
+    )
     assert repr(adversarial.hinge) == "AdversarialLoss(generator=_negative_logit, discriminator=_hinge)"
     for record in (
         *(getattr(adversarial, name) for name in ("minimax", "non_saturating", "least_squares", "wasserstein")),

@@ -109,6 +109,27 @@ def test_a_skipped_update_leaves_parameters_and_optimiser_as_they_were_bit_for_b
     assert (float(after_state.skipped), int(after_state.num_skipped)) == (1, 1)
 
 
+def test_no_more_than_so_many_large_updates_in_a_row_are_skipped_so_that_a_threshold_stops_no_training():
+    tx = optim.skip_large_updates(optim.clip_by_global_norm(1.0), max_norm=5.0, most_in_a_row=2)
+    state, norms = tx.init(PARAMS), []
+    for scale in (1.0, 1.0, 1.0, 1.0, 0.1, 1.0, 1.0, 1.0):  # norms of 5, and one of 0.5
+        updates, state = tx.update(jax.tree.map(lambda g, scale=scale: scale * g, GRADIENTS), state, PARAMS)
+        norms.append(float(optax.tree.norm(updates)))
+    np.testing.assert_allclose(norms, [0, 0, 1, 0, 0.5, 0, 0, 1], rtol=1e-6)
+    assert int(state.num_skipped) == 5
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_however_many_were():
+    tx = optim.skip_large_updates(optax.sgd(1.0), max_norm=5.0, most_in_a_row=1)
+    bad = jax.tree.map(lambda g: g * jnp.nan, GRADIENTS)
+    params, state = train(tx, [bad, bad, bad])
+    equal(params, PARAMS)
+    params, _ = train(tx, [bad, bad, GRADIENTS])  # a large one after them is done
+    equal(params, optax.apply_updates(PARAMS, jax.tree.map(jnp.negative, GRADIENTS)))
+    with pytest.raises(ValueError, match="most_in_a_row must be at least 1, not 0"):
+        optim.skip_large_updates(optax.sgd(1.0), most_in_a_row=0)
+
+
 def test_after_a_skipped_update_training_goes_on_as_if_it_had_not_been():
     tx = optim.skip_large_updates(optax.adam(0.1))
     bad = jax.tree.map(lambda g: g * jnp.nan, GRADIENTS)

@@ -145,19 +145,38 @@ def discretized_logistic_log_likelihood(mean: jax.Array, log_scale: jax.Array, x
       [B], at most 0, in nats.
     """
     level = jnp.clip(jnp.round((x + 1) * 127.5), 0, 255)
+    return _sum_per_image(discretized_logistic_log_mass(mean, log_scale, level))
+
+
+def discretized_logistic_log_mass(
+    mean: jax.Array, log_scale: jax.Array, level: jax.Array, num_levels: int = 256
+) -> jax.Array:
+    """log of the logistic distribution's mass on the bin of a level, of each number by itself.
+
+    Level k in 0..n - 1 stands at 2 k / (n - 1) - 1; its bin reaches 1 / (n - 1) to both sides, and the first and the
+    last bin reach to infinity.
+
+    Args:
+      mean: any shape.
+      log_scale: log of the logistic scale; broadcasts against `mean`.
+      level: whole numbers, as floating point; broadcasts against `mean`.
+      num_levels: n.
+
+    Returns:
+      Their common shape, at most 0, in nats.
+    """
+    last, half = num_levels - 1, (num_levels - 1) / 2
     mean = _finite(mean)
     inverse_scale = jnp.exp(-_at_least(log_scale, -math.log(jnp.finfo(log_scale.dtype).max)))
     # From half-integers, which are exact: the upper edge of a bin is the lower edge of the next to the last bit.
-    upper = ((level + 0.5) / 127.5 - 1 - mean) * inverse_scale
-    lower = ((level - 0.5) / 127.5 - 1 - mean) * inverse_scale
+    upper = ((level + 0.5) / half - 1 - mean) * inverse_scale
+    lower = ((level - 0.5) / half - 1 - mean) * inverse_scale
     # log(sigmoid(upper) - sigmoid(lower)) = log_sigmoid(upper) + log_sigmoid(-lower) + log(1 - exp(lower - upper)),
     # which keeps its precision where both sigmoids are near 0 or 1.
-    width = jnp.broadcast_to(2 / 255 * inverse_scale, upper.shape)
-    middle = jax.nn.log_sigmoid(upper) + jax.nn.log_sigmoid(-lower) + _log1mexp(width, math.log(2 / 255) - log_scale)
-    log_mass = jnp.where(
-        level <= 0, jax.nn.log_sigmoid(upper), jnp.where(level >= 255, jax.nn.log_sigmoid(-lower), middle)
-    )
-    return _sum_per_image(log_mass)
+    width = jnp.broadcast_to(2 / last * inverse_scale, upper.shape)
+    below, above = jax.nn.log_sigmoid(upper), jax.nn.log_sigmoid(-lower)
+    middle = below + above + _log1mexp(width, math.log(2 / last) - log_scale)
+    return jnp.where(level <= 0, below, jnp.where(level >= last, above, middle))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -208,10 +227,12 @@ class Likelihood(NamedTuple):
 
     log_prob: `(decoder output, image [B, H, W, C]) -> [B]` nats.
     mean: `(decoder output) -> image [B, H, W, C]` in [-1, 1], what `sample` and `reconstruct` show.
+    sample: `(decoder output, key) -> image [B, H, W, C]`, a draw from it, where one is worth looking at.
     """
 
     log_prob: Callable
     mean: Callable
+    sample: Callable | None = None
 
     def __repr__(self) -> str:
         return short(self)

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jaxgen.models.convolution import Conv, Geometry, convolve, transposed
 
 
-def enlarge(x: jax.Array) -> jax.Array:
-    """Each pixel four times: [B, H, W, C] -> [B, 2 H, 2 W, C]."""
+def enlarge(x: jax.Array, factor: int = 2) -> jax.Array:
+    """Each pixel f * f times, f = factor: [B, H, W, C] -> [B, f H, f W, C]."""
     b, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+    repeated = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, factor, w, factor, c))
+    return repeated.reshape(b, factor * h, factor * w, c)
 
 
 def halve(x: jax.Array) -> jax.Array:
