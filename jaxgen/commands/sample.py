@@ -53,8 +53,8 @@ def sample(
       truncation: Better and more similar images. Of a GAN with normal latents: every coordinate beyond this threshold
         is drawn again, up to 5; 0.5 is strong, none the default. Of a StyleGAN: how far styles may be from their mean;
         0.7 is usual, 0 draws the mean one, 1 (the default) all. `jaxgen describe` says which a system has.
-      temperature: Of a VAE: the standard deviation of latents; of a hierarchical one, of every layer's noise. 1 by default;
-        less draws better and more similar images.
+      temperature: Of a VAE: the standard deviation of latents; of a hierarchical one, of every layer's noise. 1 by
+        default; less draws better and more similar images.
       standing_statistics: Of a generator with batch normalisation: its means and variances are taken anew from so many
         batches of images, drawn with the same truncation, in place of the running averages of training. 16 is usual;
         with a strong truncation the running averages are wrong. The run is not changed.
