@@ -28,6 +28,7 @@ from jaxgen.systems import (
     ssgan,
     stylegan2,
     vae,
+    vqvae,
     wgan_gp,
 )
 from jaxgen.systems.preset import Preset
@@ -47,6 +48,7 @@ MODULES = (
     fastgan,
     article,
     vae,
+    vqvae,
     classifier,
 )
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}
