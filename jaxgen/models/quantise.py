@@ -54,7 +54,8 @@ def _straight_through_jvp(primals, tangents):
 
 def nearest(z: jax.Array, codebook: jax.Array) -> jax.Array:
     """argmin_k |z - e_k|^2, the first of equals: z [..., D], e [K, D] -> int32 [...]."""
-    z, e = z.astype(FLOAT), codebook.astype(FLOAT)
+    middle = jnp.mean(codebook.astype(FLOAT), axis=0)  # taken away from both, it leaves more digits to the differences
+    z, e = z.astype(FLOAT) - middle, codebook.astype(FLOAT) - middle
     # |z|^2 is the same for all codes.
     distances = jnp.sum(jnp.square(e), axis=1) - 2 * jnp.matmul(z, e.T, precision=HIGHEST)
     return jnp.argmin(distances, axis=-1).astype(jnp.int32)
@@ -315,9 +316,9 @@ class FiniteScalarQuantiser(nn.Module):
         offset = np.where(np.array(self.levels) % 2 == 0, 0.5, 0.0)
         bounded = jnp.tanh(z + np.tan(offset / half).astype(np.float32)) * half.astype(np.float32)
         bounded = bounded - offset.astype(np.float32)
-        whole = jnp.round(bounded) + 0.0  # -0 becomes 0
-        codes = jnp.sum((whole.astype(jnp.int32) + self._middle) * self._places, axis=-1, dtype=jnp.int32)
-        vectors = straight_through(bounded, whole) / self._middle.astype(np.float32)
+        whole = jnp.round(bounded).astype(jnp.int32)  # of which there is one zero
+        codes = jnp.sum((whole + self._middle) * self._places, axis=-1, dtype=jnp.int32)
+        vectors = straight_through(bounded, whole.astype(FLOAT)) / self._middle.astype(np.float32)
         return Quantised(codes, vectors, jnp.zeros((), FLOAT), usage(codes, self.num_codes, self.axis_name))
 
     def embed(self, codes: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 Strided convolutions with kernels of 4, a 3x3 convolution and residual blocks, and the same backwards.
 
 Both models return a `Reconstruction`, have the methods `encode(images) -> codes` and `decode(codes) -> images`, and say
-in `maps(image_shape)` which codes of an image belong to which quantiser.
+in `maps` which codes of an image belong to which quantiser.
 """
 
 from typing import Any, NamedTuple
@@ -91,7 +91,7 @@ class VQVAE(nn.Module):
     """Images [B, H, W, C] in [-1, 1] -> codes [B, H / 4, W / 4] -> images."""
 
     quantiser: nn.Module
-    channels: int = 3
+    image_shape: tuple[int, int, int] = (32, 32, 3)
     features: int = 128
     blocks: int = 2
     inner: int = 32
@@ -102,7 +102,7 @@ class VQVAE(nn.Module):
         shared = {"features": self.features, "blocks": self.blocks, "inner": self.inner, "dtype": self.dtype}
         self.encoder = Encoder(**shared)
         self.to_vectors = Conv(self.quantiser.dim, 1, dtype=self.dtype)
-        self.decoder = Decoder(self.channels, **shared)
+        self.decoder = Decoder(self.image_shape[2], **shared)
 
     def __call__(self, x: jax.Array, *, train: bool) -> Reconstruction:
         found = self.quantised(x, train=train)
@@ -120,6 +120,12 @@ class VQVAE(nn.Module):
         """Codes -> images, not clipped."""
         return self.decoder(self.quantiser.embed(codes), train=train)
 
-    def maps(self, image_shape: tuple[int, int, int]) -> dict[str, tuple[int, int]]:
+    @property
+    def maps(self) -> dict[str, tuple[int, int]]:
         """The sides of the map of codes."""
-        return {"": (image_shape[0] // 4, image_shape[1] // 4)}
+        return {"": (self.image_shape[0] // 4, self.image_shape[1] // 4)}
+
+    @property
+    def codes_shape(self) -> tuple[int, ...]:
+        """Of the codes of an image."""
+        return self.maps[""]

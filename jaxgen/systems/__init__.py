@@ -29,6 +29,7 @@ from jaxgen.systems import (
     stylegan2,
     vae,
     vqvae,
+    vqvae2,
     wgan_gp,
 )
 from jaxgen.systems.preset import Preset
@@ -49,6 +50,7 @@ MODULES = (
     article,
     vae,
     vqvae,
+    vqvae2,
     classifier,
 )
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}

@@ -101,11 +101,11 @@ def build(config: Autoencoder, spec: Spec, model: Any, *, name: str) -> System:
     Args:
       config: settings.
       spec: of the batches.
-      model: images -> `models.vqvae.Reconstruction`, with methods `encode`, `decode` and `maps`.
+      model: images -> `models.vqvae.Reconstruction`, with `encode`, `decode`, `maps`, `codes_shape`.
       name: what to call it.
     """
     optimizer = config.optimizer.build(config.num_steps)
-    maps, num_codes = model.maps(spec.image_shape), config.quantiser.build().num_codes
+    num_codes = config.quantiser.build().num_codes
 
     def error(image, drawn):
         """For each image, of the scale in which black is 0 and white 1."""
@@ -133,20 +133,16 @@ def build(config: Autoencoder, spec: Spec, model: Any, *, name: str) -> System:
 
     def summarize(rows):
         found = {"distortion": float(np.mean(np.asarray(rows["distortion"]), dtype=np.float64))}
-        ends = np.cumsum([math.prod(sides) for sides in maps.values()])
-        for which, codes in zip(maps, np.split(np.asarray(rows["codes"]), ends[:-1], axis=1), strict=True):
+        ends = np.cumsum([math.prod(sides) for sides in model.maps.values()])
+        for which, codes in zip(model.maps, np.split(np.asarray(rows["codes"]), ends[:-1], axis=1), strict=True):
             prefix = f"{which}/" if which else ""
             found |= {prefix + what: x for what, x in of_codes.summary(codes, num_codes).items()}
         return found
 
     def latents(key, n):
         check_key(key)
-        shape = jax.eval_shape(lambda v, x: encode(v, {"image": x}), *shapes()).shape
-        return sharding.draw(lambda key, s: jax.random.randint(key, s, 0, num_codes), key, (n, *shape[1:]))
-
-    def shapes():
-        state = jax.eval_shape(init, jax.random.key(0))
-        return state.ema, jax.ShapeDtypeStruct((1, *spec.image_shape), jnp.float32)
+        shape = (n, *model.codes_shape)
+        return sharding.draw(lambda key, shape: jax.random.randint(key, shape, 0, num_codes, jnp.int32), key, shape)
 
     def encode(variables, batch):
         return network.evaluate(model, variables, network.images_of(batch), what="images", method="encode")

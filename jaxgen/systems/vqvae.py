@@ -36,7 +36,7 @@ def build(config: Config, spec: Spec) -> System:
       ValueError: for a number of codes that the quantiser cannot have; when it is traced, for sides that are no
         multiples of 4.
     """
-    model = networks.VQVAE(config.quantiser.build(), spec.image_shape[2], **config.sizes)
+    model = networks.VQVAE(config.quantiser.build(), spec.image_shape, **config.sizes)
     return vector_quantised.build(config, spec, model, name="VQ-VAE")
 
 
