@@ -254,7 +254,9 @@ def test_k_means_begins_in_the_first_batch_alone_and_is_the_same_for_the_same_ke
 def test_k_means_of_fewer_vectors_than_codes_is_one_sentence():
     module = EMAVectorQuantiser(64, 4, k_means=True)
     with pytest.raises(ValueError, match="k-means cannot make 64 codes of the 48 vectors of a batch: take larger"):
-        jax.eval_shape(lambda v: module.apply(v, Z, train=True, mutable=True, rngs={"params": KEY}), variables_of(module))
+        jax.eval_shape(
+            lambda v: module.apply(v, Z, train=True, mutable=True, rngs={"params": KEY}), variables_of(module)
+        )
 
 
 def test_the_centres_of_k_means_are_the_means_of_what_is_nearest_to_them():
@@ -343,7 +345,9 @@ def test_normal_numbers_use_the_levels_so_that_a_thousand_codes_have_the_perplex
     for n in (8, 5):
         found[n] = float(quantised(FiniteScalarQuantiser((n,)), {}, quantiles)[0].metrics["perplexity"])
         half, offset = (n - 1) * 0.999 / 2, (n + 1) % 2 / 2
-        steps = [math.atanh((j + 0.5 + offset) / half) - math.tan(offset / half) for j in range(-(n // 2), (n - 1) // 2)]
+        steps = [
+            math.atanh((j + 0.5 + offset) / half) - math.tan(offset / half) for j in range(-(n // 2), (n - 1) // 2)
+        ]
         below = [0.0, *(0.5 + 0.5 * math.erf(step / math.sqrt(2)) for step in steps), 1.0]
         expected[n] = of_codes.perplexity(np.diff(below))
     assert found == pytest.approx(expected, rel=1e-4)

@@ -95,6 +95,15 @@ def _vectors(z, dim, name):
     return z.astype(FLOAT)
 
 
+def uniform_codes(key: jax.Array, shape: tuple[int, ...], num_codes: int) -> jax.Array:
+    """Codes that are all alike, each by itself: int32 of a shape, divided over devices as images are.
+
+    Raises:
+      TypeError: for what is no key.
+    """
+    return sharding.draw(lambda key, shape: jax.random.randint(key, shape, 0, num_codes, jnp.int32), key, shape)
+
+
 def check_codes(codes: jax.Array, num_codes: int) -> jax.Array:
     """Whole numbers as int32.
 
@@ -399,7 +408,9 @@ class LookupFreeQuantiser(nn.Module):
     def embed(self, codes: jax.Array) -> jax.Array:
         """The vectors of codes: [...] -> [..., bits]."""
         codes = check_codes(codes, self.num_codes)
-        return _only_known(jnp.where(codes[..., None] & self._places > 0, 1.0, -1.0).astype(FLOAT), codes, self.num_codes)
+        return _only_known(
+            jnp.where(codes[..., None] & self._places > 0, 1.0, -1.0).astype(FLOAT), codes, self.num_codes
+        )
 
     @property
     def _places(self):

@@ -20,6 +20,7 @@ from jaxgen.systems import (
     cgan,
     classifier,
     dcgan,
+    dvae,
     fastgan,
     progan,
     r3gan,
@@ -51,6 +52,7 @@ MODULES = (
     vae,
     vqvae,
     vqvae2,
+    dvae,
     classifier,
 )
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}

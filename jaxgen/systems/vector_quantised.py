@@ -4,13 +4,11 @@ import dataclasses
 import math
 from typing import Annotated, Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxgen import network, objective, sharding
-from jaxgen.arguments import check_key
+from jaxgen import network, objective
 from jaxgen.metrics import codes as of_codes
 from jaxgen.models import quantise
 from jaxgen.options import Optimizer, Run
@@ -139,11 +137,6 @@ def build(config: Autoencoder, spec: Spec, model: Any, *, name: str) -> System:
             found |= {prefix + what: x for what, x in of_codes.summary(codes, num_codes).items()}
         return found
 
-    def latents(key, n):
-        check_key(key)
-        shape = (n, *model.codes_shape)
-        return sharding.draw(lambda key, shape: jax.random.randint(key, shape, 0, num_codes, jnp.int32), key, shape)
-
     def encode(variables, batch):
         return network.evaluate(model, variables, network.images_of(batch), what="images", method="encode")
 
@@ -159,7 +152,7 @@ def build(config: Autoencoder, spec: Spec, model: Any, *, name: str) -> System:
             distortion_and_quantisers, optimizer=optimizer, ema_decay=config.ema_decay, gradients=config.gradients
         ),
         images_per_step=config.batch_size,
-        latents=latents,
+        latents=lambda key, n: quantise.uniform_codes(key, (n, *model.codes_shape), num_codes),
         decode=decode,
         encode=encode,
         reconstruct=reconstruct,
