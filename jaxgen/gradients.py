@@ -22,7 +22,7 @@ from jaxgen.arguments import check_function
 Way = Callable[[Callable, Any, jax.Array], tuple[Any, Any]]
 """(gradient_of, examples, key) -> (gradients, rest)."""
 
-COUPLING = {"batch_stats": "batch normalisation", "codebook": "a codebook of moving averages"}
+COUPLING = {"batch_stats": "batch normalisation", "code_averages": "a codebook of moving averages"}
 """Collections of layers whose state is of a whole batch, and what such layers are called."""
 
 

@@ -51,7 +51,7 @@ def with_codebook(module, vectors, **changes):
     """Variables of a codebook of averages."""
     vectors = jnp.asarray(vectors, jnp.float32)
     count, batches = jnp.ones(len(vectors)), jnp.zeros(())
-    return {"codebook": {"vectors": vectors, "sum": vectors, "count": count, "batches": batches} | changes}
+    return {"code_averages": {"vectors": vectors, "sum": vectors, "count": count, "batches": batches} | changes}
 
 
 # All ------------------------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ THREE = [(0, 0.5), (4, 5), (-9, -9)]
 def followed(module, variables, z, times=1, key=KEY):
     for _ in range(times):
         found, variables = quantised(module, variables, z, key, train=True)
-    return found, variables["codebook"]
+    return found, variables["code_averages"]
 
 
 def test_averages_of_five_vectors_are_those_of_the_paper():
@@ -184,13 +184,13 @@ def test_a_code_that_nobody_chooses_stays_where_it_is_bit_for_bit_for_ten_thousa
     module = EMAVectorQuantiser(3, 2)
 
     def step(variables, _):
-        _, variables = module.apply(variables, FIVE, train=True, mutable=["codebook"])
+        _, variables = module.apply(variables, FIVE, train=True, mutable=["code_averages"])
         return variables, None
 
     after, _ = jax.jit(lambda v: lax.scan(step, v, length=10_000))(with_codebook(module, THREE))
-    np.testing.assert_array_equal(after["codebook"]["vectors"][2], [-9, -9])
-    np.testing.assert_allclose(after["codebook"]["vectors"][:2], [(1 / 3, 1 / 3), (4.5, 4)], rtol=1e-4)
-    assert float(after["codebook"]["count"][2]) < 1e-30
+    np.testing.assert_array_equal(after["code_averages"]["vectors"][2], [-9, -9])
+    np.testing.assert_allclose(after["code_averages"]["vectors"][:2], [(1 / 3, 1 / 3), (4.5, 4)], rtol=1e-4)
+    assert float(after["code_averages"]["count"][2]) < 1e-30
     back, codebook = followed(module, after, FIVE - 13.0)  # vectors come near it after all
     assert np.isfinite(codebook["vectors"]).all() and np.all(back.codes == 2)
 
@@ -198,7 +198,7 @@ def test_a_code_that_nobody_chooses_stays_where_it_is_bit_for_bit_for_ten_thousa
 def test_after_one_step_every_codes_norm_is_between_its_vectors_and_its_own():
     module = EMAVectorQuantiser(512, 8)
     variables = variables_of(module, Z.reshape(-1, 1, 1, 8))
-    before = np.linalg.norm(variables["codebook"]["vectors"], axis=1)
+    before = np.linalg.norm(variables["code_averages"]["vectors"], axis=1)
     _, after = followed(module, variables, Z.reshape(-1, 1, 1, 8))
     norms = np.linalg.norm(after["vectors"], axis=1)
     assert 0.5 * before.min() < norms.min() and norms.max() < 1.5 * before.max()
@@ -246,7 +246,7 @@ def test_k_means_begins_in_the_first_batch_alone_and_is_the_same_for_the_same_ke
     again, _ = followed(module, variables, z)
     np.testing.assert_array_equal(first.codes, again.codes)
     assert float(after["batches"]) == 1
-    _, later = followed(module, {"codebook": after}, 0 * z)
+    _, later = followed(module, {"code_averages": after}, 0 * z)
     moved = np.linalg.norm(later["vectors"] - after["vectors"], axis=1)
     assert np.sum(moved > 0) == 1  # all of the second batch chose one code, and no code began anew
 
@@ -271,12 +271,12 @@ def test_the_centres_of_k_means_are_the_means_of_what_is_nearest_to_them():
 def test_averages_restarts_and_k_means_on_eight_devices_are_those_of_the_joined_batch(view):
     module = EMAVectorQuantiser(24, 4, decay=0.9, restart_below=0.95, k_means=True)
     variables, dead = variables_of(module), 0.0
-    step = lambda v, z, key: module.apply(v, z, train=True, mutable=["codebook"], rngs={"params": key})  # noqa: E731
+    step = lambda v, z, key: module.apply(v, z, train=True, mutable=["code_averages"], rngs={"params": key})  # noqa: E731
     if view == "global":
         run = sharding.jit_global(step, sharding.make_mesh(8), batch_axes=(None, 0, None))
     else:
         module_8 = module.clone(axis_name="data")
-        step_8 = lambda v, z, key: module_8.apply(v, z, train=True, mutable=["codebook"], rngs={"params": key})  # noqa: E731
+        step_8 = lambda v, z, key: module_8.apply(v, z, train=True, mutable=["code_averages"], rngs={"params": key})  # noqa: E731
         mapped = jax.pmap(step_8, "data", in_axes=(None, 0, None))
         run = lambda v, z, key: jax.tree.map(lambda x: x[0], mapped(v, z.reshape(8, 1, *z.shape[1:]), key))  # noqa: E731
     one, many = variables, variables

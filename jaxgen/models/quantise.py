@@ -29,6 +29,7 @@ from jaxgen import sharding
 from jaxgen.models.batch_norm import rows_of
 
 FLOAT = jnp.float32
+COLLECTION = "code_averages"  # of a codebook of moving averages
 HIGHEST = lax.Precision.HIGHEST  # a product in half precision is off by a percent: another code would be the nearest
 
 
@@ -180,7 +181,7 @@ class EMAVectorQuantiser(nn.Module):
     A code whose N falls below `restart_below` begins anew as a vector of the batch, with N = 1 and m = e. With
     `k_means`, the first batch's vectors are clustered, and the codes begin there.
 
-    The collection "codebook" holds `count` N [K], `sum` m [K, dim], `vectors` e [K, dim], and the number of `batches`.
+    The collection "code_averages" holds `count` N [K], `sum` m [K, dim], `vectors` e [K, dim] and how many `batches`.
 
     Raises:
       ValueError: at trace time, for k-means of fewer vectors than codes.
@@ -198,10 +199,10 @@ class EMAVectorQuantiser(nn.Module):
     def setup(self) -> None:
         """The codebook is a collection."""
         shape = (self.num_codes, self.dim)
-        self.vectors = self.variable("codebook", "vectors", lambda: _uniform(self.make_rng("params"), shape, FLOAT))
-        self.sum = self.variable("codebook", "sum", lambda: jnp.array(self.vectors.value))
-        self.count = self.variable("codebook", "count", jnp.ones, self.num_codes, FLOAT)
-        self.batches = self.variable("codebook", "batches", jnp.zeros, (), FLOAT)
+        self.vectors = self.variable(COLLECTION, "vectors", lambda: _uniform(self.make_rng("params"), shape, FLOAT))
+        self.sum = self.variable(COLLECTION, "sum", lambda: jnp.array(self.vectors.value))
+        self.count = self.variable(COLLECTION, "count", jnp.ones, self.num_codes, FLOAT)
+        self.batches = self.variable(COLLECTION, "batches", jnp.zeros, (), FLOAT)
 
     def __call__(self, z: jax.Array, *, train: bool) -> Quantised:
         z = _vectors(z, self.dim, "the codebook")

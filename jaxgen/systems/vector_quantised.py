@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxgen import network, objective
 from jaxgen.metrics import codes as of_codes
 from jaxgen.models import quantise
-from jaxgen.options import Optimizer, Run
+from jaxgen.options import Optimizer, Run, lookup
 from jaxgen.ranges import Count, CountOrZero, Positive, Range, Share, Weight, WholeShare
 from jaxgen.system import Measure, Spec, System
 
@@ -47,26 +47,37 @@ class Quantiser:
         Raises:
           ValueError: for numbers of codes that the quantiser cannot have.
         """
-        if self.name == "gradient":
-            return quantise.VectorQuantiser(self.num_codes, self.dim, self.beta)
-        if self.name == "ema":
-            own = {"decay": self.decay, "restart_below": self.restart_below, "k_means": self.k_means}
-            return quantise.EMAVectorQuantiser(self.num_codes, self.dim, self.beta, **own)
-        if self.name == "fsq":
-            if not self.levels or math.prod(self.levels) > MOST:
-                raise ValueError(f"--quantiser.levels multiply to {math.prod(self.levels):,} codes: 2 to {MOST:,} fit")
-            return quantise.FiniteScalarQuantiser(self.levels)
-        bits = self.num_codes.bit_length() - 1
-        if self.num_codes != 2**bits or not 1 <= bits or self.num_codes > MOST:
-            raise ValueError(
-                f"--quantiser.num-codes must be a power of two from 2 to {MOST:,} for lfq, whose codes are bits, not "
-                f"{self.num_codes}"
-            )
-        return quantise.LookupFreeQuantiser(
-            bits, self.beta, entropy_weight=self.entropy_weight, temperature=self.temperature
+        return lookup(QUANTISERS, self.name, "quantiser")(self)
+
+
+def _gradient(settings):
+    return quantise.VectorQuantiser(settings.num_codes, settings.dim, settings.beta)
+
+
+def _ema(settings):
+    own = {name: getattr(settings, name) for name in ("decay", "restart_below", "k_means")}
+    return quantise.EMAVectorQuantiser(settings.num_codes, settings.dim, settings.beta, **own)
+
+
+def _fsq(settings):
+    num_codes = math.prod(settings.levels)
+    if not 1 < num_codes <= MOST:
+        raise ValueError(f"--quantiser.levels multiply to {num_codes:,} codes: 2 to {MOST:,} fit")
+    return quantise.FiniteScalarQuantiser(settings.levels)
+
+
+def _lfq(settings):
+    bits = settings.num_codes.bit_length() - 1
+    if settings.num_codes != 2**bits or not 1 < settings.num_codes <= MOST:
+        raise ValueError(
+            f"--quantiser.num-codes must be a power of two from 2 to {MOST:,} for lfq, whose codes are bits, not "
+            f"{settings.num_codes}"
         )
+    own = {name: getattr(settings, name) for name in ("beta", "entropy_weight", "temperature")}
+    return quantise.LookupFreeQuantiser(bits, **own)
 
 
+QUANTISERS = {"ema": _ema, "gradient": _gradient, "fsq": _fsq, "lfq": _lfq}
 MOST = 2**20  # codes, of all of which a batch's shares are counted
 
 
