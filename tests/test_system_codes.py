@@ -193,7 +193,6 @@ def discrete(fast_compilation):
     """(system, state, compiled step): maps of 4x4 codes, schedules of four and two steps, plain descent."""
     system = built(
         dvae,
-        groups=2,
         temperature=0.01,
         temperature_steps=4,
         beta=2.0,
@@ -245,7 +244,7 @@ def test_held_out_bounds_are_of_draws_and_of_relaxed_draws_which_a_cold_relaxati
     np.testing.assert_allclose(rows["elbo"], -rows["distortion"] - rows["rate"], rtol=1e-5)
     np.testing.assert_allclose(rows["relaxed_elbo"] - rows["elbo"], rows["gap"], rtol=1e-3, atol=1e-3)
     assert float(jnp.max(rows["rate"])) <= 16 * math.log(6)
-    warm = built(dvae, groups=2, temperature=1.0)
+    warm = built(dvae, temperature=1.0)
     of_warm = jax.jit(warm.measure.of_batch)(state.ema, BATCH, KEY)
     np.testing.assert_allclose(of_warm["elbo"], rows["elbo"], rtol=1e-5)  # draws know no temperature
     assert float(jnp.abs(rows["gap"]).mean()) < 0.1 * float(jnp.abs(of_warm["gap"]).mean())

@@ -160,7 +160,7 @@ def build(config: Config, spec: Spec) -> System:
 
 
 TINY = Config(
-    num_codes=6, features=4, first=3, groups=3, blocks=1, batch_size=8, num_steps=4, temperature_steps=4, beta_steps=2
+    num_codes=6, features=4, first=3, groups=2, blocks=1, batch_size=8, num_steps=4, temperature_steps=4, beta_steps=2
 )
 
 _PAPER = "Ramesh, Pavlov, Goh, Gray, Voss, Radford, Chen and Sutskever 2021"
