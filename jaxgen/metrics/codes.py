@@ -4,6 +4,8 @@ The perplexity of a batch is at most its number of codes: what codes a tokenizer
 entry of the codebook or more.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 
@@ -45,3 +47,15 @@ def summary(codes: np.ndarray, num_codes: int) -> dict[str, float]:
         "used_share": used / num_codes,
         "dead_codes": num_codes - used,
     }
+
+
+def summarize(rows: Mapping[str, np.ndarray], num_codes: int) -> dict[str, float]:
+    """The numbers of a data set from those of its images: `summary` of "codes" [N, ...], and the means of all others.
+
+    Args:
+      rows: name -> array [N, ...].
+      num_codes: of the codebook.
+    """
+    # asarray: NumPy hands the mean of a JAX array back to JAX, which has no float64.
+    found = {name: float(np.mean(np.asarray(x), dtype=np.float64)) for name, x in rows.items() if name != "codes"}
+    return found | summary(np.asarray(rows["codes"]), num_codes)

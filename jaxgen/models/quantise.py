@@ -264,7 +264,7 @@ def some_of(key: jax.Array, z: jax.Array, num: int, *, axis_name: str | None = N
     """`num` random vectors of a batch z [N, D], each as often as any other: [num, D]. Of all devices' vectors."""
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
     order = jax.random.permutation(key, devices * len(z))
-    rows = jnp.resize(order, num)  # from the first again, where there are fewer
+    rows = jnp.resize(order, (num,))  # from the first again, where there are fewer
     if axis_name is None:
         return z[rows]
     rows = rows - lax.axis_index(axis_name) * len(z)

@@ -5,9 +5,8 @@ softmax((logits + g) / temperature) instead of a draw of q, g of the Gumbel dist
 
     (-log p(x|z) + beta KL(q(z|x) || uniform)) / (numbers in an image),
 
-both sums over an image, the logit-Laplace likelihood being a density of pixels that are mapped to [0.1, 0.9]. Along
-half a cosine the temperature falls from 1 to 1/16, beta rises from 0 to 6.6 and the learning rate falls. Prior,
-networks, schedules, likelihood and AdamW are the paper's (appendix A.2 and A.3).
+both sums over an image, with a logit-Laplace likelihood. Along half a cosine the temperature falls from 1 to 1/16, beta
+rises from 0 to 6.6 and the learning rate falls. All of this is the paper's (appendix A.2 and A.3).
 
 Held-out numbers are the bound with draws of q (`elbo`), what the relaxation at the last temperature makes of it
 (`relaxed_elbo`, no bound) and the difference (`gap`). Images are drawn from codes that are all alike, each by itself:
@@ -21,7 +20,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxgen import network, objective, optim, sharding
 from jaxgen.arguments import check_key
@@ -92,8 +90,8 @@ def build(config: Config, spec: Spec) -> System:
         output, decoder_state = network.apply(decoder, params["decoder"], old["decoder"], found.vectors, key=key)
         distortion = -jnp.mean(likelihood.log_prob(output, image))
         loss = (distortion + beta(step) * found.loss) / math.prod(spec.image_shape)
-        metrics = {"loss": loss, "relaxed_elbo": -distortion - found.loss, "distortion": distortion, **found.metrics}
-        metrics |= {"temperature": temperature(step), "beta": beta(step)}
+        metrics = {"loss": loss, "relaxed_elbo": -distortion - found.loss, "distortion": distortion}
+        metrics |= {"temperature": temperature(step), "beta": beta(step), **found.metrics}
         return loss, ({"encoder": encoder_state, "decoder": decoder_state}, metrics)
 
     def init(key):
@@ -124,10 +122,6 @@ def build(config: Config, spec: Spec) -> System:
         bounds = {"elbo": hard - rate, "relaxed_elbo": soft - rate, "gap": soft - hard}
         return bounds | {"distortion": -hard, "rate": rate, "codes": codes}
 
-    def summarize(rows):
-        means = {n: float(np.mean(np.asarray(x), dtype=np.float64)) for n, x in rows.items() if n != "codes"}
-        return means | of_codes.summary(np.asarray(rows["codes"]), num_codes)
-
     def encode(variables, batch):
         return jnp.argmax(logits_of(variables, batch), axis=-1).astype(jnp.int32)
 
@@ -149,7 +143,7 @@ def build(config: Config, spec: Spec) -> System:
         decode=decode,
         encode=encode,
         reconstruct=lambda variables, batch: decode(variables, encode(variables, batch)),
-        measure=Measure(of_batch, summarize, best="elbo"),
+        measure=Measure(of_batch, lambda rows: of_codes.summarize(rows, num_codes), best="elbo"),
         protocol={
             "latents": "codes, all alike at each position by itself: the prior of the bound",
             "images": "medians of the decoder's distribution (logit-Laplace), not draws from it",
@@ -177,7 +171,10 @@ PRESETS = {
             blocks=1,
             beta=2.0,
             num_steps=4000,
-            **{"temperature_steps": 3000, "beta_steps": 1000, "rate_steps": 4000, "last_rate": 1e-5},
+            temperature_steps=3000,
+            beta_steps=1000,
+            rate_steps=4000,
+            last_rate=1e-5,
             optimizer=Optimizer("adamw", learning_rate=1e-3, weight_decay=1e-4),
             ema_half_life=10_000,
             evaluate_every=1000,
@@ -191,7 +188,7 @@ PRESETS = {
             batch_size=512,
             num_steps=3_000_000,
             ema_half_life=355_000,  # images; 0.999 a step
-            **dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_every"), 5000),
+            evaluate_every=10_000,
         ),
         paper=_PAPER,
         spec=((256, 256, 3), 0),

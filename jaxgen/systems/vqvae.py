@@ -65,8 +65,8 @@ PRESETS = {
             **_OFTEN,
         ),
         paper=_PAPER,
-        measured="distortion 0.0426, perplexity 100.4, all 128 codes in use (10,000 test images; one seed, two cores of "
-        "an AMD EPYC, 2026-11-29)",
+        measured="distortion 0.0426, perplexity 100.4, all 128 codes in use (10,000 test images; one seed, two cores "
+        "of an AMD EPYC, 2026-11-29)",
     ),
     "emoji-vqvae": Preset(
         "32x32 colour emoji as 8x8 codes of 256, by a narrow VQ-VAE",
