@@ -30,7 +30,7 @@ from jaxgen.models import quantise
 from jaxgen.options import Data, Optimizer, Run
 from jaxgen.ranges import Count, Positive, Weight
 from jaxgen.system import Measure, Spec, System
-from jaxgen.systems.preset import Preset
+from jaxgen.systems.preset import Preset, Settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,9 +153,8 @@ def build(config: Config, spec: Spec) -> System:
     )
 
 
-TINY = Config(
-    num_codes=6, features=4, first=3, groups=2, blocks=1, batch_size=8, num_steps=4, temperature_steps=4, beta_steps=2
-)
+_SHORT: Settings = {"batch_size": 8, "num_steps": 4, "temperature_steps": 4, "beta_steps": 2}
+TINY = Config(data=Data("emoji", image_size=16), num_codes=6, features=4, first=3, groups=2, blocks=1, **_SHORT)
 
 _PAPER = "Ramesh, Pavlov, Goh, Gray, Voss, Radford, Chen and Sutskever 2021"
 
