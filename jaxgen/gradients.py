@@ -22,7 +22,8 @@ from jaxgen.arguments import check_function
 Way = Callable[[Callable, Any, jax.Array], tuple[Any, Any]]
 """(gradient_of, examples, key) -> (gradients, rest)."""
 
-COUPLING = ("batch_stats",)  # collections of layers that make an image's output depend on the others of its batch
+COUPLING = {"batch_stats": "batch normalisation", "code_averages": "a codebook of moving averages"}
+"""Collections of layers whose state is of a whole batch, and what such layers are called."""
 
 
 def plain(gradient_of: Callable, examples: Any, key: jax.Array) -> tuple[Any, Any]:
@@ -46,7 +47,8 @@ def accumulated(num_slices: int) -> Way:
 
     Raises:
       ValueError: at once for fewer than one slice. At trace time for a batch that cannot be divided, and for batch
-        normalisation, whose statistics would be those of a slice: another training, without an error.
+        normalisation or a codebook of moving averages, whose statistics would be those of a slice: another training,
+        without an error.
     """
     if num_slices < 1:
         raise ValueError(f"the number of micro-batches must be at least 1, not {num_slices}")
@@ -90,13 +92,13 @@ def divide(x: jax.Array, num: int, what: str) -> jax.Array:
 
 
 def check_no_coupling(rest: Any) -> None:
-    """Raises a ValueError if a tree holds the state of batch normalisation."""
+    """Raises a ValueError if a tree holds the state of a layer whose statistics are of a batch (`COUPLING`)."""
     for path, _ in jax.tree_util.tree_leaves_with_path(rest):
         names = [str(getattr(part, "key", getattr(part, "name", ""))) for part in path]
-        if any(name in COUPLING for name in names):
+        if coupling := next((COUPLING[name] for name in names if name in COUPLING), ""):
             raise ValueError(
-                "a batch cannot be taken in micro-batches by a network with batch normalisation: its statistics would "
-                f"be those of a slice ({'/'.join(filter(None, names))}); use a network without it, or fewer images"
+                f"a batch cannot be taken in micro-batches by a network with {coupling}: its statistics would be those "
+                f"of a slice ({'/'.join(filter(None, names))}); use a network without it, or fewer images"
             )
 
 

@@ -154,7 +154,13 @@ def init_with_output(module: nn.Module, key: Any, *inputs: Any, name: str) -> tu
 
 
 def evaluate(
-    module: nn.Module, variables: Any, *inputs: Any, key: jax.Array | None = None, what: str = "the input", **told: Any
+    module: nn.Module,
+    variables: Any,
+    *inputs: Any,
+    key: jax.Array | None = None,
+    what: str = "the input",
+    method: str | None = None,
+    **told: Any,
 ) -> Any:
     """What a module returns in evaluation mode; of an `Output` the value.
 
@@ -164,7 +170,8 @@ def evaluate(
       inputs: arrays or trees of them.
       key: of what it draws itself.
       what: errors call the inputs.
-      told: what else its `__call__` takes by name, such as a truncation.
+      method: another method of the module than `__call__`.
+      told: what else it takes by name, such as a truncation.
 
     Raises:
       TypeError: for what is no module, no key, or no variables, such as the whole state of a training.
@@ -172,10 +179,12 @@ def evaluate(
     """
     if key is not None:
         check_key(key)
-    check_inputs(module, inputs, type(module).__name__)
+    if method is None:
+        check_inputs(module, inputs, type(module).__name__)
     check_variables(variables)
+    rngs = None if key is None else {"params": key}
     try:
-        output = module.apply(variables, *inputs, train=False, rngs=None if key is None else {"params": key}, **told)
+        output = module.apply(variables, *inputs, train=False, rngs=rngs, method=method, **told)
     except flax.errors.ScopeParamShapeError as error:
         shapes = ", ".join(str(list(jnp.shape(x))) for x in inputs[:1])
         sizes = "latent_dim" if what == "z" else "image size"

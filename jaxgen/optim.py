@@ -1,7 +1,7 @@
 """Gradient transformations that optax lacks: a clip that tells whether it clipped; skipped, late and new beginnings.
 
-All are ordinary optax transformations. Clipping belongs before the optimiser in the chain, skipping, a late start and
-new beginnings around it:
+All but the schedule `half_cosine` are ordinary optax transformations. Clipping belongs before the optimiser in the
+chain, skipping, a late start and new beginnings around it:
 
     optax.chain(optim.clip_by_global_norm(1.0), optax.adam(2e-4, b1=0.5))
     optim.skip_large_updates(optax.adamax(1e-3), max_norm=200.0)
@@ -15,6 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+
+
+def half_cosine(first: float, last: float, num_steps: float) -> optax.Schedule:
+    """step -> a number that goes from `first` to `last` along half a cosine, and stays there."""
+    falling = optax.cosine_decay_schedule(1.0, num_steps)
+    return lambda step: last + (first - last) * falling(step)
 
 
 class ClipState(NamedTuple):

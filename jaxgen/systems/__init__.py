@@ -20,6 +20,7 @@ from jaxgen.systems import (
     cgan,
     classifier,
     dcgan,
+    dvae,
     fastgan,
     progan,
     r3gan,
@@ -29,6 +30,8 @@ from jaxgen.systems import (
     stylegan2,
     vae,
     vdvae,
+    vqvae,
+    vqvae2,
     wgan_gp,
 )
 from jaxgen.systems.preset import Preset
@@ -49,6 +52,9 @@ MODULES = (
     article,
     vae,
     vdvae,
+    vqvae,
+    vqvae2,
+    dvae,
     classifier,
 )
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}

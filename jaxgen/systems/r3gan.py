@@ -21,7 +21,7 @@ from typing import Literal
 
 import optax
 
-from jaxgen import augmentation, network, turns
+from jaxgen import augmentation, network, optim, turns
 from jaxgen.losses import penalties
 from jaxgen.models import r3gan as networks
 from jaxgen.options import LOSSES, Data, Optimizer, square_size
@@ -50,8 +50,7 @@ class BurnIn:
 
     def schedule(self, first: float, last: float, images_per_step: int) -> optax.Schedule:
         """step -> a number that goes from `first` to `last` along half a cosine, and stays there."""
-        falling = optax.cosine_decay_schedule(1.0, self.num_images / images_per_step)
-        return lambda step: last + (first - last) * falling(step)
+        return optim.half_cosine(first, last, self.num_images / images_per_step)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
