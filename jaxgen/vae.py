@@ -107,7 +107,7 @@ def make_train_step(
     """Builds `train_step(state, batch, key) -> (state, metrics)`.
 
     Args:
-      encoder: `apply(variables, images, train=) -> (mean, logvar)`, each [B, latent_dim], or whatever `posterior` reads.
+      encoder: `apply(variables, images, train=) -> (mean, logvar)`, each [B, latent_dim], or what `posterior` reads.
       decoder: `apply(variables, z [B, latent_dim], train=) -> output`, read by `likelihood`.
       optimizer: any optax transformation.
       likelihood: what the decoder's output means: `variational.bernoulli`, `gaussian`, `discretized_logistic`.
@@ -375,7 +375,7 @@ def _encode(encoder, variables, image, *condition):
 def posterior_mean(
     encoder: nn.Module, variables: Any, image: jax.Array, *condition: jax.Array, posterior: nn.Module = DIAGONAL
 ) -> jax.Array:
-    """The latents [B, latent_dim] that stand for images: the mean of q, or what its module calls so. Raises as `encode`."""
+    """The latents [B, latent_dim] that stand for images: what the posterior calls its mean. Raises as `encode`."""
     model = for_evaluation(encoder, None, variables, posterior, STANDARD)
     return model.q.mean(model.encode(image, *condition))
 

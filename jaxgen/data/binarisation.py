@@ -37,6 +37,31 @@ def threshold(image: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.where(image > 0, 1.0, -1.0).astype(image.dtype)
 
 
+def static(image: jax.Array, key: jax.Array) -> jax.Array:
+    """Draw every pixel once: `dynamic` with a key that is the image's own, so that each visit sees the same draw.
+
+    A rule like that of Larochelle's and Murray's binarised MNIST, and another draw than their file: numbers on it are
+    near, not equal. As there, a network can learn the draws by heart. Equal images have equal draws.
+
+    Args:
+        image: [..., H, W, C] in [-1, 1], on 256 levels.
+        key: unused.
+
+    Returns:
+        The same shape and dtype, values in {-1, 1}.
+    """
+    del key
+    level = jnp.round((image + 1.0) * 127.5).astype(jnp.uint32)
+    flat = level.reshape(-1, *image.shape[-3:])
+    place = jnp.arange(flat[0].size, dtype=jnp.uint32).reshape(flat.shape[1:])
+    own = jnp.sum((flat + 1) * (place * jnp.uint32(2654435761) + 1), axis=(1, 2, 3), dtype=jnp.uint32)  # modulo 2^32
+
+    def draw(image, number):
+        return dynamic(image, jax.random.fold_in(jax.random.key(2008), number))
+
+    return jax.vmap(draw)(image.reshape(flat.shape), own).reshape(image.shape)
+
+
 def dynamic(image: jax.Array, key: jax.Array) -> jax.Array:
     """Draw every pixel anew at every step: 1 with probability `(x + 1) / 2`, else -1.
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
-_REACH = 9.0  # standard deviations of the peak that an integral covers: exp(-40) of it is beyond
+_REACH = 16.0  # standard deviations of the peak that an integral covers
 NUM_PROPOSALS = 24  # a proposal is accepted with probability 0.6 or more: all fail once in 10^10
 
 

@@ -86,8 +86,8 @@ def make_eval_step(
     Returns:
       A pure function `eval_step(variables, batch, key) -> dict`, not compiled, with the entries of
       `vae.make_eval_step`: `elbo`, `distortion`, `rate`, `importance_weighted_bound`, each [B] nats; `kl_per_unit` and
-      `posterior_mean`, [B, latent_dim]. The rate is a formula where posterior and prior have one, and else a mean over the
-      k samples, as the distortion is.
+      `posterior_mean`, [B, latent_dim]. The rate is a formula where posterior and prior have one, and else
+      a mean over the k samples, as the distortion is.
 
     Raises:
       ValueError: at once, for k or chunk_size below 1; at trace time, for images of another shape than the decoder's.

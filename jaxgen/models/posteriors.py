@@ -127,7 +127,7 @@ class Point(nn.Module):
 
 
 class Cholesky(nn.Module):
-    """N(mean, L L'), all covariances free. The encoder returns (mean, L row by row), the diagonal's logarithms in it."""
+    """N(mean, L L'), all covariances free. The encoder returns (mean, L row by row), logarithms on its diagonal."""
 
     @staticmethod
     def sizes(latent_dim: int) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from jaxgen.systems import (
     classifier,
     dcgan,
     fastgan,
+    iwae,
     progan,
     r3gan,
     sagan,
@@ -47,6 +48,7 @@ MODULES = (
     fastgan,
     article,
     vae,
+    iwae,
     classifier,
 )
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}
