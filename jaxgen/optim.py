@@ -184,11 +184,11 @@ def keep_if_skipped(flags: dict[str, jax.Array], old: Any, new: Any) -> Any:
 
 
 def in_stages(rate: float, num_steps: int, num_stages: int = 8) -> optax.Schedule:
-    """The schedule of Burda et al. 2016, section 5: stage i = 0, 1, ... takes 3^i parts of the steps at
+    """Stages of Burda et al. 2016, section 5: stage i = 0, 1, ... takes 3^i parts of the steps, at a rate of
 
         rate * round(10^(1 - i / (num_stages - 1)), 1) / 10
 
-    which falls to a tenth. Their eight stages are 1 + 3 + ... + 2187 = 3,280 passes through the data, from 1e-3 to 1e-4.
+    which falls to a tenth. Their eight stages are 1 + 3 + ... + 2187 = 3,280 passes, from 1e-3 to 1e-4.
 
     Args:
       rate: of the first stage.

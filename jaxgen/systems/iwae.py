@@ -1,12 +1,11 @@
 """Importance weighted autoencoders (Burda, Grosse and Salakhutdinov 2016), and their later estimators.
 
 The paper's networks: one stochastic layer of 50 latents, 784-200-200-50 (425,284 parameters), or two of 100 and 50,
-784-200-200-100-100-100-50 (521,084). Its twelve results are `--layers 1|2 --bound elbo|iwae --num-samples 1|5|50`. Other
+784-200-200-100-100-100-50 (521,084). Its twelve results: `--layers 1|2 --bound elbo|iwae --num-samples 1|5|50`. Other
 bounds: MIWAE, CIWAE and PIWAE (Rainforth et al. 2018), STL (Roeder et al. 2017), DReG (Tucker et al. 2019).
 
 Eight stages of 3^i passes (schedule `stages`), from rate 1e-3 to 1e-4, batches of 20, Adam with epsilon 1e-4, as in the
-paper. Deviations: `elbo` with one layer has the exact rate, where the paper draws it, too; biases start at 0, not at
-those of the mean image; pixels go in as they are, not less their mean.
+paper. Ours: the rate of `elbo` with one layer is the formula's, all biases start at 0, and pixels go in as 0 and 1.
 """
 
 import dataclasses
