@@ -1,15 +1,16 @@
 """A model with latents, p(z) p(x|z), and its q(z|x): what `vae` trains, and what `metrics.likelihood` measures."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from jaxgen import sharding
+from jaxgen import network, sharding
+from jaxgen.data import check
 from jaxgen.losses import bounds, variational
 from jaxgen.models import posteriors, priors
 
@@ -37,8 +38,8 @@ def told(condition: Condition | None, batch: Mapping[str, jax.Array]) -> tuple[j
 class Model(NamedTuple):
     """With parameters; made by `of`.
 
-    encode: (images, *told) -> the encoder's output, as the posterior reads it.
-    decode: (z [n, d], *told) -> the decoder's output.
+    encode: (images, *told) -> (the encoder's output, as the posterior reads it; its collections after that).
+    decode: (z [n, d], *told) -> (the decoder's output; its collections).
     q: the posterior, bound.
     p: the prior, bound.
     """
@@ -53,9 +54,9 @@ class Model(NamedTuple):
         """q(z|x), for a prior that is made of it."""
 
         def log_prob(images, z):
-            return self.q.log_prob(self.encode(images), jnp.broadcast_to(z, (len(images), *z.shape))).T
+            return self.q.log_prob(self.encode(images)[0], jnp.broadcast_to(z, (len(images), *z.shape))).T
 
-        return priors.Recognition(log_prob, lambda images, draw: self.q(self.encode(images), draw, 1).z[:, 0])
+        return priors.Recognition(log_prob, lambda images, draw: self.q(self.encode(images)[0], draw, 1).z[:, 0])
 
     def log_prior(self, z: jax.Array) -> jax.Array:
         """log p(z): [..., d] -> [...]."""
@@ -80,7 +81,7 @@ class Model(NamedTuple):
     def log_likelihood(
         self, likelihood: variational.Likelihood, z: jax.Array, image: jax.Array, given: tuple
     ) -> tuple[jax.Array, Any]:
-        """(log p(x|z) [B, k], whatever `decode` returns beside), for z [B, k, d] and images [B, H, W, C]."""
+        """(log p(x|z) [B, k], the decoder's collections), for z [B, k, d] and images [B, H, W, C]."""
         k = z.shape[1]
         found, rest = self.decode(z.reshape(-1, z.shape[-1]), *(jnp.repeat(x, k, axis=0) for x in given))
         shape = jax.eval_shape(likelihood.mean, found).shape
@@ -88,22 +89,64 @@ class Model(NamedTuple):
             raise ValueError(f"the decoder makes images of shape {shape[1:]}, but the data have {image.shape[1:]}")
         return likelihood.log_prob(found, jnp.repeat(image, k, axis=0)).reshape(-1, k), rest
 
+    def per_image(self, output: Any, log_px: jax.Array, rates: Any, bound: Any) -> dict[str, jax.Array]:
+        """What an evaluation step returns, from log p(x|z) [B], the rate in parts and the bound (None: no density)."""
+        mean = self.q.mean(output)
+        if rates is None:
+            return {"distortion": -log_px, "posterior_mean": mean}
+        rate, distortion = jnp.sum(rates, axis=1), -log_px
+        return {
+            "elbo": -distortion - rate,
+            "distortion": distortion,
+            "rate": rate,
+            "importance_weighted_bound": bound,
+            "kl_per_unit": rates,
+            "posterior_mean": mean,
+        }
+
 
 def of(
-    variables: Mapping[str, Any], posterior: nn.Module, prior: nn.Module, encode: Callable, decode: Callable
+    encode: Callable, decode: Callable, variables: Mapping[str, Any], posterior: nn.Module, prior: nn.Module
 ) -> Model:
-    """A model from the variables of all its networks, {"encoder": ..., "decoder": ..., ...}.
+    """A model from its networks as functions, (input, *told) -> (output, collections).
 
     Args:
-      variables: with "posterior" and "prior", where these have parameters.
+      encode, decode: the networks.
+      variables: of all, with "posterior" and "prior" where these have parameters.
       posterior, prior: modules.
-      encode: (variables, images, *told) -> the encoder's output.
-      decode: (variables, z, *told) -> (the decoder's output, anything).
     """
     q, p = (module.bind(variables.get(n, {})) for n, module in (("posterior", posterior), ("prior", prior)))
-    return Model(
-        lambda image, *given: q.read(encode(variables, image, *given)), functools.partial(decode, variables), q, p
-    )
+
+    def read(image, *given):
+        output, rest = encode(image, *given)
+        return q.read(output), rest
+
+    return Model(read, decode, q, p)
+
+
+def for_evaluation(
+    encoder: nn.Module | None, decoder: nn.Module | None, variables: Any, posterior: nn.Module, prior: nn.Module
+) -> Model:
+    """The model as it is evaluated, with `state.ema`; networks that are not asked may be None.
+
+    Raises:
+      TypeError, ValueError: for other variables, and when it encodes, for images that `vae.encode` refuses.
+    """
+    network.check_variables(variables)
+
+    def encode(image, *given):
+        own = network.member(variables, "encoder")
+        check.check_traced(image)
+        if not isinstance(image, jax.core.Tracer):
+            values = np.asarray(image)  # not jnp: inside of a jit its results are traced, of known images, too
+            if values.size and values.min() >= 0 and values.max() > 2:
+                check.check_known(image)  # of bytes: it raises
+        return network.evaluate(encoder, own, image, *given, what="images"), None
+
+    def decode(z, *given):
+        return network.images_from(decoder, network.member(variables, "decoder"), z, *given), None
+
+    return of(encode, decode, variables, posterior, prior)
 
 
 def log_weights_of(

@@ -20,16 +20,13 @@ from jax import lax
 
 from jaxgen import gradients as ways
 from jaxgen import latent_model, network, objective, sharding
-from jaxgen.arguments import at_step, called, check_function, check_key, check_module, described
+from jaxgen.arguments import at_step, called, check_function, check_key, check_module
 from jaxgen.data import check
-from jaxgen.latent_model import DIAGONAL, STANDARD, Condition, drawing, told
+from jaxgen.latent_model import DIAGONAL, STANDARD, Condition, drawing, for_evaluation, told
 from jaxgen.losses import bounds, latent, variational
 from jaxgen.models import priors
-
-__all__ = [
-    *("VAEState", "Posterior", "reparameterize", "Condition", "init", "make_train_step", "make_eval_step", "summarize"),
-    *("encode", "posterior_mean", "draw_latents", "sample", "reconstruct", "ACTIVE_UNIT_VARIANCE"),
-]
+from jaxgen.models.posteriors import Posterior as Posterior
+from jaxgen.models.posteriors import reparameterize as reparameterize
 
 VAEState = objective.State
 """Its network's params and model_state are dicts {"encoder": ..., "decoder": ...}, with "posterior" and "prior" where
@@ -143,7 +140,7 @@ def make_train_step(
     """
     _check_modules(encoder, decoder)
     network.check_optimizer(optimizer)
-    _check_likelihood(likelihood)
+    variational.check_likelihood(likelihood)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, not {num_samples}")
     if free_bits < 0:
@@ -168,21 +165,16 @@ def make_train_step(
         weight = jnp.asarray(at_step(beta, step, "beta"))
         states = {}
 
-        def encode(variables, image, *given):
-            return network.apply(
-                encoder, variables["encoder"]["params"], old["encoder"], image, *given, key=dropout_key
-            )
-
-        def decode(variables, z, *given):
-            return network.apply(decoder, variables["decoder"]["params"], old["decoder"], z, *given, key=dropout_key)
-
         def with_params(params):
+            def apply(name, module):
+                return lambda x, *given: network.apply(module, params[name], old[name], x, *given, key=dropout_key)
+
+            networks = apply("encoder", encoder), apply("decoder", decoder)
             variables = {name: {"params": own} for name, own in params.items()}
-            return latent_model.of(variables, posterior, prior, lambda *inputs: encode(*inputs)[0], decode)
+            return latent_model.of(*networks, variables, posterior, prior)
 
         model = with_params(params)
-        found, states["encoder"] = encode({"encoder": {"params": params["encoder"]}}, image, *given)
-        output = model.q.read(found)
+        output, states["encoder"] = model.encode(image, *given)
         draws = model.q(output, drawing(noise_key, axis_name), num_samples)
         log_px, states["decoder"] = model.log_likelihood(likelihood, draws.z, image, given)
         log_ratio = model.log_prior_over_posterior(output, draws)
@@ -244,13 +236,6 @@ def make_train_step(
     )
 
 
-def _check_likelihood(likelihood):
-    if not (callable(getattr(likelihood, "log_prob", None)) and callable(getattr(likelihood, "mean", None))):
-        raise TypeError(
-            f"likelihood must be one of losses.variational, such as variational.bernoulli, not {described(likelihood)}"
-        )
-
-
 ACTIVE_UNIT_VARIANCE = 0.01
 """A unit is active if its posterior mean varies over the data by more than this (Burda et al. 2016, section 5.2)."""
 
@@ -281,48 +266,21 @@ def make_eval_step(
       TypeError, ValueError: as `make_train_step`, and at trace time as `sample` for other variables.
     """
     _check_modules(encoder, decoder)
-    _check_likelihood(likelihood)
+    variational.check_likelihood(likelihood)
 
     def eval_step(variables, batch: Mapping[str, jax.Array], key: jax.Array):
         check_key(key)
         image, given = network.images_of(batch), told(condition, batch)
         model = for_evaluation(encoder, decoder, variables, posterior, prior)
-        output = model.encode(image, *given)
+        output, _ = model.encode(image, *given)
         draws = model.q(output, drawing(key), num_samples)
         log_px, _ = model.log_likelihood(likelihood, draws.z, image, given)
         log_ratio = model.log_prior_over_posterior(output, draws)
         bound = None if log_ratio is None else variational.importance_weighted_bound(log_px + log_ratio, axis=1)
         rates = model.rate_in_parts(output, log_ratio)
-        return per_image(jnp.mean(log_px, axis=1), rates, bound, model.q.mean(output))
+        return model.per_image(output, jnp.mean(log_px, axis=1), rates, bound)
 
     return eval_step
-
-
-def for_evaluation(
-    encoder: nn.Module | None, decoder: nn.Module | None, variables: Any, posterior: nn.Module, prior: nn.Module
-) -> latent_model.Model:
-    """The model as it is evaluated, with `state.ema`."""
-    network.check_variables(variables)
-
-    def decode(variables, z, *given):
-        return network.images_from(decoder, network.member(variables, "decoder"), z, *given), None
-
-    return latent_model.of(variables, posterior, prior, lambda *inputs: _encode(encoder, *inputs), decode)
-
-
-def per_image(log_px: jax.Array, rates: Any, bound: Any, mean: jax.Array) -> dict[str, jax.Array]:
-    """The dict of an evaluation step: log p(x|z) [B], the rate in parts and the bound, or None, and the mean of q."""
-    if rates is None:
-        return {"distortion": -log_px, "posterior_mean": mean}
-    rate, distortion = jnp.sum(rates, axis=1), -log_px
-    return {
-        "elbo": -distortion - rate,
-        "distortion": distortion,
-        "rate": rate,
-        "importance_weighted_bound": bound,
-        "kl_per_unit": rates,
-        "posterior_mean": mean,
-    }
 
 
 def summarize(per_image: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -359,17 +317,7 @@ def encode(
       TypeError, ValueError: for a whole state or one network's variables instead of `state.ema`; for images that are
         not floating point, whose channels come first or, where the values are known, that are those of bytes.
     """
-    return posterior.read(_encode(encoder, variables, image, *condition))
-
-
-def _encode(encoder, variables, image, *condition):
-    own = network.member(variables, "encoder")
-    check.check_traced(image)
-    if not isinstance(image, jax.core.Tracer):
-        values = np.asarray(image)  # not jnp: inside of a jit its results are traced, of known images, too
-        if values.size and values.min() >= 0 and values.max() > 2:
-            check.check_known(image)  # of bytes: it raises
-    return network.evaluate(encoder, own, image, *condition, what="images")
+    return for_evaluation(encoder, None, variables, posterior, STANDARD).encode(image, *condition)[0]
 
 
 def posterior_mean(
@@ -377,7 +325,7 @@ def posterior_mean(
 ) -> jax.Array:
     """The latents [B, latent_dim] that stand for images: what the posterior calls its mean. Raises as `encode`."""
     model = for_evaluation(encoder, None, variables, posterior, STANDARD)
-    return model.q.mean(model.encode(image, *condition))
+    return model.q.mean(model.encode(image, *condition)[0])
 
 
 def draw_latents(
@@ -420,7 +368,7 @@ def sample(
       TypeError: for a whole state instead of variables, or a likelihood that is a name.
       ValueError: for one network's variables (`state.ema["decoder"]`), or latents that do not fit.
     """
-    _check_likelihood(likelihood)
+    variational.check_likelihood(likelihood)
     return likelihood.mean(network.images_from(decoder, network.member(variables, "decoder"), z, condition))
 
 

@@ -222,7 +222,7 @@ def test_a_vampprior_is_the_mixture_of_the_models_own_posteriors():
 
     encoder, prior = Encoder(), priors.VampPrior((2, 2, 1), 3)
     state = vae.init(KEY, encoder, Linear(), optimizer=optax.sgd(0.1), image_shape=(2, 2, 1), prior=prior)
-    model = vae.for_evaluation(encoder, None, state.ema, posteriors.Diagonal(), prior)
+    model = latent_model.for_evaluation(encoder, None, state.ema, posteriors.Diagonal(), prior)
     pseudo = jnp.clip(state.ema["prior"]["params"]["pseudo_inputs"], -1, 1)
     mean, logvar = encoder.apply(state.ema["encoder"], pseudo, train=False)
     z = np.random.default_rng(0).normal(size=(4, 2, 2))

@@ -51,15 +51,28 @@ def static(image: jax.Array, key: jax.Array) -> jax.Array:
         The same shape and dtype, values in {-1, 1}.
     """
     del key
-    level = jnp.round((image + 1.0) * 127.5).astype(jnp.uint32)
-    flat = level.reshape(-1, *image.shape[-3:])
-    place = jnp.arange(flat[0].size, dtype=jnp.uint32).reshape(flat.shape[1:])
-    own = jnp.sum((flat + 1) * (place * jnp.uint32(2654435761) + 1), axis=(1, 2, 3), dtype=jnp.uint32)  # modulo 2^32
+    images = image.reshape(-1, *image.shape[-3:])
 
     def draw(image, number):
         return dynamic(image, jax.random.fold_in(jax.random.key(2008), number))
 
-    return jax.vmap(draw)(image.reshape(flat.shape), own).reshape(image.shape)
+    return jax.vmap(draw)(images, own_numbers(images)).reshape(image.shape)
+
+
+def own_numbers(images: jax.Array) -> jax.Array:
+    """A number of each image that looks drawn and depends on its pixels alone, uint32 [B]: the same at every visit.
+
+    Args:
+        images: [B, H, W, C] in [-1, 1], on 256 levels.
+
+    sum_i (level_i + 1)^2 (odd multiple of i) modulo 2^32, its bits then mixed as MurmurHash3 ends.
+    """
+    levels = jnp.round((images + 1.0) * 127.5).astype(jnp.uint32).reshape(len(images), -1) + 1
+    place = jnp.arange(levels.shape[1], dtype=jnp.uint32) * jnp.uint32(2654435761) + 1
+    number = jnp.sum(levels * levels * place, axis=1, dtype=jnp.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        number = (number ^ (number >> shift)) * jnp.uint32(factor)
+    return number ^ (number >> 16)
 
 
 def dynamic(image: jax.Array, key: jax.Array) -> jax.Array:

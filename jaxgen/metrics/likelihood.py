@@ -98,8 +98,8 @@ def make_eval_step(
     def eval_step(variables, batch: Mapping[str, jax.Array], key: jax.Array):
         check_key(key)
         image, given = network.images_of(batch), latent_model.told(condition, batch)
-        model = vae.for_evaluation(encoder, decoder, variables, posterior, prior)
-        output = model.encode(image, *given)
+        model = latent_model.for_evaluation(encoder, decoder, variables, posterior, prior)
+        output, _ = model.encode(image, *given)
 
         def sample(index):
             draws = model.q(output, latent_model.drawing(jax.random.fold_in(key, index)), 1)
@@ -113,7 +113,7 @@ def make_eval_step(
         exact = model.q.kl(output, model.p)
         bound, found = _in_chunks(jax.vmap(sample), num_samples, chunk_size)
         log_px, rates = (found, exact) if exact is not None else (found[0], -found[1][:, None])
-        return vae.per_image(log_px, rates, bound, model.q.mean(output))
+        return model.per_image(output, log_px, rates, bound)
 
     return eval_step
 

@@ -24,6 +24,7 @@ from jaxgen.systems import (
     fastgan,
     flexible_vae,
     iwae,
+    m2,
     progan,
     r3gan,
     regularised_vae,
@@ -55,6 +56,7 @@ MODULES = (
     regularised_vae,
     flexible_vae,
     cvae,
+    m2,
     classifier,
 )
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}

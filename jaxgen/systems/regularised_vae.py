@@ -7,14 +7,15 @@
 * DIP-VAE I and II (Kumar et al. 2018): `--dip-off-diagonal`, `--dip-diagonal`, `--dip-kind`.
 * InfoVAE (Zhao et al. 2019): `--mmd`, and beta = 1 - alpha. Unbiased MMD, which may be below 0.
 * WAE-MMD (Tolstikhin et al. 2018): `--deterministic`, `--mmd`. Kernels are inverse multiquadratics of seven scales.
-* RAE-L2, RAE-GP (Ghosh et al. 2020): `--deterministic`, `--latent-size`, `--decoder-size` or `--decoder-slope`. Codes are
-  drawn from a mixture of Gaussians that learns beside the networks, not one that EM fits at the end.
+* RAE-L2, RAE-GP (Ghosh et al. 2020): `--deterministic`, `--latent-size`, `--decoder-size` or `--decoder-slope`. Codes
+  are drawn from a mixture of Gaussians that learns beside the networks, not one that EM fits at the end.
 
 Networks are those of `mnist-vae` or our convolutional ones, not the papers'; for points the distortion is that of a
 Gaussian with a learned variance, where WAE and RAE have the squared error.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import optax
@@ -71,24 +72,19 @@ def terms_of(config: Config) -> list[latent.Term]:
     """Those with a weight."""
     rises = config.capacity_steps
     target: Any = optax.linear_schedule(0.0, config.capacity, rises) if rises else config.capacity
-    found: list[latent.Term] = []
-    if config.capacity_weight:
-        found.append(latent.capacity(config.capacity_weight, target))
-    if config.total_correlation:
-        found.append(latent.total_correlation(config.total_correlation, num_examples=config.num_examples))
-    if config.dip_off_diagonal or config.dip_diagonal:
-        found.append(latent.dip(config.dip_off_diagonal, config.dip_diagonal, config.dip_kind))
-    if config.mmd:
-        found.append(latent.mmd(config.mmd, {"imq": latent.imq, "rbf": latent.rbf}[config.kernel]))
-    for make, weight in (
-        (latent.latent_size, config.latent_size),
-        (latent.decoder_size, config.decoder_size),
-        (latent.decoder_slope, config.decoder_slope),
-        (latent.fitted_prior, float(config.num_components > 0)),
-    ):
-        if weight:
-            found.append(make(weight))
-    return found
+    kernel = {"imq": latent.imq, "rbf": latent.rbf}[config.kernel]
+    dip = max(config.dip_off_diagonal, config.dip_diagonal)
+    makers: list[tuple[float, Callable[[float], latent.Term]]] = [
+        (config.capacity_weight, lambda weight: latent.capacity(weight, target)),
+        (config.total_correlation, lambda weight: latent.total_correlation(weight, num_examples=config.num_examples)),
+        (dip, lambda _: latent.dip(config.dip_off_diagonal, config.dip_diagonal, config.dip_kind)),
+        (config.mmd, lambda weight: latent.mmd(weight, kernel)),
+        (config.latent_size, latent.latent_size),
+        (config.decoder_size, latent.decoder_size),
+        (config.decoder_slope, latent.decoder_slope),
+        (float(config.num_components > 0), latent.fitted_prior),
+    ]
+    return [make(weight) for weight, make in makers if weight]
 
 
 def build(config: Config, spec: Spec) -> System:
@@ -156,7 +152,7 @@ POINTS["deterministic"] = True
 PRESETS = {
     "mnist-beta-vae": Preset("ten latents at beta = 4", Config(**DIGITS, beta=4.0), paper="Higgins et al. 2017"),
     "mnist-annealed-vae": Preset(
-        "a rate that is held at a capacity, which rises to 25 nats",
+        "a rate held at a capacity that rises to 25 nats",
         Config(**DIGITS, beta=0.0, capacity_weight=10.0, capacity_steps=20_000),
         paper="Burgess et al. 2018",
     ),
@@ -168,7 +164,7 @@ PRESETS = {
     "mnist-dip-vae": Preset(
         "decorrelated posterior means (DIP-VAE I)",
         Config(**DIGITS, dip_off_diagonal=10.0, dip_diagonal=100.0),
-        paper="Kumar, Sattigeri, Balakrishnan 2018",
+        paper="Kumar et al. 2018",
     ),
     "mnist-dip-vae-2": Preset(
         "decorrelated latents (DIP-VAE II)",
