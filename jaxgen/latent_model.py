@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax import lax
 
 from jaxgen import network, sharding
+from jaxgen.arguments import check_key
 from jaxgen.data import check
 from jaxgen.losses import bounds, variational
 from jaxgen.models import posteriors, priors
@@ -22,6 +23,7 @@ Condition = Callable[[Mapping[str, jax.Array]], jax.Array]
 
 def drawing(key: jax.Array, axis_name: str | None = None) -> posteriors.Draw:
     """`draw(sampler, shape, number=0)` for a posterior or prior: random numbers of the whole batch, by this key."""
+    check_key(key)
 
     def draw(sampler, shape, number=0):
         own = jax.random.fold_in(key, number) if number else key

@@ -16,6 +16,9 @@ from jaxgen.system import Spec
 from jaxgen.systems import cvae, flexible_vae, iwae, m2, regularised_vae
 
 DIGITS = Spec.of_images((28, 28, 1), 10)
+static = jax.jit(binarisation.static)
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 
 @functools.cache
@@ -73,22 +76,22 @@ def test_the_stages_of_the_iwae_paper_are_eight_and_end_at_a_tenth():
 def test_static_binarisation_draws_once_with_the_grey_levels_as_probabilities():
     images = jnp.asarray(data.mnist("test").arrays["image"][:400], jnp.float32) / 127.5 - 1
     images = images.reshape(-1, 28, 28, 1)
-    drawn = binarisation.static(images, jax.random.key(0))
-    np.testing.assert_array_equal(drawn[:7], binarisation.static(images[:7], jax.random.key(1)))
-    np.testing.assert_array_equal(drawn[3], binarisation.static(images[3], jax.random.key(1)))
+    drawn = static(images, jax.random.key(0))
+    np.testing.assert_array_equal(drawn[:7], static(images[:7], jax.random.key(1)))
+    np.testing.assert_array_equal(drawn[3], static(images[3], jax.random.key(1)))
     assert set(np.unique(drawn)) == {-1, 1}
     np.testing.assert_array_equal(np.asarray(drawn)[np.abs(images) == 1], np.asarray(images)[np.abs(images) == 1])
     grey = np.abs(np.asarray(images)) < 1
     difference = (np.asarray(drawn) - np.asarray(images))[grey]
     assert abs(difference.mean()) < 4 * difference.std() / grey.sum() ** 0.5
     same = jnp.tile(jnp.zeros((1, 28, 28, 1)), (2, 1, 1, 1))  # equal images have equal draws, and others do not
-    moved = binarisation.static(same.at[1, 0, 0, 0].set(0.5), jax.random.key(0))
+    moved = static(same.at[1, 0, 0, 0].set(0.5), jax.random.key(0))
     assert np.mean(np.asarray(moved[0] != moved[1])) > 0.4
 
 
 def test_known_labels_are_a_share_that_stays():
     images = jnp.asarray(data.mnist("test").arrays["image"][:2000], jnp.float32).reshape(-1, 28, 28, 1) / 127.5 - 1
-    images = binarisation.static(images, jax.random.key(0))
+    images = static(images, jax.random.key(0))
     known = m2.is_known(images, 6000, 60_000)
     share, error = float(known.mean()), (0.1 * 0.9 / len(images)) ** 0.5
     assert abs(share - 0.1) < 4 * error

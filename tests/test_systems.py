@@ -210,7 +210,8 @@ def test_eight_devices_compute_what_one_computes(module):
         )
         for number in (1, 8)
     ]
-    assert_close(found[1], found[0])
+    # Importance weights are differences of hundreds of nats, whose last bit is 1e-4 of a weight.
+    assert_close(found[1], found[0], of_largest=1e-3 if module is systems.iwae else 0.0)
 
 
 @pytest.mark.slow

@@ -228,9 +228,11 @@ def latent_size(weight: Weight) -> Term:
 
 def decoder_size(weight: Weight) -> Term:
     """weight * sum of the squared parameters of the decoder: RAE-L2 (Ghosh et al. 2020, section 3.1)."""
-    return Term(
-        "decoder_size", lambda seen: sum(jnp.sum(x**2) for x in jax.tree.leaves(seen.params["decoder"])), weight
-    )
+
+    def value(seen):
+        return sum((jnp.sum(x**2) for x in jax.tree.leaves(seen.params["decoder"])), jnp.zeros(()))
+
+    return Term("decoder_size", value, weight)
 
 
 def decoder_slope(weight: Weight) -> Term:

@@ -91,7 +91,7 @@ class Autoregressive(nn.Module):
         """One vector."""
         return (self.context,)
 
-    def setup(self):
+    def setup(self) -> None:
         degrees = np.arange(self.latent_dim)
         hidden = np.arange(self.width) % max(self.latent_dim - 1, 1)
         first, last = _mask(degrees, hidden, False), _mask(hidden, degrees, True)
@@ -137,7 +137,7 @@ class Couplings(nn.Module):
         """One vector, or nothing."""
         return (self.context,) if self.context else ()
 
-    def setup(self):
+    def setup(self) -> None:
         if self.latent_dim < 2:
             raise ValueError(f"couplings need latent_dim of 2 or more, not {self.latent_dim}")
         half = self.latent_dim // 2

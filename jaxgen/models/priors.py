@@ -57,7 +57,7 @@ class LearnedNormal(nn.Module):
 
     latent_dim: int
 
-    def setup(self):
+    def setup(self) -> None:
         self.mean = self.param("mean", nn.initializers.zeros, (self.latent_dim,), jnp.float32)
         self.logvar = self.param("logvar", nn.initializers.zeros, (self.latent_dim,), jnp.float32)
 
@@ -80,7 +80,7 @@ class Mixture(nn.Module):
     latent_dim: int
     num_components: int = 10
 
-    def setup(self):
+    def setup(self) -> None:
         shape = (self.num_components, self.latent_dim)
         self.mean = self.param("mean", nn.initializers.normal(1.0), shape, jnp.float32)
         self.logvar = self.param("logvar", nn.initializers.zeros, shape, jnp.float32)
@@ -108,7 +108,7 @@ class VampPrior(nn.Module):
     image_shape: tuple[int, int, int]
     num_components: int = 500
 
-    def setup(self):
+    def setup(self) -> None:
         shape = (self.num_components, *self.image_shape)
         self.pseudo = self.param("pseudo_inputs", nn.initializers.normal(0.1), shape, jnp.float32)
 

@@ -27,7 +27,7 @@ class Posterior(nn.Module):
     widths: Sequence[int] = (100, 100)
     dtype: Any = None
 
-    def setup(self):
+    def setup(self) -> None:
         self.above = mlp.Gaussian(self.second, self.widths, self.dtype)
 
     def sizes(self, latent_dim: int) -> tuple[int, ...]:
@@ -44,7 +44,8 @@ class Posterior(nn.Module):
         noise = draw(jax.random.normal, (*shape, self.first))
         h1 = reparameterize(output.mean[:, None], output.logvar[:, None], noise)
         noise = draw(jax.random.normal, (*shape, self.second), 1)
-        z = jnp.concatenate([h1, reparameterize(*self.above(h1), noise)], axis=-1)
+        mean, logvar = self.above(h1)
+        z = jnp.concatenate([h1, reparameterize(mean, logvar, noise)], axis=-1)
         return Draws(z, self.log_prob(output, z))
 
     def log_prob(self, output: OfFirst, z: jax.Array) -> jax.Array:
@@ -68,7 +69,7 @@ class Prior(nn.Module):
     widths: Sequence[int] = (100, 100)
     dtype: Any = None
 
-    def setup(self):
+    def setup(self) -> None:
         self.below = mlp.Gaussian(self.first, self.widths, self.dtype)
 
     def log_prob(self, z: jax.Array, recognition: Recognition | None = None) -> jax.Array:
@@ -79,5 +80,6 @@ class Prior(nn.Module):
     def sample(self, draw: Draw, num: int, recognition: Recognition | None = None) -> jax.Array:
         """[num, first + second]."""
         h2 = draw(jax.random.normal, (num, self.second), 1)
-        h1 = reparameterize(*self.below(h2), draw(jax.random.normal, (num, self.first)))
+        mean, logvar = self.below(h2)
+        h1 = reparameterize(mean, logvar, draw(jax.random.normal, (num, self.first)))
         return jnp.concatenate([h1, h2], axis=-1)
