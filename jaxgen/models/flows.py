@@ -92,6 +92,7 @@ class Autoregressive(nn.Module):
         return (self.context,)
 
     def setup(self) -> None:
+        """Its parameters."""
         degrees = np.arange(self.latent_dim)
         hidden = np.arange(self.width) % max(self.latent_dim - 1, 1)
         first, last = _mask(degrees, hidden, False), _mask(hidden, degrees, True)
@@ -138,6 +139,7 @@ class Couplings(nn.Module):
         return (self.context,) if self.context else ()
 
     def setup(self) -> None:
+        """Its parameters."""
         if self.latent_dim < 2:
             raise ValueError(f"couplings need latent_dim of 2 or more, not {self.latent_dim}")
         half = self.latent_dim // 2

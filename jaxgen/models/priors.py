@@ -58,6 +58,7 @@ class LearnedNormal(nn.Module):
     latent_dim: int
 
     def setup(self) -> None:
+        """Its parameters."""
         self.mean = self.param("mean", nn.initializers.zeros, (self.latent_dim,), jnp.float32)
         self.logvar = self.param("logvar", nn.initializers.zeros, (self.latent_dim,), jnp.float32)
 
@@ -81,6 +82,7 @@ class Mixture(nn.Module):
     num_components: int = 10
 
     def setup(self) -> None:
+        """Its parameters."""
         shape = (self.num_components, self.latent_dim)
         self.mean = self.param("mean", nn.initializers.normal(1.0), shape, jnp.float32)
         self.logvar = self.param("logvar", nn.initializers.zeros, shape, jnp.float32)
@@ -109,6 +111,7 @@ class VampPrior(nn.Module):
     num_components: int = 500
 
     def setup(self) -> None:
+        """Its parameters."""
         shape = (self.num_components, *self.image_shape)
         self.pseudo = self.param("pseudo_inputs", nn.initializers.normal(0.1), shape, jnp.float32)
 

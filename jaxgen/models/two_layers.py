@@ -28,6 +28,7 @@ class Posterior(nn.Module):
     dtype: Any = None
 
     def setup(self) -> None:
+        """Its parameters."""
         self.above = mlp.Gaussian(self.second, self.widths, self.dtype)
 
     def sizes(self, latent_dim: int) -> tuple[int, ...]:
@@ -70,6 +71,7 @@ class Prior(nn.Module):
     dtype: Any = None
 
     def setup(self) -> None:
+        """Its parameters."""
         self.below = mlp.Gaussian(self.first, self.widths, self.dtype)
 
     def log_prob(self, z: jax.Array, recognition: Recognition | None = None) -> jax.Array:

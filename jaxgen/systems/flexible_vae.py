@@ -1,13 +1,17 @@
 """Autoencoders with other posteriors and priors than a diagonal Gaussian and the standard normal.
 
-* VampPrior (Tomczak and Welling 2018): `--prior vamp`, the mean of the posteriors at learned pseudo-inputs. Their
-  networks are gated and have 40 latents; here they are those of `mnist-vae`.
-* Hyperspherical VAE (Davidson et al. 2018): `--posterior von_mises_fisher --prior sphere`. Its derivative by
-  kappa is implicit, without the variance of their correction for rejection.
-* Planar flows (Rezende and Mohamed 2015): `--posterior planar`, the flow's parameters from the encoder. No annealing of
-  the target density, which the paper has for the first 10,000 steps.
-* Inverse autoregressive flow (Kingma et al. 2016): `--posterior iaf`, on the networks of `mnist-vae`, not their ResNet.
-* RealNVP (Dinh et al. 2017): couplings as posterior or as prior. A full covariance; a learned normal; a mixture.
+VampPrior (Tomczak and Welling 2018): `--prior vamp`, the mean of the posteriors at learned pseudo-inputs. Their
+networks are gated and have 40 latents; here they are those of `mnist-vae`.
+
+Hyperspherical VAE (Davidson et al. 2018): `--posterior von_mises_fisher --prior sphere`. Its derivative by
+kappa is implicit, without the variance of their correction for rejection.
+
+Planar flows (Rezende and Mohamed 2015): `--posterior planar`, the flow's parameters from the encoder. No annealing of
+the target density, which the paper has for the first 10,000 steps.
+
+Inverse autoregressive flow (Kingma et al. 2016): `--posterior iaf`, on the networks of `mnist-vae`, not their ResNet.
+
+RealNVP (Dinh et al. 2017): couplings as posterior or as prior. A full covariance; a learned normal; a mixture.
 """
 
 import dataclasses

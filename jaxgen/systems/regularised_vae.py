@@ -1,14 +1,15 @@
 """Autoencoders whose loss has more terms than distortion and rate. Each term has a weight; at 0 it is not there.
 
-* beta-VAE (Higgins et al. 2017): `--beta`.
-* Annealed VAE (Burgess et al. 2018): `--capacity-weight`, `--capacity`, beta 0.
-* beta-TC-VAE (Chen et al. 2018): `--total-correlation` is their beta less 1. The minibatch's weights are unbiased, with
-  1/N on the diagonal, and the rate is exact where theirs is drawn.
-* DIP-VAE I and II (Kumar et al. 2018): `--dip-off-diagonal`, `--dip-diagonal`, `--dip-kind`.
-* InfoVAE (Zhao et al. 2019): `--mmd`, and beta = 1 - alpha. Unbiased MMD, which may be below 0.
-* WAE-MMD (Tolstikhin et al. 2018): `--deterministic`, `--mmd`. Kernels are inverse multiquadratics of seven scales.
-* RAE-L2, RAE-GP (Ghosh et al. 2020): `--deterministic`, `--latent-size`, `--decoder-size` or `--decoder-slope`. Codes
-  are drawn from a mixture of Gaussians that learns beside the networks, not one that EM fits at the end.
+beta-VAE (Higgins et al. 2017): `--beta`.
+Annealed VAE (Burgess et al. 2018): `--capacity-weight`, `--capacity`, beta 0.
+beta-TC-VAE (Chen et al. 2018): `--total-correlation` is their beta less 1. The minibatch's weights are unbiased, with
+1/N on the diagonal, and the rate is exact where theirs is drawn.
+DIP-VAE I and II (Kumar et al. 2018): `--dip-off-diagonal`, `--dip-diagonal`, `--dip-kind`.
+InfoVAE (Zhao et al. 2019): `--mmd`, and beta = 1 - alpha. Unbiased MMD, which may be below 0.
+WAE-MMD (Tolstikhin et al. 2018): `--deterministic`, `--mmd`. Kernels are inverse multiquadratics of seven scales.
+
+RAE-L2, RAE-GP (Ghosh et al. 2020): `--deterministic`, `--latent-size`, `--decoder-size` or `--decoder-slope`. Codes
+are drawn from a mixture of Gaussians that learns beside the networks, not one that EM fits at the end.
 
 Networks are those of `mnist-vae` or our convolutional ones, not the papers'; for points the distortion is that of a
 Gaussian with a learned variance, where WAE and RAE have the squared error.
