@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxgen.arguments import check_key
+
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 _REACH = 16.0  # standard deviations of the peak that an integral covers
 NUM_PROPOSALS = 24  # a proposal is accepted with probability 0.6 or more: all fail once in 10^10
@@ -81,6 +83,7 @@ def kl_to_uniform(kappa: jax.Array, d: int) -> jax.Array:
 
 def proposals(key: jax.Array, shape: tuple[int, ...], d: int) -> jax.Array:
     """What `cosine` chooses from: [*shape, 2, NUM_PROPOSALS], beta((d-1)/2, (d-1)/2) and uniform numbers."""
+    check_key(key)
     beta_key, uniform_key = jax.random.split(key)
     shape = (*shape, NUM_PROPOSALS)
     a = 0.5 * (d - 1)

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxgen import latent_model, sharding, vae
 from jaxgen.losses import variational
 from jaxgen.metrics import likelihood as likelihoods
-from jaxgen.models import conv_vae, mlp, priors
+from jaxgen.models import conv_vae, mlp, posteriors, priors
 from jaxgen.options import LIKELIHOODS, Optimizer, Run, lookup, square_size
 from jaxgen.ranges import Count
 from jaxgen.system import Measure, Spec, System, drawn_labels
@@ -139,7 +139,7 @@ def build(
     drawn = f"means of the decoder's distribution ({config.likelihood}), not draws from it"
     if config.data.binarise != "none":
         drawn += f"; trained on binarised images ({config.data.binarise}), compared with images as stored"
-    has_density = posterior.__class__.__name__ != "Point"
+    has_density = not isinstance(posterior, posteriors.Point)
     return System(
         init=lambda key: vae.init(
             key,

@@ -5,43 +5,29 @@ convolutional one is ours.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import optax
 
-from jaxgen.options import LIKELIHOODS, Data, Optimizer, Run
-from jaxgen.ranges import Count, CountOrZero, Weight
+from jaxgen.options import Data, Optimizer
+from jaxgen.ranges import CountOrZero, Weight
 from jaxgen.system import Spec, System
 from jaxgen.systems import autoencoder
 from jaxgen.systems.preset import Preset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Run):
+class Config(autoencoder.Autoencoder):
     """A variational autoencoder."""
 
-    model: Literal["mlp", "conv"] = "mlp"
-    """The networks: fully connected (binarised images) or convolutional (28 to 64 pixels)."""
-    latent_dim: Count = 50
-    """Numbers that the encoder describes an image with."""
-    features: Count = 32
-    """Of the outermost hidden layer of the convolutional model."""
-    likelihood: Literal[*LIKELIHOODS] = "bernoulli"
-    """Of pixels given the latents; bernoulli is for binarised images."""
     beta: Weight = 1.0
     """Weight of the rate (KL divergence) in the loss."""
     kl_warmup_steps: CountOrZero = 0
     """Steps over which beta rises linearly from 0."""
     free_bits: Weight = 0.0
     """Nats for each latent unit below which its rate is not pushed."""
-    num_samples: Count = 1
-    """Latents for each image."""
     importance_weighted: bool = False
     """Maximise the importance-weighted bound with num_samples (IWAE)."""
-    eval_samples: Count = 1
-    """k of the importance-weighted bound in evaluation."""
-    optimizer: Optimizer = Optimizer(learning_rate=1e-3)
-    """Of encoder and decoder."""
 
 
 def build(config: Config, spec: Spec) -> System:
