@@ -56,6 +56,7 @@ SCHEDULES = {
     "constant": lambda rate, steps: optax.constant_schedule(rate),
     "linear": lambda rate, steps: optax.linear_schedule(rate, 0.0, steps),
     "cosine": lambda rate, steps: optax.cosine_decay_schedule(rate, steps),
+    "stages": optim.in_stages,
 }
 LIKELIHOODS = {
     "bernoulli": variational.bernoulli,
@@ -65,6 +66,7 @@ LIKELIHOODS = {
 BINARISATIONS = {
     "none": data.binarisation.none,
     "dynamic": data.binarisation.dynamic,
+    "static": data.binarisation.static,
     "threshold": data.binarisation.threshold,
 }
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -136,7 +138,7 @@ class Data:
     label_key: str | None = None
     """For `arrays` and hub sets: that of the labels."""
     binarise: Literal[*BINARISATIONS] = "none"
-    """For MNIST: a fresh Bernoulli draw at every visit, a threshold, or grey levels."""
+    """For MNIST: a Bernoulli draw at every visit (dynamic) or one for ever (static), a threshold, or grey levels."""
     drawn_by: Literal["noto", "twemoji"] = "noto"
     """For emoji: the house that drew them."""
 
@@ -181,7 +183,7 @@ class Optimizer:
     weight_decay: Weight = 0.0
     """For adamw."""
     schedule: Literal[*SCHEDULES] = "constant"
-    """Of the learning rate over num_steps: linear and cosine end at 0."""
+    """Of the learning rate over num_steps: linear and cosine end at 0, stages (of the IWAE paper) at a tenth."""
     warmup_steps: CountOrZero = 0
     """First updates, over which the learning rate rises linearly from 0 to its schedule."""
     clip_norm: Norm | None = None

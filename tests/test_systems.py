@@ -123,7 +123,7 @@ def test_each_capability_returns_what_its_signature_says(module):
         drawn = jax.eval_shape(lambda v, k, told: system.draw(v, k, n, **told), variables, key, told)
         assert drawn.shape == (n, *spec.image_shape) and drawn.dtype == jnp.float32
         assert jax.eval_shape(lambda v, k: system.draw(v, k, n), variables, key).shape == drawn.shape
-    if system.decode is not None:
+    if system.decode is not None and system.latents is not None:
         z = jax.eval_shape(lambda key: system.latents(key, n), key)
         found["decode"] = jax.eval_shape(lambda v, z, told: system.decode(v, z, **told), variables, z, told)
         assert found["decode"].shape == (n, *spec.image_shape)
@@ -211,7 +211,8 @@ def test_eight_devices_compute_what_one_computes(module):
         )
         for number in (1, 8)
     ]
-    assert_close(found[1], found[0])
+    # Importance weights are differences of hundreds of nats, whose last bit is 1e-4 of a weight.
+    assert_close(found[1], found[0], of_largest=1e-3 if module is systems.iwae else 0.0)
 
 
 @pytest.mark.slow

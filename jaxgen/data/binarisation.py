@@ -37,6 +37,44 @@ def threshold(image: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.where(image > 0, 1.0, -1.0).astype(image.dtype)
 
 
+def static(image: jax.Array, key: jax.Array) -> jax.Array:
+    """Draw every pixel once: `dynamic` with a key that is the image's own, so that each visit sees the same draw.
+
+    A rule like that of Larochelle's and Murray's binarised MNIST, and another draw than their file: numbers on it are
+    near, not equal. As there, a network can learn the draws by heart. Equal images have equal draws.
+
+    Args:
+        image: [..., H, W, C] in [-1, 1], on 256 levels.
+        key: unused.
+
+    Returns:
+        The same shape and dtype, values in {-1, 1}.
+    """
+    del key
+    images = image.reshape(-1, *image.shape[-3:])
+
+    def draw(image, number):
+        return dynamic(image, jax.random.fold_in(jax.random.key(2008), number))
+
+    return jax.vmap(draw)(images, own_numbers(images)).reshape(image.shape)
+
+
+def own_numbers(images: jax.Array) -> jax.Array:
+    """A number of each image that looks drawn and depends on its pixels alone, uint32 [B]: the same at every visit.
+
+    Args:
+        images: [B, H, W, C] in [-1, 1], on 256 levels.
+
+    sum_i (level_i + 1)^2 (odd multiple of i) modulo 2^32, its bits then mixed as MurmurHash3 ends.
+    """
+    levels = jnp.round((images + 1.0) * 127.5).astype(jnp.uint32).reshape(len(images), -1) + 1
+    place = jnp.arange(levels.shape[1], dtype=jnp.uint32) * jnp.uint32(2654435761) + 1
+    number = jnp.sum(levels * levels * place, axis=1, dtype=jnp.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        number = (number ^ (number >> shift)) * jnp.uint32(factor)
+    return number ^ (number >> 16)
+
+
 def dynamic(image: jax.Array, key: jax.Array) -> jax.Array:
     """Draw every pixel anew at every step: 1 with probability `(x + 1) / 2`, else -1.
 

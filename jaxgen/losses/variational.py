@@ -10,13 +10,13 @@ of any size. Ordinary inputs take the plain formula: no bit of theirs depends on
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxgen.arguments import short
+from jaxgen.arguments import described, short
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -255,6 +255,14 @@ class Likelihood(NamedTuple):
 
     def __repr__(self) -> str:
         return short(self)
+
+
+def check_likelihood(likelihood: Any) -> None:
+    """Raises a TypeError for what is no likelihood, such as a name."""
+    if not (callable(getattr(likelihood, "log_prob", None)) and callable(getattr(likelihood, "mean", None))):
+        raise TypeError(
+            f"likelihood must be one of losses.variational, such as variational.bernoulli, not {described(likelihood)}"
+        )
 
 
 def _bernoulli_log_prob(logits, image):

@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from jaxgen import compilation, network, sharding, vae
+from jaxgen import compilation, latent_model, network, vae
 from jaxgen.arguments import check_key
 from jaxgen.losses import variational
 
@@ -72,18 +72,22 @@ def make_eval_step(
     likelihood: variational.Likelihood = variational.bernoulli,
     num_samples: int = 1,
     chunk_size: int = 10,
+    posterior: nn.Module = latent_model.DIAGONAL,
+    prior: nn.Module = latent_model.STANDARD,
+    condition: latent_model.Condition | None = None,
 ) -> Callable:
     """`vae.make_eval_step` for any k: the encoder runs once, the decoder k times, chunk_size samples at a time.
 
     Args:
-      encoder, decoder, likelihood: as for `vae.make_train_step`.
+      encoder, decoder, likelihood, posterior, prior, condition: as for `vae.make_train_step`.
       num_samples: k latents for each image, exactly.
       chunk_size: latents for each image that are held at once. Beyond rounding it does not change the result.
 
     Returns:
       A pure function `eval_step(variables, batch, key) -> dict`, not compiled, with the entries of
       `vae.make_eval_step`: `elbo`, `distortion`, `rate`, `importance_weighted_bound`, each [B] nats; `kl_per_unit` and
-      `posterior_mean`, [B, latent_dim]. The rate is analytic; the distortion is a mean over the k samples.
+      `posterior_mean`, [B, latent_dim]. The rate is a formula where posterior and prior have one, and else
+      a mean over the k samples, as the distortion is.
 
     Raises:
       ValueError: at once, for k or chunk_size below 1; at trace time, for images of another shape than the decoder's.
@@ -93,32 +97,23 @@ def make_eval_step(
 
     def eval_step(variables, batch: Mapping[str, jax.Array], key: jax.Array):
         check_key(key)
-        image = network.images_of(batch)
-        mean, logvar = vae.encode(encoder, variables, image)
+        image, given = network.images_of(batch), latent_model.told(condition, batch)
+        model = latent_model.for_evaluation(encoder, decoder, variables, posterior, prior)
+        output, _ = model.encode(image, *given)
 
         def sample(index):
-            noise = sharding.draw(jax.random.normal, jax.random.fold_in(key, index), mean.shape)
-            z = vae.reparameterize(mean, logvar, noise)
-            output = network.images_from(decoder, network.member(variables, "decoder"), z)
-            shape = jax.eval_shape(likelihood.mean, output).shape
-            if shape != image.shape:  # a grey decoder for colour images would broadcast, without an error
-                raise ValueError(f"the decoder makes images of shape {shape[1:]}, but the data have {image.shape[1:]}")
-            log_px = likelihood.log_prob(output, image)
-            # log p(z) - log q(z|x), where the noise is (z - mean) / std and the constants cancel
-            log_prior_over_posterior = jnp.sum(0.5 * (noise**2 + logvar - z**2), axis=1)
-            return log_px + log_prior_over_posterior, log_px
+            draws = model.q(output, latent_model.drawing(jax.random.fold_in(key, index)), 1)
+            log_px, _ = model.log_likelihood(likelihood, draws.z, image, given)
+            log_ratio = model.log_prior_over_posterior(output, draws)
+            if log_ratio is None:
+                raise ValueError(f"{type(posterior).__name__} has no density, so there is no likelihood to estimate")
+            log_px, log_ratio = log_px[:, 0], log_ratio[:, 0]
+            return log_px + log_ratio, log_px if exact is not None else jnp.stack([log_px, log_ratio])
 
-        bound, log_px = _in_chunks(jax.vmap(sample), num_samples, chunk_size)
-        kl_per_unit = variational.gaussian_kl_per_unit(mean, logvar)
-        rate = jnp.sum(kl_per_unit, axis=1)
-        return {
-            "elbo": log_px - rate,
-            "distortion": -log_px,
-            "rate": rate,
-            "importance_weighted_bound": bound,
-            "kl_per_unit": kl_per_unit,
-            "posterior_mean": mean,
-        }
+        exact = model.q.kl(output, model.p)
+        bound, found = _in_chunks(jax.vmap(sample), num_samples, chunk_size)
+        log_px, rates = (found, exact) if exact is not None else (found[0], -found[1][:, None])
+        return model.per_image(output, log_px, rates, bound)
 
     return eval_step
 
@@ -136,11 +131,14 @@ def evaluate(
     num_samples: int = 1,
     chunk_size: int = 10,
     dims: int | None = None,
+    posterior: nn.Module = latent_model.DIAGONAL,
+    prior: nn.Module = latent_model.STANDARD,
+    condition: latent_model.Condition | None = None,
 ) -> dict[str, Any]:
     """The numbers of a whole data set, with what they depend on.
 
     Args:
-      encoder, decoder, likelihood, num_samples, chunk_size: as for `make_eval_step`.
+      encoder, decoder, likelihood, num_samples, chunk_size, posterior, prior, condition: as for `make_eval_step`.
       variables: `state.ema`.
       batches: of images, each image once.
       key: of the latents; the run of `batches` is numbered into it.
@@ -161,7 +159,16 @@ def evaluate(
     """
     check_key(key)
     step = compilation.jit(
-        make_eval_step(encoder, decoder, likelihood=likelihood, num_samples=num_samples, chunk_size=chunk_size)
+        make_eval_step(
+            encoder,
+            decoder,
+            likelihood=likelihood,
+            num_samples=num_samples,
+            chunk_size=chunk_size,
+            posterior=posterior,
+            prior=prior,
+            condition=condition,
+        )
     )
     results, shape = [], None
     for i, batch in enumerate(batches):

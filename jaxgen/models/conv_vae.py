@@ -9,26 +9,28 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.models import mlp
 from jaxgen.models.convolution import Conv, ConvTranspose
-from jaxgen.models.dcgan import sizes
+from jaxgen.models.dcgan import sizes as halved
 
 
 class Encoder(nn.Module):
-    """Images [B, H, W, C] in [-1, 1] -> posterior (mean, logvar), each [B, latent_dim]."""
+    """Images [B, H, W, C] in [-1, 1] -> posterior (mean, logvar), each [B, latent_dim], or arrays of other `sizes`."""
 
     latent_dim: int = 64
     features: int = 32  # of the first layer; doubled with every halving of the size
     dtype: Any = None
+    sizes: tuple[int, ...] | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, ...]:
         if x.shape[1] != x.shape[2]:
             raise ValueError(f"the encoder needs square images, not {x.shape[1]}x{x.shape[2]}; crop or resize them")
-        for i in range(len(sizes(x.shape[1])) - 1):
+        for i in range(len(halved(x.shape[1])) - 1):
             x = nn.silu(Conv(self.features << i, 4, 2, 1, dtype=self.dtype)(x))
         x = nn.silu(nn.Dense(256, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
-        mean, logvar = jnp.split(nn.Dense(2 * self.latent_dim, dtype=self.dtype)(x).astype(jnp.float32), 2, axis=-1)
-        return mean, logvar
+        sizes = self.sizes or (self.latent_dim, self.latent_dim)
+        return mlp.split(nn.Dense(sum(sizes), dtype=self.dtype)(x).astype(jnp.float32), sizes)
 
 
 class Decoder(nn.Module):
@@ -46,7 +48,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: jax.Array, *, train: bool) -> jax.Array | tuple[jax.Array, jax.Array]:
-        *larger, size = sizes(self.image_size)
+        *larger, size = halved(self.image_size)
         width = self.features << (len(larger) - 1)
         x = nn.silu(nn.Dense(256, dtype=self.dtype)(z))
         x = nn.silu(nn.Dense(size * size * width, dtype=self.dtype)(x)).reshape(-1, size, size, width)
