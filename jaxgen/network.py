@@ -116,6 +116,8 @@ def batch_statistics(module: nn.Module, variables: Any, *inputs: Any, key: jax.A
     Returns:
       Of the form of `variables["batch_stats"]`; {} for a module without.
     """
+    if key is not None:
+        check_key(key)
     check_variables(variables)
     model_state = {name: value for name, value in variables.items() if name != "params"}
     if not model_state.get("batch_stats"):

@@ -229,9 +229,9 @@ def test_images_are_drawn_by_all_devices_and_are_the_same_on_any_number_of_them(
 def test_samples_and_evaluation_are_divided_over_the_devices_and_the_same_on_one(digits, monkeypatch):
     shares, sample = [], vae.sample
 
-    def spy(decoder, variables, z, **options):
+    def spy(decoder, variables, z, *label, **options):
         jax.debug.inspect_array_sharding(z, callback=lambda s: shares.append(s.shard_shape(z.shape)[0]))
-        return sample(decoder, variables, z, **options)
+        return sample(decoder, variables, z, *label, **options)
 
     monkeypatch.setattr(vae, "sample", spy)
     config = vaes.Config(

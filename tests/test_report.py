@@ -33,7 +33,7 @@ def test_a_report_of_a_whole_run_shows_every_part(tmp_path):
 def test_the_command_writes_pages_anew_and_refuses_what_is_no_run(tmp_path, capsys):
     runs = [make_run(tmp_path / name) or tmp_path / name for name in ("a", "b")]
     assert command.main([str(run) for run in runs]) == 0
-    written = [*(run / "report.html" for run in runs), tmp_path / "comparison.html"]
+    written = [*(run / "report.html" for run in runs), tmp_path / "comparison-of-a-and-b.html"]
     assert capsys.readouterr().out.split() == [str(file) for file in written] and all(map(Path.exists, written))
     assert "discriminator/loss" in (runs[1] / "report.html").read_text()
     for arguments, error in ((["--output", "x"], "no options"), ([str(tmp_path)], "is no run")):
@@ -47,8 +47,8 @@ def test_the_command_writes_each_page_and_no_comparison_of_one_run_or_of_too_man
     assert command.main([runs[0], f"{runs[0]}/"]) == 0 and capsys.readouterr().err == ""
     monkeypatch.setattr(curves, "MAX_CURVES", 1)
     assert command.main(runs) == 0
-    assert "no comparison.html was written: more than 1 runs" in capsys.readouterr().err
-    assert not (tmp_path / "comparison.html").exists() and (tmp_path / "b" / "report.html").exists()
+    assert "no page of all was written: more than 1 runs" in capsys.readouterr().err
+    assert not list(tmp_path.glob("comparison*")) and (tmp_path / "b" / "report.html").exists()
 
 
 def test_a_report_needs_no_network_and_no_other_file(tmp_path):

@@ -274,9 +274,9 @@ def test_the_noise_of_the_vae_is_divided_too(monkeypatch):
         jax.debug.inspect_array_sharding(x, callback=lambda s: seen.append(s.shard_shape(x.shape)))
         return x
 
-    monkeypatch.setattr(sharding, "draw", spy)
     modules = mlp.Encoder(latent_dim=3, widths=()), mlp.BernoulliDecoder(image_shape=(2, 2, 1), widths=())
     state = vae.init(KEY, *modules, optimizer=OPTIMIZER, image_shape=(2, 2, 1))
+    monkeypatch.setattr(sharding, "draw", spy)
     step = vae.make_train_step(*modules, optimizer=OPTIMIZER, num_samples=5)
     finished(jit_on_mesh(step, state, {"image": IMAGES[:, :2, :2]}))
     assert seen == [(2, 5, 3)]

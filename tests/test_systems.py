@@ -4,6 +4,7 @@ Two tiers: what a trace shows, always; and what has to be compiled, with `-m slo
 """
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -63,12 +64,18 @@ def kinds(tree):
 # Traced ---------------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def traced(module, **changes):
+    """(the system, its step traced): once for all tests of this file."""
+    system, spec = built(module, **changes)
+    example = spec.example(system.images_per_step)
+    return system, jax.jit(system.train_step).trace(system.shapes, example, jax.random.key(0))
+
+
 @EVERY
 def test_a_step_keeps_every_shape_and_type_of_its_state_so_that_nothing_is_traced_twice(module):
-    system, spec = built(module)
-    state, metrics = jax.eval_shape(
-        system.train_step, system.shapes, spec.example(system.images_per_step), jax.random.key(0)
-    )
+    system, step = traced(module)
+    state, metrics = step.out_info
     assert jax.tree.structure(state) == jax.tree.structure(system.shapes)
     assert kinds(state) == kinds(system.shapes)
     assert metrics and all(x.shape == () and x.dtype == jnp.float32 for x in metrics.values())
@@ -76,11 +83,9 @@ def test_a_step_keeps_every_shape_and_type_of_its_state_so_that_nothing_is_trace
 
 
 @EVERY
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("platform", ["tpu", pytest.param("cuda", marks=pytest.mark.slow)])
 def test_a_step_lowers_for_accelerators_without_forms_that_are_the_cpus(module, platform):
-    system, spec = built(module)
-    step, example = jax.jit(system.train_step), spec.example(system.images_per_step)
-    text = step.trace(system.shapes, example, jax.random.key(0)).lower(lowering_platforms=(platform,)).as_text()
+    text = traced(module)[1].lower(lowering_platforms=(platform,)).as_text()
     assert "platform_index" not in text
     assert len(text) > 1000
 
@@ -88,13 +93,13 @@ def test_a_step_lowers_for_accelerators_without_forms_that_are_the_cpus(module, 
 @EVERY
 def test_half_precision_computes_in_it_and_keeps_parameters_and_metrics_in_single(module):
     system, spec = built(module, precision="bfloat16")
-    example = spec.example(system.images_per_step)
+    step = jax.jit(system.train_step).trace(system.shapes, spec.example(system.images_per_step), jax.random.key(0))
     assert all(x.dtype != jnp.bfloat16 for x in jax.tree.leaves(system.shapes))
-    assert "bf16" in str(jax.make_jaxpr(system.train_step)(system.shapes, example, jax.random.key(0)))
-    metrics = jax.eval_shape(system.train_step, system.shapes, example, jax.random.key(0))[1]
-    assert all(x.dtype == jnp.float32 for x in metrics.values())
+    assert "bf16" in str(step.jaxpr)
+    assert all(x.dtype == jnp.float32 for x in step.out_info[1].values())
 
 
+@pytest.mark.slow
 @EVERY
 def test_a_state_is_of_single_precision_where_the_switch_for_double_is_on_too(module, double_precision):
     system, spec = built(module)
@@ -290,6 +295,7 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_bits(module, tmp_pa
     assert kinds(trained.state) == kinds(trained.system.shapes)
 
 
+@pytest.mark.slow
 @EVERY
 def test_a_two_player_system_can_be_played_by_other_rules(module):
     system, spec = built(module)

@@ -26,6 +26,7 @@ from flax import linen as nn
 from jax import lax
 
 from jaxgen import sharding
+from jaxgen.arguments import check_key
 from jaxgen.models.batch_norm import rows_of
 
 FLOAT = jnp.float32
@@ -262,6 +263,7 @@ def _chosen(z, codes, num_codes, axis_name):
 
 def some_of(key: jax.Array, z: jax.Array, num: int, *, axis_name: str | None = None) -> jax.Array:
     """`num` random vectors of a batch z [N, D], each as often as any other: [num, D]. Of all devices' vectors."""
+    check_key(key)
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
     order = jax.random.permutation(key, devices * len(z))
     rows = jnp.resize(order, (num,))  # from the first again, where there are fewer
@@ -282,6 +284,7 @@ def k_means(
     Raises:
       ValueError: for fewer vectors than centres.
     """
+    check_key(key)
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
     if devices * len(z) < num_codes:
         raise ValueError(
