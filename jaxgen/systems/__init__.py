@@ -30,6 +30,7 @@ from jaxgen.systems import (
     stylegan2,
     vae,
     vdvae,
+    vqgan,
     vqvae,
     vqvae2,
     wgan_gp,
@@ -55,6 +56,7 @@ MODULES = (
     vqvae,
     vqvae2,
     dvae,
+    vqgan,
     classifier,
 )
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}
