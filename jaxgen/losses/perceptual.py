@@ -161,7 +161,8 @@ def vgg_maps(weights: Mapping[str, jax.Array], images: jax.Array) -> list[jax.Ar
     """
     if images.shape[-1] != 3 or min(images.shape[1:3]) < 16:
         raise ValueError(f"VGG-16 is for colour images of at least 16x16 pixels, not {list(images.shape[1:])}")
-    x, found = (images - np.array(SHIFT, np.float32)) / np.array(SCALE, np.float32), []
+    found: list[jax.Array] = []
+    x = (images - np.array(SHIFT, np.float32)) / np.array(SCALE, np.float32)
     for stage, widths in VGG.items():
         x = max_pool(x) if found else x
         for i in range(1, len(widths) + 1):

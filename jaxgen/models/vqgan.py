@@ -186,8 +186,8 @@ class VQGAN(nn.Module):
 
     def setup(self) -> None:
         """Layers."""
-        shared = {"features": self.features, "multiples": self.multiples, "blocks": self.blocks}
-        shared |= {"attention": self.attention, "dtype": self.dtype}
+        names = ("features", "multiples", "blocks", "attention", "dtype")
+        shared: dict[str, Any] = {name: getattr(self, name) for name in names}
         self.encoder = Encoder(self.outputs, **shared)
         self.to_vectors = _conv(self.quantiser.dim, 1, self.dtype)
         self.from_vectors = _conv(self.latent_dim, 1, self.dtype)

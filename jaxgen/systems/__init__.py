@@ -29,6 +29,7 @@ from jaxgen.systems import (
     ssgan,
     stylegan2,
     vae,
+    vae_gan,
     vdvae,
     vqgan,
     vqvae,
@@ -57,6 +58,7 @@ MODULES = (
     vqvae2,
     dvae,
     vqgan,
+    vae_gan,
     classifier,
 )
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}

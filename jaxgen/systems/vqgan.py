@@ -139,11 +139,9 @@ def build(config: Config, spec: Spec) -> System:
     return reconstructing.instead_of_drawing(system, config, model, of_latents, 0 if gaussian else quantiser.num_codes)
 
 
-TINY = Config(
-    **{"features": 4, "multiples": (1, 2), "blocks": 1, "attention": 14, "latent_dim": 5, "halvings": 1},
-    **{"quantiser": Quantiser("gradient", 6, 3), "discriminator_features": 4, "start": 2},
-    **{"batch_size": 8, "num_steps": 4},
-)
+_FEW: Settings = {"features": 4, "multiples": (1, 2), "blocks": 1, "attention": 14, "latent_dim": 5, "halvings": 1}
+_SHORT: Settings = {"discriminator_features": 4, "start": 2, "batch_size": 8, "num_steps": 4}
+TINY = Config(quantiser=Quantiser("gradient", 6, 3), **_FEW, **_SHORT)
 
 _PAPER = "Esser, Rombach and Ommer 2021"
 _KL = "Rombach, Blattmann, Lorenz, Esser and Ommer 2022"
@@ -182,8 +180,14 @@ PRESETS = {
     "openimages-klgan-f8": Preset(
         "photographs at 256 pixels as 32x32 draws of 4 numbers; give --data.path, and --perceptual FILE for LPIPS",
         Config(
-            **{"data": _images("openimages"), "latents": "gaussian", "latent_dim": 4, "multiples": (1, 2, 4, 4)},
-            **{"attention": 0, "adversarial": 0.5, "start": 50_001, **_PUBLISHED},
+            data=_images("openimages"),
+            latents="gaussian",
+            latent_dim=4,
+            multiples=(1, 2, 4, 4),
+            attention=0,
+            adversarial=0.5,
+            start=50_001,
+            **_PUBLISHED,
         ),
         paper=_KL,
         spec=((256, 256, 3), 0),
