@@ -14,6 +14,7 @@ from typing import Any
 from jaxgen.local_path import local
 from jaxgen.options import lookup
 from jaxgen.systems import (
+    aae,
     acgan,
     article,
     biggan,
@@ -59,6 +60,7 @@ MODULES = (
     dvae,
     vqgan,
     vae_gan,
+    aae,
     classifier,
 )
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}

@@ -57,6 +57,7 @@ def build(
     judged: Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]] = image_alone,
     sampler: Callable = jax.random.normal,
     prior: str = "standard normal, not truncated",
+    picture: Callable[[Any], jax.Array] = lambda output: jnp.clip(output, -1.0, 1.0),
     moves: Callable | None = None,
 ) -> System:
     """The system of three modules.
@@ -69,6 +70,7 @@ def build(
       judged: (images, their codes) -> what the discriminator is given.
       sampler: `(key, shape) -> latents` of new images.
       prior: the same in words.
+      picture: what the decoder returns -> images.
     """
     modules = (encoder, decoder, discriminator)
     optimizers = {which: getattr(config, which).build(config.num_steps) for which in NAMES}
@@ -77,8 +79,7 @@ def build(
         return sharding.draw(sampler, key, (n, config.latent_dim))
 
     def decode(variables, z):
-        images = network.images_from(decoder, network.member(variables, "decoder"), z)
-        return jnp.clip(images, -1.0, 1.0)
+        return picture(network.images_from(decoder, network.member(variables, "decoder"), z))
 
     def encode(variables, batch):
         own, image = network.member(variables, "encoder"), network.images_of(batch)
