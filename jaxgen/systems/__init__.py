@@ -22,6 +22,7 @@ from jaxgen.systems import (
     classifier,
     dcgan,
     dvae,
+    factor_vae,
     fastgan,
     progan,
     r3gan,
@@ -61,6 +62,7 @@ MODULES = (
     vqgan,
     vae_gan,
     aae,
+    factor_vae,
     classifier,
 )
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}

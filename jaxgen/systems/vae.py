@@ -48,8 +48,8 @@ class Config(Run):
     """Of encoder and decoder."""
 
 
-def networks(config: Config, spec: Spec) -> tuple[nn.Module, nn.Module]:
-    """(encoder, decoder) for images of a shape.
+def networks(config: Any, spec: Spec) -> tuple[nn.Module, nn.Module]:
+    """(encoder, decoder) for images of a shape, of settings `model`, `latent_dim`, `features`, `likelihood` and `data`.
 
     Raises:
       ValueError: for a likelihood that the model or the data do not fit.
