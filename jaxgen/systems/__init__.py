@@ -17,6 +17,7 @@ from jaxgen.systems import (
     aae,
     acgan,
     article,
+    bigan,
     biggan,
     cgan,
     classifier,
@@ -63,6 +64,7 @@ MODULES = (
     vae_gan,
     aae,
     factor_vae,
+    bigan,
     classifier,
 )
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}
