@@ -54,7 +54,7 @@ class State:
 class Networks:
     """The three networks in training mode, as objectives call them. What a call changes (batch statistics) is kept."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], params: Any, model_state: Any, key: jax.Array):
+    def __init__(self, modules: Mapping[str, nn.Module], params: Any, model_state: Any, key: jax.Array) -> None:
         self.model_state = dict(model_state)
         self._modules, self._params, self._key, self._calls = modules, params, key, 0
 
