@@ -230,7 +230,7 @@ def test_a_gaussian_rate_weighs_a_millionth_beside_an_image_whose_errors_are_add
     system = building.build_system(config, Spec.of_images((28, 28, 1)))
     batch, state = {"image": jnp.asarray(RNG.uniform(-1, 1, (8, 28, 28, 1)), jnp.float32)}, system.init(KEY)
     _, metrics = jax.jit(system.train_step)(state, batch, KEY)
-    model = networks.VQGAN(networks.Gaussian(2), 1, 2, 4, 4, (1, 2), 1, 14)
+    model = networks.VQGAN(networks.Gaussian(2), 1, 2, 4, 4, (1, 2), 1, 0)
     found = model.apply(system.variables(state)["generator"], batch["image"], method="quantised")
     assert float(metrics["generator/rate"]) == pytest.approx(1e-6 * float(found.loss) / 784, rel=1e-3)
     assert 0 < float(metrics["generator/adversarial_weight"]) <= 0.8 * 1e4 / 784

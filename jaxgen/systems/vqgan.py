@@ -139,7 +139,7 @@ def build(config: Config, spec: Spec) -> System:
     return reconstructing.instead_of_drawing(system, config, model, of_latents, 0 if gaussian else quantiser.num_codes)
 
 
-_FEW: Settings = {"features": 4, "multiples": (1, 2), "blocks": 1, "attention": 14, "latent_dim": 5, "halvings": 1}
+_FEW: Settings = {"features": 4, "multiples": (1, 2), "blocks": 1, "attention": 0, "latent_dim": 5, "halvings": 1}
 _SHORT: Settings = {"discriminator_features": 4, "start": 2, "batch_size": 8, "num_steps": 4}
 TINY = Config(quantiser=Quantiser("gradient", 6, 3), **_FEW, **_SHORT)
 
