@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxgen import sharding
-from jaxgen.arguments import described
+from jaxgen.arguments import check_key, described
 from jaxgen.losses import variational
 
 Weight = float | Callable[[jax.Array], jax.Array]
@@ -256,3 +256,25 @@ def fitted_prior(weight: Weight = 1.0) -> Term:
     section 4, learned beside the networks instead of after them.
     """
     return Term("prior_nll", lambda seen: -jnp.mean(seen.log_prior(lax.stop_gradient(seen.z))), weight)
+
+
+def permuted(key: jax.Array, z: jax.Array, *, axis_name: str | None = None) -> jax.Array:
+    """Each column of z [B, D] in an order of its own: its numbers of the batch, with all dependence between them gone.
+
+    If rows of z are draws of q(z), those of the result are nearly draws of the product of q's marginals (Kim and Mnih
+    2018, algorithm 1; Arcones and Gine 1992).
+
+    Args:
+      key: of the orders.
+      z: [B, D].
+      axis_name: the mapped axis, in the per-device view: the batch is that of all devices.
+
+    Returns:
+      [B, D].
+    """
+    check_key(key)
+    every = z if axis_name is None else lax.all_gather(z, axis_name, tiled=True)
+    order = jnp.argsort(jax.random.uniform(key, every.shape), axis=0)
+    if axis_name is not None:
+        order = lax.dynamic_slice_in_dim(order, lax.axis_index(axis_name) * len(z), len(z))
+    return jnp.take_along_axis(every, order, axis=0)

@@ -387,3 +387,35 @@ def orthogonal(weight: Weight = 1e-4, which: Callable[[tuple[str, ...]], bool] =
         return total
 
     return turns.term(orthogonal, weight=weight)
+
+
+def adaptive_weight(
+    reconstruction: Callable[[Turn, Any], jax.Array],
+    layer: tuple[str, ...],
+    *,
+    factor: float = 0.8,
+    epsilon: float = 1e-4,
+    most: float = 1e4,
+) -> Callable[[Turn], jax.Array]:
+    """factor min(|grad reconstruction| / (|grad adversarial loss| + epsilon), most), for `adversarial_weight`.
+
+    Both gradients are at one layer of the generator, the decoder's last. The weight is a constant to differentiation.
+
+    Args:
+      reconstruction: (turn, what the generator returned) -> a number.
+      layer: the names of a parameter from the outermost module on, such as ("decoder", "output", "kernel").
+      factor, epsilon, most: 0.8, 1e-4 and 1e4 in the authors' code.
+
+    Esser et al. 2021, eq. 7.
+    """
+
+    def adaptive_weight(turn):
+        def norm(gradient):
+            for name in layer:
+                gradient = gradient[name]
+            return jnp.sqrt(jnp.sum(jnp.square(gradient)))
+
+        of_reconstruction = norm(turn.gradient(lambda output: reconstruction(turn, output)))
+        return factor * jnp.clip(of_reconstruction / (norm(turn.gradient(turn.adversarial)) + epsilon), 0.0, most)
+
+    return adaptive_weight

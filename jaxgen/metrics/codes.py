@@ -56,6 +56,11 @@ def summarize(rows: Mapping[str, np.ndarray], num_codes: int) -> dict[str, float
       rows: name -> array [N, ...].
       num_codes: of the codebook.
     """
+    others = {name: x for name, x in rows.items() if name != "codes"}
+    return means(others) | summary(np.asarray(rows["codes"]), num_codes)
+
+
+def means(rows: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The mean of each array, in double precision."""
     # asarray: NumPy hands the mean of a JAX array back to JAX, which has no float64.
-    found = {name: float(np.mean(np.asarray(x), dtype=np.float64)) for name, x in rows.items() if name != "codes"}
-    return found | summary(np.asarray(rows["codes"]), num_codes)
+    return {name: float(np.mean(np.asarray(x), dtype=np.float64)) for name, x in rows.items()}

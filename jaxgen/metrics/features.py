@@ -42,6 +42,7 @@ class Backbone:
       apply: images [B, H, W, C] float32 in [-1, 1] -> (features [B, D], logits [B, K]), both float32. Compiled already,
         and of each image alone: other images in the batch change nothing.
       image_shape: the (H, W, C) that it takes; None: any. It is never a silent resize that makes images fit.
+      network: (module, variables) of a `models.cnn.CNN`, for whoever differentiates through it; None for another.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Backbone:
     resize: str
     apply: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
     image_shape: tuple[int, int, int] | None = None
+    network: Any = dataclasses.field(default=None, repr=False, compare=False)
 
 
 class BackboneError(ValueError):
@@ -151,6 +153,7 @@ def of_cnn(
         resize="none",
         apply=lambda images: run(variables, images),
         image_shape=image_shape,
+        network=(model, variables),
     )
 
 

@@ -14,14 +14,17 @@ from typing import Any
 from jaxgen.local_path import local
 from jaxgen.options import lookup
 from jaxgen.systems import (
+    aae,
     acgan,
     article,
+    bigan,
     biggan,
     cgan,
     classifier,
     cvae,
     dcgan,
     dvae,
+    factor_vae,
     fastgan,
     flexible_vae,
     iwae,
@@ -34,7 +37,9 @@ from jaxgen.systems import (
     ssgan,
     stylegan2,
     vae,
+    vae_gan,
     vdvae,
+    vqgan,
     vqvae,
     vqvae2,
     wgan_gp,
@@ -65,6 +70,11 @@ MODULES = (
     flexible_vae,
     cvae,
     m2,
+    vqgan,
+    vae_gan,
+    aae,
+    factor_vae,
+    bigan,
     classifier,
 )
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}

@@ -82,6 +82,7 @@ def build(
     name: str,
     num_labels: int = 0,
     choices: Mapping[str, Any] = MappingProxyType({}),
+    frozen: Any = None,
     **settings: Any,
 ) -> System:
     """The system of two modules.
@@ -94,6 +95,7 @@ def build(
       num_labels: of a class-conditional generator, whose second argument is a label; 0 for another.
       choices: what else the generator can be told by name when it draws, as in `System.choices`. Without a truncation
         among them its latents can be truncated.
+      frozen: arrays that terms read as `turn.frozen`, of a network that is not trained.
       settings: what `gan.make_train_step` takes besides: condition, terms, augmentation.
     """
     optimizers = {
@@ -115,6 +117,7 @@ def build(
         discriminator,
         optimizers | shared | settings,
         example=spec.example(),
+        frozen=frozen,
         players=gan.Players(config.generator, config.discriminator),  # type: ignore[arg-type]
     )
 
@@ -177,6 +180,7 @@ def build(
             **config.weights,
         },
         game=game,
+        frozen=frozen,
         name=name,
     )
 
