@@ -1,4 +1,4 @@
-"""Writes docs/systems/*.md, a page for each published system, from its file: `python docs/system_pages.py`.
+"""Writes docs/systems/*.md, a page for each published system, from its file: `python docs/system_pages.py [NAME ...]`.
 
 Counts of parameters take a trace of each network, a minute for all. They are stored in the pages, and `tests/` compares
 everything else with the systems at each run, the counts with `-m slow`. A picture docs/systems/NAME.png is shown where
@@ -7,7 +7,7 @@ there is one, with the first line of docs/systems/NAME.txt below it.
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -83,12 +83,12 @@ def index() -> str:
     return "\n".join(["# Published systems", "", text, "", "```{toctree}", ":maxdepth: 1", "", *names, "```", ""])
 
 
-def main() -> None:
-    """Writes all pages."""
+def main(names: Sequence[str] = ()) -> None:
+    """Writes the pages of some systems, or of all."""
     from jaxgen import systems
 
-    for module in systems.MODULES:
-        name = systems.name_of(module)
+    for name in names or map(systems.name_of, systems.MODULES):
+        module = systems.BY_NAME[name]
         print(name, file=sys.stderr)
         counts = {preset: counts_of(preset) for preset in module.PRESETS}
         (FOLDER / f"{name}.md").write_text(page(module, counts))
@@ -96,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
