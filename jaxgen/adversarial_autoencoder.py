@@ -84,6 +84,11 @@ def code_of(output: Any) -> jax.Array:
     return output[0] if isinstance(output, (tuple, list)) else output
 
 
+def image_alone(image: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
+    """What a discriminator of images is given of (images, codes)."""
+    return (image,)
+
+
 def init(
     key: jax.Array,
     encoder: nn.Module,
@@ -92,7 +97,7 @@ def init(
     *,
     optimizers: Mapping[str, optax.GradientTransformation],
     image_shape: tuple[int, int, int],
-    judged: Callable[[jax.Array, jax.Array], tuple] = lambda image, z: (image,),
+    judged: Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]] = image_alone,
 ) -> State:
     """The state before the first step, for images [H, W, C].
 

@@ -155,6 +155,7 @@ def test_the_published_networks_are_those_of_the_papers_table():
     assert preset.config.gamma == 1e-6 and preset.config.margin == 0.35 and not preset.config.judge_reconstructions
 
 
+@pytest.mark.slow
 def test_no_adversary_reaches_the_encoder_and_no_error_of_features_the_discriminator():
     """The gradient of each loss at each network, by hand, and which of them the step goes along."""
     gamma, names = 0.01, adversarial_autoencoder.NAMES

@@ -137,6 +137,7 @@ def products(size, kernel):
     return int(jnp.sum(convolution.convolve(jnp.ones((1, size, size, 1)), jnp.ones((*kernel[:2], 1, 1)), geometry)))
 
 
+@pytest.mark.slow
 def test_step_flops_are_those_of_a_traced_step_with_the_layers_as_jaxgen_runs_them(cases, monkeypatch):
     case = cases.CASES["sngan"]
     hand = cases.step_flops(case)
@@ -239,6 +240,7 @@ def test_sizes_of_images_are_not_those_of_maps_within_a_network(cases):
     assert block == dataclasses.replace(cases.CASES["vdvae-block"], batch_size=2)
 
 
+@pytest.mark.slow
 def test_the_peak_of_memory_is_that_of_the_work_and_not_of_what_came_before(scripts):
     memory = scripts("benchmark_memory")
     if memory.peak_during(lambda: None) is None:

@@ -28,6 +28,7 @@ def batch_of(system, label):
 
 
 @SYSTEMS
+@pytest.mark.slow
 def test_another_label_is_another_image_and_another_logit(module):
     system = building.build_system(module.TINY, SPEC)
     state = system.init(jax.random.key(0))
@@ -43,6 +44,7 @@ def test_another_label_is_another_image_and_another_logit(module):
     assert len({float(logit[0]) for logit in judged}) == 10
 
 
+@pytest.mark.slow
 def test_the_spectral_vectors_move_by_the_discriminators_passes_and_not_by_the_generators_turn():
     """Two passes (real, fake) for each of two discriminator updates, on weights that a recording optimiser holds."""
     system = building.build_system(sngan.TINY, SPEC)

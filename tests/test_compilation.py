@@ -34,6 +34,7 @@ def test_an_option_or_a_value_that_this_version_does_not_know_is_left_out(unknow
     assert compilation.jit(lambda x: 2 * x)(3.0) == 6.0
 
 
+@pytest.mark.slow
 def test_programs_are_the_same_function_to_second_order_and_run_to_the_same_bits_twice():
     geometry = Geometry((12, 12), (3, 3), (1, 1), ((1, 1), (1, 1)))
     x, w = jax.random.normal(jax.random.key(0), (8, 12, 12, 16)), jax.random.normal(jax.random.key(1), (3, 3, 16, 16))
@@ -49,6 +50,7 @@ def test_programs_are_the_same_function_to_second_order_and_run_to_the_same_bits
     assert all((a == b).all() for a, b in zip(once, twice, strict=True))
 
 
+@pytest.mark.slow
 def test_a_vmapped_program_computes_what_each_member_computes_alone(nothing_is_kept):
     discriminator = sngan.Discriminator(features=8)  # wide enough for oneDNN
     images = jax.random.uniform(jax.random.key(0), (4, 28, 28, 1), minval=-1)
@@ -64,6 +66,7 @@ def test_a_vmapped_program_computes_what_each_member_computes_alone(nothing_is_k
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+@pytest.mark.slow
 def test_a_process_that_keeps_its_memory_asks_for_no_new_pages_at_each_call():
     program = """
 import resource, sys

@@ -140,6 +140,7 @@ def endless(digits, directory) -> list:
         pytest.param(1, signal.SIGSTOP, marks=pytest.mark.slow),  # frozen: no connection breaks
     ],
 )
+@pytest.mark.slow
 def test_the_others_end_soon_after_a_host_is_lost_and_all_of_them_go_on_later(tmp_path, digits, lost, number):
     run = tmp_path / "run"
     hosts = start(endless(digits, run), JAXGEN_HOST_TIMEOUT="10")

@@ -582,6 +582,7 @@ def test_a_missing_file_is_explained(tmp_path):
 # The backbone ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_backbone_says_what_it_is_and_gives_features_of_each_image_alone(tmp_path, weights):
     path = tmp_path / "inception.npz"
     np.savez(path, **weights)
@@ -604,6 +605,7 @@ def test_a_backbone_says_what_it_is_and_gives_features_of_each_image_alone(tmp_p
     assert not np.allclose(features[0], features[1], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_features_by_less_than_one_in_fifty_and_the_bias_is_added_to_logits_alone(weights):
     variables = weights_of.to_variables(weights)
     x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 75, 75, 3)), jnp.float32)

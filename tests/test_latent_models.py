@@ -183,6 +183,7 @@ def test_the_von_mises_fisher_law_has_its_published_divergence_and_integrates_to
 
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize(("d", "kappa"), [(2, 3.0), (10, 15.0)])
+@pytest.mark.slow
 def test_draws_on_the_sphere_have_the_law_and_the_derivative_of_its_mean(d, kappa):
     """E cos is the derivative of log Z, and so d E cos / d kappa its second derivative, which draws must follow."""
     n = 3000
@@ -441,6 +442,7 @@ SLOW = {"planar", "autoregressive"}  # their law is tested above, and their comp
 @pytest.mark.parametrize(
     "pair", [pytest.param(pair, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, pair in PAIRS.items()]
 )
+@pytest.mark.slow
 def test_each_posterior_and_prior_is_trained_measured_and_drawn_from(pair):
     state, step, modules = make(*pair, num_samples=2, importance_weighted=True)
     changes, metrics = moved(state, step)

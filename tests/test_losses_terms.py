@@ -411,7 +411,7 @@ def three_steps(step, state, key):
     return jax.device_get((state, metrics))
 
 
-LONG = ("adaptive augmentation of all three groups",)
+LONG = ("adaptive augmentation of all three groups", "fakes shown as real")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in METHODS])

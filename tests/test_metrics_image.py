@@ -108,6 +108,7 @@ def test_ssim_of_flat_images_is_the_comparison_of_their_luminance():
     assert float(ssim(a, b)[0]) == pytest.approx((-0.25 + 4e-4) / (0.25 + 0.0625 + 4e-4), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_both_are_compiled_mapped_and_differentiable():
     image, reference = (x.astype(np.float32) for x in pair())
     for metric in (psnr, ssim):

@@ -33,6 +33,7 @@ def kernels(variables):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.slow
 def test_dcgan_and_the_convolutional_vae_make_and_read_every_size_from_28_to_64(channels):
     for size in SIZES:
         image = (2, size, size, channels)

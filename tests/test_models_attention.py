@@ -54,6 +54,7 @@ def test_it_is_softmax_of_queries_and_keys_times_values_written_out(variables):
     np.testing.assert_allclose(apply(variables, X), X + 0.7 * seen, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_starts_as_the_identity_and_only_the_gain_has_a_gradient():
     variables = MODULE.init(jax.random.key(0), jnp.asarray(X), train=True)
     np.testing.assert_array_equal(apply(variables, X), X)

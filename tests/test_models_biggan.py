@@ -235,6 +235,7 @@ def test_the_shortcut_of_a_deep_discriminator_block_keeps_all_channels_and_adds_
     ("image_size", "size", "of_generator", "of_discriminator"),
     [(28, 14, 4, (4, 4)), (64, 32, 4, (1, 2)), (128, 64, 2, (1, 2)), (256, 64, 4, (2, 4))],
 )
+@pytest.mark.slow
 def test_one_map_of_either_player_attends_to_itself(deep, image_size, size, of_generator, of_discriminator):
     def attending(module, shape):
         x, label = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
@@ -263,6 +264,7 @@ def test_every_matrix_of_both_players_is_spectrally_normalised_but_the_shared_em
     assert (() in owners) == (module is GENERATOR)
 
 
+@pytest.mark.slow
 def test_kernels_and_embeddings_are_orthogonal_at_first():
     generator, discriminator = (
         jax.jit(lambda x, m=module: m.init(jax.random.key(0), x, LABELS, train=True))(jnp.zeros(shape))["params"]
@@ -291,6 +293,7 @@ def test_the_orthogonal_term_sees_every_kernel_of_the_generator_and_neither_embe
     assert value(turned) == value(params) > 0
 
 
+@pytest.mark.slow
 def test_a_label_that_does_not_exist_spoils_its_own_image_and_logit_alone():
     z, label = jax.random.normal(jax.random.key(0), (4, 6)), jnp.array([0, 3, 2, -1])
     for module in (GENERATOR, GENERATOR.clone(deep=True), GENERATOR.clone(embedding_dim=0)):
@@ -302,6 +305,7 @@ def test_a_label_that_does_not_exist_spoils_its_own_image_and_logit_alone():
     np.testing.assert_array_equal(np.isnan(logits), [False, True, False, True])
 
 
+@pytest.mark.slow
 def test_the_logit_is_linear_in_the_last_map_and_in_the_embedding_of_the_label():
     x = jax.random.uniform(jax.random.key(0), (4, 28, 28, 1), minval=-1)
     variables = drawn(DISCRIMINATOR, x.shape)
@@ -318,6 +322,7 @@ def test_the_logit_is_linear_in_the_last_map_and_in_the_embedding_of_the_label()
 
 
 @pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.slow
 def test_in_bfloat16_images_logits_and_states_are_float32_and_close(deep):
     def play(dtype):
         generator, discriminator = (m.clone(deep=deep, dtype=dtype) for m in (GENERATOR, DISCRIMINATOR))

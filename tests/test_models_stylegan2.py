@@ -227,6 +227,7 @@ def test_the_discriminator_sees_how_far_the_images_of_a_group_differ_and_no_othe
 # Styles ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_truncation_of_one_is_none_and_of_zero_the_image_of_the_mean_style():
     styles = GENERATOR.apply(VARIABLES, Z, LABELS, train=False, method="mapping")
     assert styles.shape == (4, 4, 5)

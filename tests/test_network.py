@@ -83,6 +83,7 @@ def judged():
     return params, x, loss
 
 
+@pytest.mark.slow
 def test_applied_to_each_image_a_network_has_the_same_logits_and_derivatives_to_second_order(double_precision):
     params, x, loss = judged()
     plain, to_each = (functools.partial(loss, judge) for judge in (network.apply, network.apply_to_each))

@@ -383,6 +383,7 @@ def test_writing_again_replaces_the_report_and_leaves_nothing_else(tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_long_run_is_reported_within_seconds_and_megabytes(tmp_path):
     rng = np.random.RandomState(0)
     with open(tmp_path / "metrics.jsonl", "w") as file:

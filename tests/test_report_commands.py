@@ -141,6 +141,7 @@ def test_a_run_without_a_checkpoint_offers_only_to_start_again(tmp_path):
     assert "Start again" in page.text and "Resume" not in page.text
 
 
+@pytest.mark.slow
 def test_the_command_of_the_last_start_is_repeated_and_only_one_of_the_training_script(tmp_path):
     run = make_typed_run(tmp_path / "my run", dcgan.Config(), (64, 64, 3))
     again = [{"command": "python scripts/train.py x --num-steps 9 --a 'b c'"}]

@@ -199,6 +199,7 @@ def test_stacked_mnist_counts_modes_beside_those_of_real_images(tmp_path, capsys
     assert protocol["preset"] == "stacked-mnist-dcgan" and protocol["training_seed"] == 0
 
 
+@pytest.mark.slow
 def test_a_vae_has_its_binarisation_k_and_bits_a_real_pixel(sides, tmp_path, capsys):
     arguments = ["--data.image-size", 32, "--batch-size", 8, "--num-steps", 1, "--num-devices", 1, "--latent-dim", 3]
     # 10,000 test images are evaluated at the end of training and again, with one sample each.

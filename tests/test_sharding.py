@@ -132,6 +132,7 @@ def test_penalties_and_discriminator_steps_on_eight_devices_equal_one_in_the_glo
     assert_same(finished(jit_on_mesh(step, state, BATCH)), reference)
 
 
+@pytest.mark.slow
 def test_penalties_and_discriminator_steps_on_eight_devices_equal_one_in_the_per_device_view():
     state, _, reference = penalised_gan()
     step = gan.make_train_step(

@@ -262,6 +262,7 @@ def play(name):
 
 
 @pytest.mark.parametrize("name", PLAYED)
+@pytest.mark.slow
 def test_the_field_read_off_the_train_step_is_the_one_written_out_and_so_are_its_products(name):
     read, expected, players = play(name)
     u, w = random_like(0, players), random_like(1, players)

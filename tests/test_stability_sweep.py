@@ -47,6 +47,7 @@ def run(settings, program=None, **arguments):
     return sweep.run(program or ring_program(), RING, settings, **arguments)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_64_equals_a_loop_over_its_settings():
     num = 64
     settings = settings_of(num, clip=np.resize([0.5, math.inf, 1.0, 0.1], num), seed=np.arange(num) % 5)
@@ -347,6 +348,7 @@ def test_results_are_one_tidy_table_and_json(tmp_path):
     assert found["table"]["clip"][1] is None and len(found["history"]["radius"][0]) == 4
 
 
+@pytest.mark.slow
 def test_the_step_is_traced_once_however_many_records():
     traces = []
     program = ring_program()

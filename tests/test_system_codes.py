@@ -207,6 +207,7 @@ def discrete(fast_compilation):
     return system, system.init(KEY), jax.jit(system.train_step)
 
 
+@pytest.mark.slow
 def test_what_is_minimised_is_the_bound_of_an_image_whatever_the_number_of_images(discrete):
     """Public code sums the rate over the batch and takes the mean of the distortion: another beta for every batch."""
     system, state, step = discrete

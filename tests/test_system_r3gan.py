@@ -103,6 +103,7 @@ def test_a_schedule_is_half_a_cosine_over_the_images_seen_and_then_constant():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_both_penalties_weigh_what_the_images_seen_say():
     """TINY's burn-in is of 24 images, three steps of eight; R1 sees the same images whatever the step."""
     _, system = built(burn_in=r3gan.BurnIn(num_images=32, gamma=0.1), r1=0.4, r2=0.2)
@@ -193,6 +194,7 @@ def test_settings_that_do_not_fit_are_one_sentence(changes, spec, message):
         building.build_system(dataclasses.replace(r3gan.TINY, **changes), spec).shapes  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_label_chooses_the_image_and_real_and_fake_images_are_paired_by_it():
     _, system = built()
     noise = iter(jax.random.split(jax.random.key(2), 1000))

@@ -100,6 +100,7 @@ def test_known_labels_are_a_share_that_stays():
     assert bool(jnp.all(wider | ~known))
 
 
+@pytest.mark.slow
 def test_the_bound_of_an_unlabelled_image_is_largest_where_the_classifier_is_the_posterior_of_the_label():
     """sum_y q (L_y - log q) <= log sum_y exp L_y, with equality at q = softmax(L): M2's U is a bound of log p(x)."""
     of_each = jnp.array([-3.0, -1.0, -2.5])

@@ -125,6 +125,7 @@ def tiny():
     return system, jax.tree.map(lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), system.shapes.ema)
 
 
+@pytest.mark.slow
 def test_images_are_drawn_on_the_levels_and_colder_ones_are_more_alike(tiny):
     system, variables = tiny
     draw = jax.jit(lambda v, k, t: (system.draw(v, k, 16, temperature=t), system.decode(v, system.latents(k, 16), t)))

@@ -197,6 +197,7 @@ def test_the_weight_is_the_ratio_of_both_gradients_at_the_last_layer_and_a_const
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-12), recorded, whole)
 
 
+@pytest.mark.slow
 def test_the_adversary_begins_late_with_an_optimiser_that_has_not_aged():
     system = building.build_system(dataclasses.replace(vqgan.TINY, perceptual="none"), Spec.of_images((8, 8, 1)))
     batch, state = {"image": jnp.asarray(RNG.uniform(-1, 1, (8, 8, 8, 1)), jnp.float32)}, system.init(KEY)
@@ -271,6 +272,7 @@ def test_the_packages_own_judge_finds_images_different_that_are_and_no_others():
     assert perceptual.named("none", (28, 28, 1)) is None
 
 
+@pytest.mark.slow
 def test_vgg_is_thirteen_convolutions_whose_last_of_each_stage_is_compared(tmp_path, monkeypatch):
     assert sum(np.prod(shape) for shape in perceptual.vgg_shapes().values()) == 14_714_688
     weights = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in perceptual.vgg_shapes().items()}

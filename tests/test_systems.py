@@ -91,6 +91,7 @@ def test_a_step_lowers_for_accelerators_without_forms_that_are_the_cpus(module, 
 
 
 @EVERY
+@pytest.mark.slow
 def test_half_precision_computes_in_it_and_keeps_parameters_and_metrics_in_single(module):
     system, spec = built(module, precision="bfloat16")
     step = jax.jit(system.train_step).trace(system.shapes, spec.example(system.images_per_step), jax.random.key(0))

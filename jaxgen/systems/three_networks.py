@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen import adversarial_autoencoder, network, sharding, turns
-from jaxgen.adversarial_autoencoder import NAMES, Objectives, code_of
+from jaxgen.adversarial_autoencoder import NAMES, Objectives, code_of, image_alone
 from jaxgen.metrics import codes
 from jaxgen.options import Optimizer, Run
 from jaxgen.ranges import Count
@@ -30,11 +30,6 @@ class ThreeNetworks(Run):
     """The discriminator's optimiser."""
 
 
-def image_alone(image: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
-    """What a discriminator of images is shown."""
-    return (image,)
-
-
 def code_alone(image: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
     """What a discriminator of codes is shown."""
     return (z,)
@@ -43,6 +38,11 @@ def code_alone(image: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
 def both(image: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
     """What a discriminator of pairs is shown."""
     return image, z
+
+
+def clipped(output: jax.Array) -> jax.Array:
+    """Images of a decoder that returns them: within [-1, 1]."""
+    return jnp.clip(output, -1.0, 1.0)
 
 
 def build(
@@ -57,7 +57,7 @@ def build(
     judged: Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]] = image_alone,
     sampler: Callable = jax.random.normal,
     prior: str = "standard normal, not truncated",
-    picture: Callable[[Any], jax.Array] = lambda output: jnp.clip(output, -1.0, 1.0),
+    picture: Callable[[Any], jax.Array] = clipped,
     moves: Callable | None = None,
 ) -> System:
     """The system of three modules.
