@@ -96,7 +96,7 @@ CASES = {
         Stage("r3gan-block", 32, image_size=16, channels=192, features=384, num_blocks=2, group_width=16),
         Stage("vdvae-block", 16, image_size=32, channels=384, features=96, num_blocks=2),
         System("sagan", "emoji-sagan", 64, check_learning_rate=1e-3),
-        System("biggan", "cifar-biggan", 50, {"features": 16}, num_classes=10, check_learning_rate=1e-3),
+        System("biggan", "cifar-biggan", 50, {"features": 16}, num_classes=10, check_learning_rate=3e-5),
         System("stylegan2", "emoji-stylegan2", 32, period=16),
         System("r3gan", "emoji-r3gan", 64),
         System("progan", "emoji-progan", 16),
@@ -111,7 +111,7 @@ TINY = {  # changes of a system for a run of seconds
     "biggan": {"features": 4, "latent_dim": 8},
     "stylegan2": {"latent_dim": 6, "style_dim": 6, "capacity": 64, "max_features": 8},
     "r3gan": {"widths": (8, 8, 4, 4), "group_width": 4, "latent_dim": 6},
-    "progan": {"latent_dim": 6, "capacity": 64, "max_features": 8},
+    "progan": {"latent_dim": 6, "capacity": 256, "max_features": 8},
     "fastgan": {"generator_features": 2, "discriminator_features": 2, "latent_dim": 6},
     "wgan-gp": {"generator_features": 8, "discriminator_features": 4, "latent_dim": 6},
 }

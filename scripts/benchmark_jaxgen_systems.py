@@ -17,6 +17,7 @@ from benchmark_cases import System
 from benchmark_jaxgen_gan import near_singular_vectors, networks_of, optimizers
 
 from jaxgen import network, sharding, systems, turns
+from jaxgen.models import progan
 from jaxgen.system import Spec
 
 __all__ = ["make", "networks_of", "numbers_of", "reference", "settings_of"]
@@ -52,7 +53,8 @@ def first_step(case: System):
     config = config_of(case)
     if case.name != "progan":
         return 0
-    return config.num_steps - config.phases()[1]
+    last = len(progan.stages_of(case.image_size)) - 1
+    return config.begins(last) + config.phases()[0]
 
 
 def make_batch(case: System):

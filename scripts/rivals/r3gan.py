@@ -63,7 +63,7 @@ class Discriminator(nn.Module):
         super().__init__()
         widths = widths[::-1]
         self.num_stages, self.blocks = len(widths), blocks
-        self.convolutions = add_convolutions(self, [channels, *widths])
+        self.convolutions = add_convolutions(self, [channels, *widths])  # the first one before stage 0
         for i in range(self.num_stages * blocks):
             self.add_module(f"Block_{i}", Block(widths[i // blocks], group_width))
         self.WeightedSum_0 = nn.Conv2d(widths[-1], widths[-1], 4, groups=widths[-1], bias=False)
@@ -72,8 +72,8 @@ class Discriminator(nn.Module):
     def forward(self, x):
         for stage in range(self.num_stages):
             x = downsample(x) if stage else x
-            if stage in self.convolutions:
-                x = getattr(self, self.convolutions[stage])(x)
+            if stage + 1 in self.convolutions:
+                x = getattr(self, self.convolutions[stage + 1])(x)
             for i in range(self.blocks):
                 x = getattr(self, f"Block_{stage * self.blocks + i}")(x)
         return self.Dense_0(self.WeightedSum_0(x).flatten(1))[:, 0].float()

@@ -58,8 +58,9 @@ class Modulated(nn.Module):
             weight = weight * style[:, None, :, None, None]
             if self.demodulate:
                 weight = weight * torch.rsqrt(weight.square().sum((2, 3, 4), keepdim=True) + 1e-8)
-            y = self.convolve(x.reshape(1, -1, *x.shape[2:]), weight.flatten(0, 1), groups=len(x))
-            y = y.unflatten(1, (len(x), -1))[0]
+            # Contiguous: PyTorch 2.13 on CPU otherwise gets gradients wrong where weights are channels_last.
+            groups = x.reshape(1, -1, *x.shape[2:]).contiguous()
+            y = self.convolve(groups, weight.flatten(0, 1), groups=len(x)).unflatten(1, (len(x), -1))[0]
         return blur(y, 1, gain=2.0) if self.enlarge else y
 
 
