@@ -336,8 +336,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--torch-compile-mode", default="default", metavar="MODE", help="such as reduce-overhead, CUDA graphs (default)"
     )
-    add("--batch-size", type=int, metavar="N", help="images in a batch (64; sngan and resnet-r1 32; stages 8 to 32)")
-    add("--features", type=int, metavar="N", help="filters next to the image (64; sngan-published 128)")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="images in a batch (64; sngan, resnet-r1 32; stages, systems 8 to 64)",
+    )
+    add("--features", type=int, metavar="N", help="filters next to the image (64; sngan-published 128); not of systems")
     add("--image-size", type=int, metavar="N", help="28 to 64, for SNGAN 28 or 32 (32; denoiser 48, unet 64)")
     add("--rounds", type=int, default=7, metavar="N", help="of each case (7)")
     add("--steps", type=int, metavar="N", help="of each rival in a round (by default as many as fill --seconds)")

@@ -21,8 +21,6 @@ needs_torch = pytest.mark.skipif(
     TORCH_PYTHON is None, reason="no PyTorch; JAXGEN_TORCH_PYTHON can name an interpreter that has it"
 )
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 @pytest.fixture(scope="module")
 def scripts():
@@ -130,6 +128,7 @@ def test_pytorchs_networks_have_as_many_parameters_as_the_presets(benchmark, cas
 
 @needs_torch
 @pytest.mark.slow
+@pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("name", NAMES)
 def test_pytorch_and_jaxgen_make_the_same_images_logits_losses_and_step(
     benchmark, cases, ours, scripts, torch, tmp_path, name
