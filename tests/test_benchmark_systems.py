@@ -139,7 +139,7 @@ def test_pytorch_and_jaxgen_make_the_same_images_logits_losses_and_step(
     _, worker.worker["state"], worker.worker["batch"] = ours.make(case)
     expected = worker.write_reference(str(tmp_path / "reference.npz"))
     later = benchmark.AFTER_FIRST if ours.config_of(case).num_discriminator_steps > 1 else ()
-    for rival in benchmark.rivals_for(case, ["torch", "torch-joined"]):
+    for rival in benchmark.rivals_for(case, ["torch", "torch-channels-last", "torch-joined"]):
         build(benchmark, torch, ours, case, rival)
         found = benchmark.check(torch("compare", path=str(tmp_path / "reference.npz")), expected, later)
         assert found["same"], found["differences"]

@@ -52,7 +52,7 @@ class Rival:
     def __init__(self, case, *, joined, device, memory_format, compile_mode):
         del joined  # there is one form
         self.case, self.settings, self.compile_mode = case, case.settings, compile_mode
-        self.draw, self.steps = Draws(device), 0
+        self.draw, self.steps, self.memory_format = Draws(device), 0, memory_format
         self.loss_by_fake, self.loss_by_both = LOSSES[self.settings["loss"]]
         self.generator, self.discriminator, self.ema = (
             make().to(device, memory_format=memory_format)
@@ -68,16 +68,14 @@ class Rival:
         self.real = [self._as_maps(torch.rand(case.batch_size, *shape) * 2 - 1) for _ in range(self.updates)]
         classes = integers(0, max(1, case.num_classes))
         self.label = [classes(case.batch_size, device=device) for _ in range(self.updates)]
-        self.ema_decay = 0.5 ** (case.batch_size * self.updates / self.settings["ema_half_life"])
+        self.ema_decay = 0.5 ** (case.batch_size / self.settings["ema_half_life"])
         functions = (self.generate, self.discriminator_objective, self.generator_objective)
         if compile_mode:
             functions = (torch.compile(f, mode=compile_mode) for f in functions)
         self.run_generate, self.run_discriminator_objective, self.run_generator_objective = functions
 
     def _as_maps(self, x):
-        parameter = next(p for p in self.generator.parameters() if p.ndim == 4)
-        memory_format = torch.channels_last if parameter.is_contiguous(memory_format=torch.channels_last) else None
-        return x.to(parameter.device).contiguous(memory_format=memory_format or torch.contiguous_format)
+        return x.to(self.draw.device).contiguous(memory_format=self.memory_format)
 
     # What a system has of its own
 
@@ -188,7 +186,12 @@ class Rival:
     def reset(self):
         """What else starts anew when the networks have their initial weights."""
         self.ema.load_state_dict(self.generator.state_dict())
-        self.draw.recorded, self.steps = None, 0
+        self.draw.recorded = None
+        self.restart()
+
+    def restart(self):
+        """The next step is the first one."""
+        self.steps = 0
 
     def step(self):
         """One step on numbers that are drawn; returns its losses."""
@@ -212,7 +215,8 @@ class Rival:
 
     def descend(self, optimizers):
         """One step on them in float32; returns its losses, and gradients to compare, of which there are none here."""
-        self.draw.recorded, self.steps = iter(self.drawn), 0
+        self.draw.recorded = iter(self.drawn)
+        self.restart()
         case, self.case = self.case, dataclasses.replace(self.case, dtype="float32")
         try:
             return self.train_step(optimizers), {}

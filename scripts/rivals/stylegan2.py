@@ -195,10 +195,10 @@ class Rival(game.Rival):
         """A new one."""
         return Discriminator(self.widths, self.case.channels, self.settings["group_size"])
 
-    def reset(self):
-        """The mean length, too."""
-        super().reset()
-        self.mean_length.zero_()
+    def restart(self):
+        """The mean length begins anew, too."""
+        super().restart()
+        self.mean_length = torch.zeros_like(self.mean_length)
 
     def draw_mixing_and_noise(self, batch_size):
         """What both need beside latents."""
