@@ -12,7 +12,7 @@ Rivals, each in a process of its own that sleeps while another is timed (the two
     torch                 eager, contiguous (NCHW)
     torch-channels-last   eager, NHWC in memory
     torch-joined          the same, convolutions joined with enlarging and halving (`sngan`, `resnet-r1`,
-                          `biggan-stage`): jaxgen's form, in PyTorch
+                          `biggan-stage`), or without a kernel for each image (`stylegan2`): jaxgen's form, in PyTorch
     torch-compile         torch.compile, NHWC in memory
 
 Games: a discriminator and a generator step, on the same fake images, with Adam and a moving average of the generator.
@@ -31,6 +31,17 @@ target. Where x is not images but a map, the gradient in x and in what modulates
     r3gan-block    two of R3GAN's blocks: 1x1 to 384, 3x3 in groups of 16 channels, 1x1 back; 32 x 16x16x192
     vdvae-block    two of VDVAE's blocks: 1x1 to 96, two 3x3, 1x1 back, with GELU; 16 x 32x32x384
 
+Systems: whole ones, as presets of jaxgen have them for 32x32 pixels, without augmentation; one step of both players
+with all that the preset adds to their losses.
+
+    sagan          `emoji-sagan`: self-attention, spectral normalisation in both players; batch 64
+    biggan         `cifar-biggan`, a quarter as wide: labels, four discriminator updates of 50 images
+    stylegan2      `emoji-stylegan2`: lazy R1 and path length, whole periods of 16 steps; batch 32
+    r3gan          `emoji-r3gan`: grouped convolutions, relativistic loss, R1 and R2; batch 64
+    progan         `emoji-progan` when all stages have grown: a gradient penalty; batch 16
+    fastgan        `emoji-fastgan`: excitation, pictures drawn by the discriminator; batch 16
+    wgan-gp        `emoji-wgan-gp`: a residual critic, a gradient penalty, two updates of 64 images
+
 `startup` is the time from starting a process to its first finished step. `loop` is what training a preset costs over
 its bare step: the step jitted and fed the same batch again and again, and the whole loop with data, log, samples and
 checkpoints.
@@ -38,14 +49,17 @@ checkpoints.
 That the work is the same is checked, not assumed: PyTorch is given jaxgen's weights, and its images, its logits and its
 weights after one whole step (of plain gradient descent) must equal jaxgen's, both in float32; so must the vectors of
 spectral normalisation after one forward pass, and of a stage its output, its weights after such a step and the
-gradients in what it is given. PyTorch is spared the gradient norms that jaxgen reports.
+gradients in what it is given. Of a system, everything that jaxgen's step draws is recorded and given to PyTorch, and
+each penalty and term must agree, too. PyTorch is spared the gradient norms that jaxgen reports and what the schedules
+of a system's rates and weights cost.
 
 In every round each rival starts from the same weights, runs one step untimed and then N steps, waiting for the last.
 Ratios are taken within a round. The limit is the rate of a large matrix product in the same rounds and the same
 arithmetic, in whichever framework is faster at it. FLOPs are counted by hand: what dense layers and convolutions need,
 multiplications with padding left out; a form that needs fewer, such as Winograd's, may come out above the limit. The
 matrix-vector products of spectral normalisation, too few to matter, are not counted. XLA's own count of the compiled
-step is printed beside them. The first step includes compilation, without any cache on disk.
+step is printed beside them; of whole systems nothing is counted. The first step includes compilation, without any cache
+on disk.
 
 Memory is what a rival takes at most in steps that are compiled already, weights and what compilation leaves behind
 included, the benchmark's own copy of the initial weights not. On CPU that is resident memory, less that of before
@@ -62,125 +76,38 @@ import os
 import pathlib
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmark_cases import CASES, Case, Stage, resized, step_flops, tiny
-from benchmark_report import case_lines, loop_lines, machine_lines, startup_lines
+from benchmark_cases import CASES, Case, System, Work, resized, step_flops, tiny
+from benchmark_report import case_lines, loop_lines, machine_lines, spread, startup_lines
+from benchmark_startup import measure_loop, measure_startup
+from benchmark_workers import PAUSE, WorkerError, build_arguments, command_of, worker, worker_environment
 
-HERE = pathlib.Path(__file__).parent
 RIVALS = ("jaxgen", "jaxgen-loop", "torch", "torch-channels-last", "torch-joined", "torch-compile")
 TOLERANCE = 1e-4  # of the check, relative, for what comes before the first update: images, logits, first loss, penalty
 STEP_TOLERANCE = 5e-3  # for what comes after it. One activation on the other side of a ReLU's kink makes 1e-3
 AFTER_UPDATE = ("generator_loss", "generator_step", "discriminator_step", "network_step")
+AFTER_FIRST = ("discriminator_loss", "gradient_penalty")  # after updates, too, where the discriminator has several
 GRADIENTS = ("x_gradient", "condition_gradient")  # kinks are in their way, too: they may differ by STEP_TOLERANCE
 SMALL_STEPS = ("power_iteration",)  # of which float32 leaves fewer digits: they, too, may differ by STEP_TOLERANCE
 LONG_SUMS = ("x_gradient_square", "condition_gradient_square")  # PyTorch's norm of millions of numbers is off by 1e-4
 MEMORY_STEPS = 2  # timed or not, a step takes the same
-PAUSE = 0.3  # seconds between rivals, in which the thread pools of the last one fall asleep
 
 
-# Workers: processes that answer one line of JSON with another
-
-
-def serve(requests: dict[str, Callable[..., Any]]) -> None:
-    """Answers requests from stdin until it closes: {"do": name, ...} is answered by `requests[name](...)`.
-
-    What libraries print to stdout goes to stderr instead.
-    """
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        arguments = json.loads(line)
-        try:
-            answer = {"result": requests[arguments.pop("do")](**arguments)}
-        except Exception as error:  # the parent reports it and goes on with the other rivals
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-
-
-class WorkerError(RuntimeError):
-    """A worker could not do what it was asked."""
-
-
-@contextlib.contextmanager
-def worker(command: Sequence[str], environment: dict[str, str]) -> Iterator[Callable[..., Any]]:
-    """Starts a worker and gives `ask(name, **arguments)`, which waits for the answer. The process ends on leaving."""
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
-        )
-
-        def ask(name, **arguments):
-            try:
-                process.stdin.write(json.dumps({"do": name, **arguments}) + "\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
-            except BrokenPipeError:
-                line = ""
-            if not line:
-                log.seek(0)
-                raise WorkerError(f"{command[0]} ended with status {process.wait()}: ...{log.read()[-1500:]}")
-            answer = json.loads(line)
-            if "error" in answer:
-                raise WorkerError(answer["error"])
-            return answer["result"]
-
-        try:
-            yield ask
-        finally:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()  # which ends it
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
-
-
-def worker_environment(threads: int, cache: str) -> dict[str, str]:
-    """The environment of every worker: threads, one device, GPU memory as it is needed, where compiled code is kept."""
-    ours = {
-        "NPROC": str(threads),  # the thread pool of XLA on CPU
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the rivals share one GPU
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "TORCHINDUCTOR_CACHE_DIR": cache,
-    }
-    unwanted = ("JAX_NUM_CPU_DEVICES", "JAX_COMPILATION_CACHE_DIR")
-    return {name: value for name, value in os.environ.items() if name not in unwanted} | ours
-
-
-def command_of(rival: str, torch_python: str) -> list[str]:
-    """What starts the worker of a rival."""
-    if rival.startswith("jaxgen"):
-        return [sys.executable, str(HERE / "benchmark_jaxgen.py")]
-    return [torch_python, str(HERE / "benchmark_torch.py")]
-
-
-def rivals_for(case: Case | Stage, rivals: Sequence[str]) -> list[str]:
+def rivals_for(case: Work, rivals: Sequence[str]) -> list[str]:
     """Those that the case has."""
-    joins = case.network == "sngan" if isinstance(case, Case) else case.name == "biggan-stage"
+    joins = case.network == "sngan" if isinstance(case, Case) else case.name in ("biggan-stage", "stylegan2")
     return [rival for rival in rivals if rival != "torch-joined" or joins]
 
 
 # Measurements
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def measure_case(
-    case: Case | Stage, rivals: Sequence[str], settings: argparse.Namespace, say: Callable
-) -> dict[str, Any]:
+def measure_case(case: Work, rivals: Sequence[str], settings: argparse.Namespace, say: Callable) -> dict[str, Any]:
     """Checks that all rivals compute the same and times them in turns.
 
     Args:
@@ -215,13 +142,22 @@ def measure_case(
                 result["failed"][rival] = str(error)
                 say(f"{case.name} {case.dtype}: {rival} failed: {error}")
         step_seconds = result["rivals"]["jaxgen"]["warm_step_seconds"]
-        result["steps_per_round"] = settings.steps or choose_steps(step_seconds, settings.seconds)
+        period = period_of(case)
+        if settings.steps:
+            result["steps_per_round"] = -(-settings.steps // period) * period
+        else:
+            result["steps_per_round"] = choose_steps(step_seconds, settings.seconds, period if period > 1 else 10)
         time_in_turns(workers, result, settings, lambda line: say(f"{case.name} {case.dtype}: {line}"))
     return summarize(case, result)
 
 
 def prepare(
-    rival: str, ask: Callable, case: Case | Stage, settings: argparse.Namespace, reference: str, result: dict[str, Any]
+    rival: str,
+    ask: Callable,
+    case: Work,
+    settings: argparse.Namespace,
+    reference: str,
+    result: dict[str, Any],
 ) -> dict[str, Any]:
     """Builds a rival's networks, compiles its step and, for PyTorch, compares it with jaxgen's.
 
@@ -241,7 +177,11 @@ def prepare(
     """
     info = {}
     if rival != "jaxgen-loop":
-        parameters = ask("build", **build_arguments(case, rival, settings))["parameters"]
+        if rival.startswith("torch") and isinstance(case, System):
+            case = dataclasses.replace(case, settings=result["settings"])
+        built = ask("build", **build_arguments(case, rival, settings))
+        result |= {"settings": built["settings"]} if "settings" in built else {}
+        parameters = built["parameters"]
         if parameters != result.setdefault("parameters", parameters):
             raise WorkerError(f"{parameters} parameters, where jaxgen has {result['parameters']}")
     info["first_step_seconds"] = ask("run", rival=rival, steps=0)["seconds_untimed"]
@@ -249,10 +189,13 @@ def prepare(
         info["memory"] = ask("memory", rival=rival, steps=MEMORY_STEPS)
     if rival == "jaxgen":
         info["memory_planned"] = ask("planned_memory")
-        result["flops"] = {"hand": step_flops(case), "xla": ask("count_flops")}
+        if not isinstance(case, System):
+            result["flops"] = {"hand": step_flops(case), "xla": ask("count_flops")}
     elif rival.startswith("torch"):
-        info["check"] = check(ask("compare", path=reference), result["losses_of_one_step"])
-    info["warm_step_seconds"] = ask("run", rival=rival, steps=2)["seconds"] / 2
+        later = AFTER_FIRST if result.get("settings", {}).get("num_discriminator_steps", 1) > 1 else ()
+        info["check"] = check(ask("compare", path=reference), result["losses_of_one_step"], later)
+    steps = max(2, period_of(case))
+    info["warm_step_seconds"] = ask("run", rival=rival, steps=steps)["seconds"] / steps
     return info | {"rounds": []}
 
 
@@ -276,28 +219,23 @@ def time_in_turns(
         result["limit"]["rounds"].append(rates)
 
 
-def build_arguments(case: Case | Stage, rival: str, settings: argparse.Namespace) -> dict[str, Any]:
-    """What a worker needs to know to build a case."""
-    return {
-        "case": dataclasses.asdict(case),
-        "rival": rival,
-        "tf32": settings.tf32,
-        "threads": settings.threads,
-        "compile_mode": settings.torch_compile_mode,
-    }
+def period_of(case: Work) -> int:
+    """Steps, after which the work of a step comes again."""
+    return case.period if isinstance(case, System) else 1
 
 
-def choose_steps(step_seconds: float, round_seconds: float) -> int:
-    """How many steps fill a round: a multiple of ten, which is what jaxgen-loop runs in one dispatch."""
-    return 10 * max(1, min(200, round(round_seconds / step_seconds / 10)))
+def choose_steps(step_seconds: float, round_seconds: float, multiple: int = 10) -> int:
+    """How many steps fill a round: a multiple of ten, which is what jaxgen-loop runs in one dispatch, or of another."""
+    return multiple * max(1, min(2000 // multiple, round(round_seconds / step_seconds / multiple)))
 
 
-def check(found: dict[str, float], expected: dict[str, float]) -> dict[str, Any]:
+def check(found: dict[str, float], expected: dict[str, float], later: Sequence[str] = ()) -> dict[str, Any]:
     """The differences between PyTorch and jaxgen, and whether they are those of rounding.
 
     Args:
       found: relative differences, and PyTorch's losses.
       expected: jaxgen's losses.
+      later: further names of what comes after an update.
 
     Returns:
       {"same": bool, "differences": {name: number}}.
@@ -305,14 +243,14 @@ def check(found: dict[str, float], expected: dict[str, float]) -> dict[str, Any]
     differences = dict(found)
     for name, loss in expected.items():
         differences[name] = abs(found[name] - loss) / (abs(loss) or 1.0)
-    less_exact = AFTER_UPDATE + GRADIENTS + SMALL_STEPS + LONG_SUMS
+    less_exact = (*AFTER_UPDATE, *GRADIENTS, *SMALL_STEPS, *LONG_SUMS, *later)
     same = all(
         difference <= (STEP_TOLERANCE if name in less_exact else TOLERANCE) for name, difference in differences.items()
     )
     return {"same": same, "differences": differences}
 
 
-def summarize(case: Case | Stage, result: dict[str, Any]) -> dict[str, Any]:
+def summarize(case: Work, result: dict[str, Any]) -> dict[str, Any]:
     """Adds rates, shares of the limit and ratios to the rounds."""
     limits = [max(rates.values()) for rates in result["limit"]["rounds"]]
     result["limit"] |= {"flops_per_second": spread(limits), "better": _winner(result["limit"]["rounds"])}
@@ -321,8 +259,9 @@ def summarize(case: Case | Stage, result: dict[str, Any]) -> dict[str, Any]:
         rates[rival] = [round_["steps"] / round_["seconds"] for round_ in info["rounds"]]
         info["steps_per_second"] = spread(rates[rival])
         info["images_per_second"] = spread([rate * case.batch_size for rate in rates[rival]])
-        shares = [rate * result["flops"]["hand"] / limit for rate, limit in zip(rates[rival], limits, strict=True)]
-        info["share_of_limit"] = spread(shares)
+        if "flops" in result:
+            shares = [rate * result["flops"]["hand"] / limit for rate, limit in zip(rates[rival], limits, strict=True)]
+            info["share_of_limit"] = spread(shares)
     result["ratios"] = {
         f"{ours} / {rival}": spread([a / b for a, b in zip(rates[ours], rates[rival], strict=True)])
         for ours in rates
@@ -342,61 +281,6 @@ def summarize(case: Case | Stage, result: dict[str, Any]) -> dict[str, Any]:
 def _winner(rounds):
     medians = {name: statistics.median(rates[name] for rates in rounds) for name in rounds[0]}
     return max(medians, key=medians.get)
-
-
-def measure_startup(case: Case, rivals: Sequence[str], settings: argparse.Namespace, say: Callable) -> dict[str, Any]:
-    """Seconds from starting a process to its first finished step: imports, weights, compilation, the step.
-
-    "cold" is with an empty compilation cache on disk, "warm" with the one that the cold process has left. Eager
-    PyTorch has none.
-    """
-    result = {}
-    for rival in rivals:
-        if rival in ("jaxgen-loop", "torch-channels-last", "torch-joined"):
-            continue
-        for i in range(settings.startup_rounds):
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-                environment = worker_environment(settings.threads, cache) | {"JAX_COMPILATION_CACHE_DIR": cache}
-                for temperature in ("cold",) if rival == "torch" else ("cold", "warm"):
-                    say(f"startup: {rival} {temperature}, {i + 1} of {settings.startup_rounds}")
-                    time.sleep(PAUSE)
-                    began = time.perf_counter()
-                    try:
-                        with worker(command_of(rival, settings.torch_python), environment) as ask:
-                            ask("build", **build_arguments(case, rival, settings))
-                            ask("run", rival=rival, steps=0)
-                            seconds = time.perf_counter() - began
-                    except WorkerError as error:
-                        say(f"startup: {rival} failed: {error}")
-                        break
-                    result.setdefault(rival, {}).setdefault(temperature, []).append(seconds)
-    return {
-        rival: {temperature: {"seconds": seconds, **spread(seconds)} for temperature, seconds in by_temperature.items()}
-        for rival, by_temperature in result.items()
-    }
-
-
-def measure_loop(settings: argparse.Namespace, say: Callable) -> dict[str, Any]:
-    """The time of the default preset's training over that of its bare step, in turns."""
-    preset = {"preset": "mnist-dcgan", "features": settings.features or 32, "batch_size": settings.batch_size or 64}
-    untimed = 5 if settings.quick else 100
-    steps = 5 * untimed
-    seconds = {"bare": [], "loop": []}
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-        environment = worker_environment(settings.threads, cache) | {"JAX_COMPILATION_CACHE_DIR": cache}
-        with worker(command_of("jaxgen", settings.torch_python), environment) as ask:
-            ask("prepare_preset", **preset)
-            for i in range(settings.rounds):
-                say(f"loop: round {i + 1} of {settings.rounds}, {steps} steps")
-                for name in ("bare", "loop") if i % 2 else ("loop", "bare"):
-                    seconds[name].append(ask(f"run_{name}", steps=steps, untimed=untimed))
-    return {
-        **preset,
-        "steps": steps,
-        "seconds": seconds,
-        "steps_per_second": {name: spread([steps / s for s in taken]) for name, taken in seconds.items()},
-        "overhead": spread([loop / bare - 1 for bare, loop in zip(seconds["bare"], seconds["loop"], strict=True)]),
-    }
 
 
 # Reports
@@ -452,8 +336,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--torch-compile-mode", default="default", metavar="MODE", help="such as reduce-overhead, CUDA graphs (default)"
     )
-    add("--batch-size", type=int, metavar="N", help="images in a batch (64; sngan and resnet-r1 32; stages 8 to 32)")
-    add("--features", type=int, metavar="N", help="filters next to the image (64; sngan-published 128)")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="images in a batch (64; sngan, resnet-r1 32; stages, systems 8 to 64)",
+    )
+    add("--features", type=int, metavar="N", help="filters next to the image (64; sngan-published 128); not of systems")
     add("--image-size", type=int, metavar="N", help="28 to 64, for SNGAN 28 or 32 (32; denoiser 48, unet 64)")
     add("--rounds", type=int, default=7, metavar="N", help="of each case (7)")
     add("--steps", type=int, metavar="N", help="of each rival in a round (by default as many as fill --seconds)")
@@ -479,7 +368,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def case_for(name: str, settings: argparse.Namespace) -> Case | Stage:
+def case_for(name: str, settings: argparse.Namespace) -> Work:
     """The case as the command line wants it."""
     if settings.quick:
         return resized(tiny(CASES[name]), image_size=settings.image_size)
@@ -518,7 +407,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for dtype in settings.dtypes or (("float32", "bfloat16") if on_gpu else ("float32",)):
             case = dataclasses.replace(case_for(name, settings), dtype=dtype)
             try:
-                step_flops(case)
+                if not isinstance(case, System):
+                    step_flops(case)
             except ValueError as error:
                 say(f"{name} is left out: {error}")
                 continue

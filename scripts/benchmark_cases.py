@@ -48,6 +48,28 @@ class Stage:
     learning_rate: float = 1e-4
 
 
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A published system as one of jaxgen's presets has it, without augmentation: one step of both players.
+
+    jaxgen's side builds it from the preset and tells PyTorch's side the `settings`.
+    """
+
+    name: str
+    preset: str
+    batch_size: int  # of each update
+    changes: dict = dataclasses.field(default_factory=dict)  # of the preset's settings
+    period: int = 1  # steps, after which the work of a step comes again
+    num_classes: int = 0
+    image_size: int = 32
+    channels: int = 3
+    dtype: str = "float32"  # of the computation; weights are float32
+    check_learning_rate: float = 0.05  # of plain gradient descent, in the step that is compared
+    settings: dict = dataclasses.field(default_factory=dict)  # all of them, by the preset's names
+
+
+Work = Case | Stage | System
+
 CASES = {
     case.name: case
     for case in (
@@ -73,30 +95,50 @@ CASES = {
         Stage("modulated", 8, image_size=32, channels=256, features=256, num_blocks=2, condition_dim=512),
         Stage("r3gan-block", 32, image_size=16, channels=192, features=384, num_blocks=2, group_width=16),
         Stage("vdvae-block", 16, image_size=32, channels=384, features=96, num_blocks=2),
+        System("sagan", "emoji-sagan", 64, check_learning_rate=1e-3),
+        System("biggan", "cifar-biggan", 50, {"features": 16}, num_classes=10, check_learning_rate=3e-5),
+        System("stylegan2", "emoji-stylegan2", 32, period=16),
+        System("r3gan", "emoji-r3gan", 64),
+        System("progan", "emoji-progan", 16),
+        System("fastgan", "emoji-fastgan", 16),
+        System("wgan-gp", "emoji-wgan-gp", 64),
     )
 }
 
 
-def case_from(numbers: dict) -> Case | Stage:
+TINY = {  # changes of a system for a run of seconds
+    "sagan": {"generator_features": 8, "discriminator_features": 8},
+    "biggan": {"features": 4, "latent_dim": 8},
+    "stylegan2": {"latent_dim": 6, "style_dim": 6, "capacity": 64, "max_features": 8},
+    "r3gan": {"widths": (8, 8, 4, 4), "group_width": 4, "latent_dim": 6},
+    "progan": {"latent_dim": 6, "capacity": 256, "max_features": 8},
+    "fastgan": {"generator_features": 2, "discriminator_features": 2, "latent_dim": 6},
+    "wgan-gp": {"generator_features": 8, "discriminator_features": 4, "latent_dim": 6},
+}
+
+
+def case_from(numbers: dict) -> Work:
     """What `dataclasses.asdict` made of a case."""
     return type(CASES[numbers["name"]])(**numbers)
 
 
-def resized(case: Case | Stage, **numbers: int | None) -> Case | Stage:
+def resized(case: Work, **numbers: int | None) -> Work:
     """The case with another batch_size, features or image_size, those that are None left as they are.
 
-    A stage from the middle of a network keeps its maps.
+    A stage from the middle of a network keeps its maps, a system its networks.
     """
     numbers = {name: number for name, number in numbers.items() if number is not None}
-    if isinstance(case, Stage) and not case.on_images:
+    if isinstance(case, System) or (isinstance(case, Stage) and not case.on_images):
         numbers = {name: number for name, number in numbers.items() if name == "batch_size"}
     return dataclasses.replace(case, **numbers)
 
 
-def tiny(case: Case | Stage) -> Case | Stage:
+def tiny(case: Work) -> Work:
     """The case for a run of seconds."""
     if isinstance(case, Case):
         return dataclasses.replace(case, batch_size=8, features=4)
+    if isinstance(case, System):
+        return dataclasses.replace(case, batch_size=8, changes=case.changes | TINY[case.name])
     return dataclasses.replace(
         case,
         batch_size=4,

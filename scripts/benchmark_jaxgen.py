@@ -1,6 +1,6 @@
 """The jaxgen side of `benchmark.py`, which starts it and asks it over stdin.
 
-What it runs is made by `benchmark_jaxgen_gan` and `benchmark_jaxgen_stages`. Each of them has
+What it runs is made by `benchmark_jaxgen_gan`, `benchmark_jaxgen_stages` and `benchmark_jaxgen_systems`. Each has
 
     make(case) -> (train_step, state, batch)    what is timed, with train_step(state, batch, key) -> (state, metrics)
     networks_of(state) -> {name: Network}
@@ -16,19 +16,20 @@ import time
 
 import benchmark_jaxgen_gan
 import benchmark_jaxgen_stages
+import benchmark_jaxgen_systems
 import benchmark_memory
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from benchmark import serve
-from benchmark_cases import Case, Stage, case_from
+from benchmark_cases import Case, Stage, System, case_from
+from benchmark_workers import serve
 from flax import traverse_util
 from jax import lax
 
 from jaxgen import compilation, network
 
-KINDS = {Case: benchmark_jaxgen_gan, Stage: benchmark_jaxgen_stages}
+KINDS = {Case: benchmark_jaxgen_gan, Stage: benchmark_jaxgen_stages, System: benchmark_jaxgen_systems}
 STEPS_PER_DISPATCH = 10
 
 
@@ -87,7 +88,8 @@ def build(case, rival, tf32, threads, compile_mode):
         batch=batch,
         memory_before=memory_before,
     )
-    return {"parameters": [network.count_parameters(n.params) for n in kind.networks_of(state).values()]}
+    parameters = [network.count_parameters(n.params) for n in kind.networks_of(state).values()]
+    return {"parameters": parameters} | ({"settings": kind.settings_of(case)} if isinstance(case, System) else {})
 
 
 worker = {}  # what `build` has made
@@ -112,8 +114,9 @@ def run(rival, steps):
         for _ in range(steps):
             state, metrics = worker["step"](state, batch, key)
     else:
-        for first in range(0, steps, STEPS_PER_DISPATCH):
-            state, metrics = worker["several_steps"](state, batches, key, min(STEPS_PER_DISPATCH, steps - first))
+        number = max(STEPS_PER_DISPATCH, getattr(worker["case"], "period", 1))
+        for first in range(0, steps, number):
+            state, metrics = worker["several_steps"](state, batches, key, min(number, steps - first))
     jax.block_until_ready((state, metrics))
     seconds = time.perf_counter() - began
     return {

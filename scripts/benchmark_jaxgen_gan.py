@@ -92,7 +92,8 @@ def near_singular_vectors(player):
     generator = np.random.default_rng(0)
     for path in vectors:
         if path[0] == "spectral_norm":
-            kernel = np.asarray(params[*path[1:-1], "kernel"], np.float64)
+            names = ((*path[1:-1], name) for name in ("kernel", "embedding"))
+            kernel = np.asarray(next(params[name] for name in names if name in params), np.float64)
             singular = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]), full_matrices=False)[2][0]
             off = generator.normal(size=singular.shape)
             u = singular + CHECK_ANGLE * off / np.linalg.norm(off)

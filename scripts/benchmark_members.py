@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 
-from benchmark import WorkerError, serve, worker, worker_environment
+from benchmark_workers import WorkerError, serve, worker, worker_environment
 
 HERE = pathlib.Path(__file__).parent
 TORCH = ("torch", "torch-fused")

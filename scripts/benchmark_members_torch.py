@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import torch
-from benchmark import serve
+from benchmark_workers import serve
 from torch import nn
 from torch.nn.functional import softplus
 

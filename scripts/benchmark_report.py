@@ -1,7 +1,13 @@
 """What `benchmark.py` prints of its results."""
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, smallest and largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def machine_lines(machine: dict[str, Any]) -> Iterator[str]:
@@ -20,17 +26,25 @@ def machine_lines(machine: dict[str, Any]) -> Iterator[str]:
 
 def case_lines(result: dict[str, Any]) -> Iterator[str]:
     """One case as a table."""
-    case, flops, limit = result["case"], result["flops"], result["limit"]
+    case, limit = result["case"], result["limit"]
     parameters = " + ".join(f"{n:,}" for n in result["parameters"]) + " parameters"
+    if "features" not in case:
+        networks = f"the networks of {case['preset']}"
+        networks += "".join(f", {name} {value}" for name, value in case["changes"].items())
+    else:
+        networks = f"{case['features']} {'base filters' if 'loss' in case else 'features'}"
+    players = " (generator + discriminator)" if len(result["parameters"]) == 2 else ""
     yield (
         f"{case['name']}, {case['dtype']}: batch {case['batch_size']}, {case['image_size']}x{case['image_size']}x"
-        f"{case['channels']}, {case['features']} "
-        + (f"base filters; {parameters} (generator + discriminator)" if "loss" in case else f"features; {parameters}")
+        f"{case['channels']}, {networks}; {parameters}{players}"
     )
+    work = ""
+    if flops := result.get("flops"):
+        work = f"a step is {flops['hand'] / 1e9:.3g} GFLOP by hand, {flops['xla'] / 1e9:.3g} by XLA's count; "
+    rate = limit["flops_per_second"]["median"]
     yield (
-        f"a step is {flops['hand'] / 1e9:.3g} GFLOP by hand, {flops['xla'] / 1e9:.3g} by XLA's count; limit "
-        f"{limit['flops_per_second']['median'] / 1e9:,.0f} GFLOP/s, a {limit['size']}-square matrix product in "
-        f"{limit['better']}; {len(limit['rounds'])} rounds of {result['steps_per_round']} steps; median (min-max)"
+        f"{work}limit {rate / 1e9:,.0f} GFLOP/s, a {limit['size']}-square matrix product in {limit['better']}; "
+        f"{len(limit['rounds'])} rounds of {result['steps_per_round']} steps; median (min-max)"
     )
     rows = [("", "steps/s", "images/s", "of limit", "memory", "first step", "jaxgen / this", "jaxgen-loop / this")]
     for rival, info in result["rivals"].items():
@@ -40,7 +54,7 @@ def case_lines(result: dict[str, Any]) -> Iterator[str]:
                 rival,
                 _range(info["steps_per_second"], ".2f"),
                 _range(info["images_per_second"], ",.0f"),
-                f"{info['share_of_limit']['median']:.0%}",
+                f"{info['share_of_limit']['median']:.0%}" if "share_of_limit" in info else "",
                 f"{info['memory'] / 2**20:,.0f} MiB" if info.get("memory") is not None else "",
                 f"{info['first_step_seconds']:.1f} s",
                 *("" if ratio is None else _range(ratio, ".2f") for ratio in ratios),

@@ -1,6 +1,6 @@
 """The PyTorch side of `benchmark.py`, which starts it and asks it over stdin. Needs torch and NumPy, not JAX.
 
-What it runs is made by `benchmark_torch_gan.Game` and `benchmark_torch_stages.Training`. Each of them has
+What it runs is made by `benchmark_torch_gan.Game`, `benchmark_torch_stages.Training` and `rivals`. Each of them has
 
     networks, optimizers    the networks by name, and an optimiser for each
     reset()                 what else starts anew when the networks have their initial weights
@@ -16,13 +16,16 @@ import time
 import benchmark_memory
 import numpy as np
 import torch
-from benchmark import serve
-from benchmark_cases import Case, Stage, case_from
+from benchmark_cases import Case, Stage, System, case_from
 from benchmark_torch_gan import Game
 from benchmark_torch_stages import Training
 from benchmark_torch_weights import copy_of, load, step_difference, weights_from
+from benchmark_workers import serve
+from rivals import rival_of
+from torch import nn
+from torch.nn.utils import parametrize
 
-KINDS = {Case: Game, Stage: Training}
+KINDS = {Case: Game, Stage: Training, System: rival_of}
 
 
 def set_precision(tf32: bool) -> None:
@@ -144,6 +147,15 @@ def matmul_rate(size):
     return 2 * size**3 / min(seconds[1:])
 
 
+def kept_vectors(network):
+    """Names of the vectors of spectral normalisation that jaxgen keeps, too."""
+    layers = [(name, layer) for name, layer in network.named_modules() if parametrize.is_parametrized(layer)]
+    return {
+        f"{name}.parametrizations.weight.0.{'_v' if isinstance(layer, nn.Embedding) else '_u'}"
+        for name, layer in layers
+    }
+
+
 def compare(path):
     """Runs one step of gradient descent in float32 from jaxgen's weights; from now on `run` starts at jaxgen's, too.
 
@@ -186,8 +198,9 @@ def compare(path):
     for name, network in work.networks.items():
         found = dict(network.named_parameters())
         differences[f"{name}_step"] = step_difference(found, before[name], after[name])
-        if vectors := {key: x for key, x in after_pass[name].items() if key.endswith("._u")}:
-            differences["power_iteration"] = step_difference(vectors, before[name], weights("moved")[name])
+        if vectors := {key: x for key, x in after_pass[name].items() if key in kept_vectors(network)}:
+            moved = step_difference(vectors, before[name], weights("moved")[name])
+            differences["power_iteration"] = max(moved, differences.get("power_iteration", 0.0))
     return differences | {name: float(value) for name, value in metrics.items()}
 
 

@@ -34,34 +34,46 @@ def weights_from(arrays, prefix, network):
     """jaxgen's weights as a state_dict of the PyTorch network.
 
     Kernels [kh, kw, in, out] become [out, in, kh, kw]; of a transposed convolution both store the kernel of the
-    convolution whose adjoint it is. jaxgen flattens maps as [H, W, C], PyTorch as [C, H, W].
+    convolution whose adjoint it is. jaxgen flattens maps as [H, W, C], PyTorch as [C, H, W]. A layer with spectral
+    normalisation may lack jaxgen's prefix "Spectral".
     """
     state = {}
     for name, layer in network.named_modules():
-        if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
-            continue
         path = name.replace(".", "/")
+        if "parametrizations" in path:
+            continue  # parts of their layer
+        if parametrize.is_parametrized(layer) and f"{prefix}/params/{path}/kernel" not in arrays:
+            path = "/".join([*path.split("/")[:-1], f"Spectral{path.split('/')[-1]}"])
         parameters = f"{prefix}/params/{path}"
+        if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d | nn.Embedding):
+            state |= _own_arrays(arrays, prefix, name, layer)  # of a module that is no layer of PyTorch's
+            continue
         if isinstance(layer, nn.BatchNorm2d):
             bias = arrays.get(f"{parameters}/bias")
-            if layer.affine:
+            if layer.weight is not None:
                 state[f"{name}.weight"] = arrays[f"{parameters}/scale"]
             state[f"{name}.running_mean"] = arrays[f"{prefix}/batch_stats/{path}/mean"]
             state[f"{name}.running_var"] = arrays[f"{prefix}/batch_stats/{path}/var"]
+        elif isinstance(layer, nn.Embedding):
+            weight, u = arrays[f"{parameters}/embedding"], arrays[f"{prefix}/spectral_norm/{path}/u"]
+            state[f"{name}.parametrizations.weight.original"], bias = weight, None
+            state[f"{name}.parametrizations.weight.0._u"] = weight @ u / np.linalg.norm(weight @ u)
+            state[f"{name}.parametrizations.weight.0._v"] = u  # not transposed, jaxgen's u is PyTorch's v
         else:
             kernel, bias = arrays[f"{parameters}/kernel"], arrays.get(f"{parameters}/bias")
+            u = arrays.get(f"{prefix}/spectral_norm/{path}/u")
             if isinstance(layer, nn.Linear):
                 if channels := getattr(network, "reads_maps_of", {}).get(name):
                     kernel = _channels_first(kernel, 0, channels)
                 if channels := getattr(network, "makes_maps_of", {}).get(name):
                     kernel = _channels_first(kernel, 1, channels)
-                    bias = None if bias is None else _channels_first(bias, 0, channels)
+                    bias, u = (None if x is None else _channels_first(x, 0, channels) for x in (bias, u))
                 weight = kernel.T
             else:
                 weight = kernel.transpose(3, 2, 0, 1)
             if parametrize.is_parametrized(layer):
                 state[f"{name}.parametrizations.weight.original"] = weight
-                u, v = _singular_vectors(weight, arrays[f"{prefix}/spectral_norm/{path}/u"])
+                u, v = _singular_vectors(weight, u)
                 state[f"{name}.parametrizations.weight.0._u"] = u
                 state[f"{name}.parametrizations.weight.0._v"] = v
             else:
@@ -69,6 +81,18 @@ def weights_from(arrays, prefix, network):
         if bias is not None:
             state[f"{name}.bias"] = bias
     return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in state.items()}
+
+
+def _own_arrays(arrays, prefix, name, layer):
+    """Parameters and buffers of a module itself: kernels as those of layers, maps [H, W, C] as [C, H, W]."""
+    state = {}
+    for collection, own in (("params", layer._parameters), ("averages", layer._buffers)):
+        for leaf in own:
+            path = [*name.split("."), "kernel" if leaf == "weight" else leaf]
+            x = arrays["/".join([prefix, collection, *filter(None, path)])]
+            axes = {4: (3, 2, 0, 1), 3: (2, 0, 1)}.get(x.ndim)
+            state[".".join(filter(None, [name, leaf]))] = x if axes is None else x.transpose(axes)
+    return state
 
 
 def _channels_first(x, axis, channels):

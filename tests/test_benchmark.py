@@ -291,7 +291,8 @@ def test_rounds_are_whole_dispatches_of_ten_steps(benchmark, step_seconds, steps
 
 
 def test_a_worker_reports_what_went_wrong_and_goes_on(benchmark, tmp_path):
-    program = "import benchmark; benchmark.serve({'half': lambda x: print('noise') or 1 / x, 'stop': lambda: exit(3)})"
+    requests = "{'half': lambda x: print('noise') or 1 / x, 'stop': lambda: exit(3)}"
+    program = f"import benchmark_workers; benchmark_workers.serve({requests})"
     environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
     with benchmark.worker([sys.executable, "-c", program], environment) as ask:
         with pytest.raises(benchmark.WorkerError, match="ZeroDivisionError"):

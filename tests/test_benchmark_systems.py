@@ -1,0 +1,146 @@
+"""Whole systems in the benchmark: that both sides build the preset's networks, and compute the same in a step."""
+
+import dataclasses
+import importlib
+import importlib.util
+import os
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen import network, sharding, systems
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
+TORCH_PYTHON = os.environ.get("JAXGEN_TORCH_PYTHON") or (sys.executable if importlib.util.find_spec("torch") else None)
+NAMES = ["sagan", "biggan", "stylegan2", "r3gan", "progan", "fastgan", "wgan-gp"]
+needs_torch = pytest.mark.skipif(
+    TORCH_PYTHON is None, reason="no PyTorch; JAXGEN_TORCH_PYTHON can name an interpreter that has it"
+)
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """Imports a module of scripts/."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPTS))
+        yield importlib.import_module
+    for name in [name for name in sys.modules if name.startswith("benchmark")]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def benchmark(scripts):
+    return scripts("benchmark")
+
+
+@pytest.fixture(scope="module")
+def ours(scripts):
+    return scripts("benchmark_jaxgen_systems")
+
+
+@pytest.fixture(scope="module")
+def cases(scripts):
+    return scripts("benchmark_cases")
+
+
+@pytest.fixture(scope="module")
+def torch(benchmark):
+    """Asks PyTorch's side, one process for all cases."""
+    with benchmark.worker(benchmark.command_of("torch", TORCH_PYTHON), dict(os.environ)) as ask:
+        yield ask
+
+
+def build(benchmark, torch, ours, case, rival="torch"):
+    """Builds a case there; the numbers of parameters."""
+    told = dataclasses.replace(case, settings=ours.settings_of(case))
+    settings = benchmark.parse(["--threads", "1"])
+    return torch("build", **benchmark.build_arguments(told, rival, settings))["parameters"]
+
+
+def test_every_system_of_the_benchmark_is_tested_here(cases):
+    assert [name for name, case in cases.CASES.items() if isinstance(case, cases.System)] == NAMES
+    assert set(cases.TINY) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_system_is_its_preset_but_for_augmentation_and_the_changes_that_its_case_says(cases, ours, name):
+    case = cases.CASES[name]
+    config, published = ours.config_of(case), systems.PRESETS[case.preset].config
+    changed = {field for field, value in vars(config).items() if value != getattr(published, field)}
+    assert changed <= {"augmentation", "burn_in", *case.changes}
+    assert config.augmentation == "none"
+    if "burn_in" in changed:
+        assert config.burn_in == dataclasses.replace(published.burn_in, augmentation=0.0)
+
+
+def test_progan_is_timed_when_all_of_it_has_grown(cases, ours):
+    case = cases.CASES["progan"]
+    config = ours.config_of(case)
+    first = ours.first_step(case)
+    assert config.progress(first, 3) == 3.0 > config.progress(first - 2, 3)
+
+
+def test_a_round_of_stylegan2_has_each_lazy_term_as_often_as_a_period(benchmark, cases, ours):
+    case = cases.CASES["stylegan2"]
+    config = ours.config_of(case)
+    assert case.period % config.r1_every == case.period % config.path_length_every == 0
+    assert benchmark.choose_steps(0.1, 2.0, case.period) == 16
+    assert benchmark.choose_steps(0.01, 2.0, case.period) == 192
+
+
+def test_what_a_step_draws_is_recorded_in_the_order_of_a_program(ours):
+    def draw(key):
+        return sharding.draw(jax.random.normal, key, (2,))
+
+    def step(key):
+        first = draw(key)
+
+        def body(total, key):
+            return total + draw(key) * draw(jax.random.fold_in(key, 1)), None
+
+        total, _ = jax.lax.scan(body, first, jax.random.split(key, 3))
+        maybe = jax.lax.cond(total[0] == 123.0, lambda: draw(key), lambda: total)  # is not run, is not recorded
+        return total + maybe + jax.grad(lambda x: jnp.sum(x * draw(jax.random.fold_in(key, 9))))(first)
+
+    key = jax.random.key(3)
+    with ours.recorded() as drawn:
+        jax.block_until_ready(jax.jit(step)(key))
+        jax.effects_barrier()
+    keys = [key]
+    for one in jax.random.split(key, 3):
+        keys += [one, jax.random.fold_in(one, 1)]
+    expected = [jax.random.normal(one, (2,)) for one in (*keys, jax.random.fold_in(key, 9))]
+    np.testing.assert_allclose(ours.in_order(drawn), expected, rtol=1e-6)
+
+
+@needs_torch
+@pytest.mark.parametrize("name", NAMES)
+def test_pytorchs_networks_have_as_many_parameters_as_the_presets(benchmark, cases, ours, torch, name):
+    case = cases.CASES[name]
+    state = jax.eval_shape(ours.game_of(case).init, jax.random.key(0))
+    expected = [network.count_parameters(player.params) for player in (state.generator, state.discriminator)]
+    assert build(benchmark, torch, ours, case) == expected
+
+
+@needs_torch
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast_compilation")
+@pytest.mark.parametrize("name", NAMES)
+def test_pytorch_and_jaxgen_make_the_same_images_logits_losses_and_step(
+    benchmark, cases, ours, scripts, torch, tmp_path, name
+):
+    case = cases.tiny(cases.CASES[name])
+    worker = scripts("benchmark_jaxgen")
+    worker.worker.update(zip(("case", "kind"), (case, ours), strict=True))
+    _, worker.worker["state"], worker.worker["batch"] = ours.make(case)
+    expected = worker.write_reference(str(tmp_path / "reference.npz"))
+    later = benchmark.AFTER_FIRST if ours.config_of(case).num_discriminator_steps > 1 else ()
+    for rival in benchmark.rivals_for(case, ["torch", "torch-channels-last", "torch-joined"]):
+        build(benchmark, torch, ours, case, rival)
+        found = benchmark.check(torch("compare", path=str(tmp_path / "reference.npz")), expected, later)
+        assert found["same"], found["differences"]
+        assert set(expected) < set(found["differences"])
