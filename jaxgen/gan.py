@@ -319,7 +319,7 @@ def make_train_step(
             def objective(params):
                 augment_key = jax.random.fold_in(key, turns.AUGMENTATION)
                 sight = look(params, player, examples.condition, augment_key, state.step, key, judge)
-                judged, model_state = sight.both(examples.real, fake)
+                judged = sight.both(examples.real, fake)
                 real_logits, fake_logits = judged["real_logits"], judged["fake_logits"]
                 turn = turn_of(state, key, examples, examples.output, judged, sight, generator_params, params)
                 metrics = {
@@ -337,7 +337,7 @@ def make_train_step(
                 observed = {}
                 if augment is not None and augment.observe is not None:
                     observed = augment.observe(turns.per_picture(real_logits))
-                return total, (model_state, states, observed, metrics | of_terms)
+                return total, (sight.collections(), states, observed, metrics | of_terms)
 
             return jax.grad(objective, has_aux=True)(params_at)
 
@@ -363,7 +363,7 @@ def make_train_step(
 
             def adversarial_of(output):
                 # As in the discriminator's turn each side sees the collections of before it.
-                judged, _ = sight.both(examples.real, network.split_output(output)[0], chained=False)
+                judged = sight.both(examples.real, network.split_output(output)[0], chained=False)
                 own_loss = loss_at(state.step).generator
                 return turns.adversarial_loss(own_loss, judged["real_logits"], judged["fake_logits"]), judged
 

@@ -193,7 +193,9 @@ class Turn:
       real_seen, fake_seen: the images as it saw them, augmented.
       generator_params, discriminator_params: where this turn differentiates one of them.
       generator: (*inputs, method=None) -> whatever the module returns, in training mode, with the turn's key.
-      discriminator: (image, condition=None, method=None) -> whatever the module returns, not augmented.
+      discriminator: (image, condition=None, method=None, keep=False) -> whatever the module returns, not augmented.
+        With `keep`, in the discriminator's turn, what the call changes of its collections (vectors of spectral norms,
+        batch statistics) stays: for layers that judging does not go through. Not inside of a transformation.
       as_real, as_fake: images [B, ...] -> one logit for each, as they would be judged beside the real ones, or the fake
         ones: with that side's condition, augmentation and dropout.
       output, adversarial, gradient: in the generator's turn alone: what the generator returned; (output) -> the
@@ -244,8 +246,9 @@ def adversarial_loss(loss: Callable, real_logits: Any, fake_logits: Any) -> jax.
 class Sight(NamedTuple):
     """The discriminator with parameters, as it judges in a turn."""
 
-    raw: Callable  # (image, condition, method=None) -> what the module returns
-    both: Callable  # (real, fake, chained=True) -> (what a `Turn` tells of both sides, collections afterwards)
+    raw: Callable  # (image, condition, method=None, keep=False) -> what the module returns
+    both: Callable  # (real, fake, chained=True) -> what a `Turn` tells of both sides
+    collections: Callable  # () -> those that chained judging and kept calls have left
     as_real: Callable  # images -> [B], the collections being those of before the turn
     as_fake: Callable
 
@@ -290,9 +293,14 @@ def look(
         logits, aux = network.split_output(output)
         return logits, aux, collections, image
 
-    def raw(image, condition=None, method=None):
-        inputs = given(image, condition)
-        return network.apply(discriminator, params, model_state, *inputs, key=dropout_key, method=method)[0]
+    left = [model_state]
+
+    def raw(image, condition=None, method=None, keep=False):
+        inputs, before = given(image, condition), left[-1] if keep else model_state
+        output, collections = network.apply(discriminator, params, before, *inputs, key=dropout_key, method=method)
+        if keep:
+            left.append(collections)
+        return output
 
     def beside(key, condition):
         return lambda image: per_picture(judged(network.apply, key, image, condition, model_state)[0])
@@ -302,7 +310,9 @@ def look(
         real_logits, real_aux, collections, real_seen = judged(judge, real_key, real, condition.real, model_state)
         before = collections if chained else model_state
         fake_logits, fake_aux, collections, fake_seen = judged(judge, fake_key, fake, condition.fake, before)
-        found = {
+        if chained:
+            left.append(collections)
+        return {
             "real_logits": real_logits,
             "fake_logits": fake_logits,
             "real_aux": real_aux,
@@ -310,11 +320,11 @@ def look(
             "real_seen": real_seen,
             "fake_seen": fake_seen,
         }
-        return found, collections
 
     return Sight(
         raw=raw,
         both=both,
+        collections=lambda: left[-1],
         as_real=beside(real_key, condition.real),
         as_fake=beside(fake_key, condition.fake),
     )

@@ -223,9 +223,13 @@ def test_decoders_learn_from_their_term_alone_and_other_layers_from_both():
             change = jax.tree.map(
                 lambda a, b: jnp.max(jnp.abs(a - b)), after.discriminator.params, state.discriminator.params
             )
-            return change, metrics
+            vectors = [s.discriminator.model_state["spectral_norm"] for s in (state, after)]
+            return change, jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), *vectors), metrics
 
-        moved[weight], metrics = step(KEY)
+        moved[weight], turned, metrics = step(KEY)
+        assert all(
+            (x > 0) == (weight > 0) for n in turned for x in jax.tree.leaves(turned[n]) if n.startswith("decoders")
+        )
         assert ("discriminator/autoencoding" in metrics) == (weight > 0)
         assert max(jax.tree.leaves(moved[weight]["eyes"])) > 0
     decoders = [name for name in moved[0.0] if name.startswith("decoders")]

@@ -740,6 +740,47 @@ class Noisy(nn.Module):
         return nn.Dense(2, name="dense")(z)
 
 
+class Counting(nn.Module):
+    """A discriminator that counts how often it judged, and how often it was only drawn with, one upon the other."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        self._count("judged")
+        self.variable("counts", "drawn", jnp.zeros, ())
+        return nn.Dense(1, name="dense")(x.reshape(len(x), -1))[:, 0]
+
+    @nn.compact
+    def draw(self, x, *, train):
+        self._count("drawn")
+        return x * self.get_variable("counts", "judged")
+
+    def _count(self, name):
+        count = self.variable("counts", name, jnp.zeros, ())
+        if not self.is_initializing():
+            count.value = count.value + 1
+
+
+@pytest.mark.parametrize("keep, drawn", [(True, 2.0), (False, 0.0)])
+def test_a_term_of_the_discriminator_keeps_what_layers_change_that_judging_does_not_go_through(keep, drawn):
+    """Two looks at a turn's images are two judgements, which a kept call sees; the generator's turn keeps nothing."""
+
+    def twice(turn):
+        looks = [jnp.mean(turn.discriminator(turn.real, method="draw", keep=keep)) for _ in range(2)]
+        return looks[1] / jnp.mean(turn.real)
+
+    players = (PLAYERS[0], Counting())
+    for terms in ("discriminator_terms", "generator_terms"):
+        state, step = make(players, **{terms: [turns.term(twice)]})
+        after, metrics = jax.jit(step)(state, BATCH, KEY)
+        of_discriminator = terms == "discriminator_terms"
+        found = jax.tree.map(float, after.discriminator.model_state["counts"])
+        assert found == {"judged": 2.0, "drawn": drawn if of_discriminator else 0.0}
+        seen = float(metrics[f"{terms.removesuffix('_terms')}/twice"])
+        assert seen == pytest.approx(
+            {(True, True): 2, (True, False): 2, (False, True): 0, (False, False): 2}[keep, of_discriminator]
+        )
+
+
 def test_a_generator_may_draw_noise_and_return_whole_numbers_beside_its_images():
     def codes(turn):
         assert jnp.issubdtype(turn.generated_aux["codes"].dtype, jnp.integer)

@@ -27,7 +27,7 @@ def autoencoding(
 
     It returns `network.Output(logits, maps)`, a dict of maps, of which its method `decode` draws pictures under the
     same names. x_v is the image as it saw it, in the size of that picture; under the name "part" one quarter of the
-    image, drawn for each, and of the map the same quarter.
+    image, drawn for each, and of the map the same quarter. Collections of the decoders are kept.
 
     Args:
       weight: of the sum.
@@ -59,7 +59,7 @@ def autoencoding(
 
             which = sharding.draw(sampler, turn.key, turn.real_seen.shape[:1], axis_name=axis_name)
             maps["part"], shown["part"] = quarter(maps["part"], which), quarter(turn.real_seen, which)
-        drawn = turn.discriminator(maps, method="decode")
+        drawn = turn.discriminator(maps, method="decode", keep=True)
         total = jnp.zeros(())
         for name, picture in drawn.items():
             target = averaged(shown[name], picture.shape[1])
