@@ -1,9 +1,11 @@
 """Every test sees eight virtual CPU devices, set up before jax is imported; the fixtures that several files share."""
 
 import atexit
+import importlib
 import importlib.metadata
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 
@@ -85,3 +87,23 @@ def scripts_in_process(tmp_path_factory):
         patch.setattr(report, "write", lambda directory: None)  # a second of Matplotlib each
         patch.setattr(warnings, "formatwarning", warnings.formatwarning)  # command_line.run changes it
         yield
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """Imports a module of scripts/."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(os.path.join(os.path.dirname(__file__), os.pardir, "scripts"))
+        yield importlib.import_module
+    for name in [name for name in sys.modules if name.startswith("benchmark")]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def benchmark(scripts):
+    return scripts("benchmark")
+
+
+@pytest.fixture(scope="module")
+def cases(scripts):
+    return scripts("benchmark_cases")

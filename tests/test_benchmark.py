@@ -28,26 +28,6 @@ TORCH_PYTHON = os.environ.get("JAXGEN_TORCH_PYTHON") or (sys.executable if impor
 
 
 @pytest.fixture(scope="module")
-def scripts():
-    """Imports a module of scripts/."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPT.parent))
-        yield importlib.import_module
-    for name in [name for name in sys.modules if name.startswith("benchmark")]:
-        del sys.modules[name]
-
-
-@pytest.fixture(scope="module")
-def benchmark(scripts):
-    return scripts("benchmark")
-
-
-@pytest.fixture(scope="module")
-def cases(scripts):
-    return scripts("benchmark_cases")
-
-
-@pytest.fixture(scope="module")
 def stages(scripts):
     return scripts("benchmark_jaxgen_stages")
 

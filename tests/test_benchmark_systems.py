@@ -23,28 +23,8 @@ needs_torch = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def scripts():
-    """Imports a module of scripts/."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        yield importlib.import_module
-    for name in [name for name in sys.modules if name.startswith("benchmark")]:
-        del sys.modules[name]
-
-
-@pytest.fixture(scope="module")
-def benchmark(scripts):
-    return scripts("benchmark")
-
-
-@pytest.fixture(scope="module")
 def ours(scripts):
     return scripts("benchmark_jaxgen_systems")
-
-
-@pytest.fixture(scope="module")
-def cases(scripts):
-    return scripts("benchmark_cases")
 
 
 @pytest.fixture(scope="module")

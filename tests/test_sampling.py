@@ -19,7 +19,8 @@ from jaxgen import building, drawing, experiment, images, interpolation, loading
 from jaxgen.loading import Trained
 from jaxgen.models.batch_norm import ConditionalBatchNorm
 from jaxgen.system import MissingCapability, Spec
-from jaxgen.systems import dcgan, progan, stylegan2, two_player, vae
+from jaxgen.systems import dcgan, progan, stylegan2, vae
+from jaxgen.systems.shared import two_player
 
 pytestmark = pytest.mark.usefixtures("scripts_in_process", "fast_compilation")
 KEY = jax.random.key(3)

@@ -244,7 +244,7 @@ from flax import linen as nn
 from jaxgen import turns
 from jaxgen.models.spectral_norm import SpectralDense
 from jaxgen.options import Optimizer
-from jaxgen.systems import two_player
+from jaxgen.systems.shared import two_player
 from jaxgen.systems.preset import Preset
 
 

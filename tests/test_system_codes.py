@@ -14,7 +14,7 @@ from jaxgen.models import quantise
 from jaxgen.options import Optimizer
 from jaxgen.system import Spec
 from jaxgen.systems import dvae, vqvae, vqvae2
-from jaxgen.systems.vector_quantised import Quantiser
+from jaxgen.systems.shared.vector_quantised import Quantiser
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 KEY, SPEC = jax.random.key(0), Spec.of_images((8, 8, 1))

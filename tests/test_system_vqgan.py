@@ -17,7 +17,7 @@ from jaxgen.models import vqgan as networks
 from jaxgen.network import Output, count_parameters
 from jaxgen.system import Spec
 from jaxgen.systems import vqgan
-from jaxgen.systems.vector_quantised import Quantiser
+from jaxgen.systems.shared.vector_quantised import Quantiser
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 KEY, RNG = jax.random.key(0), np.random.default_rng(0)

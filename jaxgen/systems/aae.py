@@ -25,8 +25,8 @@ from jaxgen.models import pairs as networks
 from jaxgen.options import LOSSES, Optimizer, lookup
 from jaxgen.ranges import Count, Weight
 from jaxgen.system import Spec, System
-from jaxgen.systems import three_networks
 from jaxgen.systems.preset import Preset, Settings
+from jaxgen.systems.shared import three_networks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

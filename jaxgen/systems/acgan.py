@@ -17,8 +17,8 @@ from jaxgen.models import wgan_gp as networks
 from jaxgen.options import Optimizer, square_size
 from jaxgen.ranges import Weight
 from jaxgen.system import Spec, System
-from jaxgen.systems import residual_players, two_player
 from jaxgen.systems.preset import Preset
+from jaxgen.systems.shared import residual_players, two_player
 
 ADAM = Optimizer(learning_rate=2e-4, b1=0.5)
 

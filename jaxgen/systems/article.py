@@ -5,8 +5,8 @@ import dataclasses
 from jaxgen.models import article
 from jaxgen.options import Data
 from jaxgen.system import Spec, System
-from jaxgen.systems import two_player
 from jaxgen.systems.preset import Preset
+from jaxgen.systems.shared import two_player
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,8 @@ from jaxgen.models import pairs as networks
 from jaxgen.options import LOSSES, lookup
 from jaxgen.ranges import Count
 from jaxgen.system import Spec, System
-from jaxgen.systems import three_networks
 from jaxgen.systems.preset import Preset
+from jaxgen.systems.shared import three_networks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,8 @@ from jaxgen.models import biggan as networks
 from jaxgen.options import LOSSES, Data, Optimizer, lookup, square_size
 from jaxgen.ranges import Count, CountOrZero, Weight
 from jaxgen.system import Spec, System
-from jaxgen.systems import two_player
 from jaxgen.systems.preset import Preset
+from jaxgen.systems.shared import two_player
 
 INITIALISERS = {"orthogonal": networks.orthogonal_init, "normal": nn.initializers.normal(0.02)}
 

@@ -10,8 +10,9 @@ from jaxgen import turns
 from jaxgen.models import dcgan as networks
 from jaxgen.options import Data, Optimizer, square_size
 from jaxgen.system import Spec, System
-from jaxgen.systems import dcgan, two_player
+from jaxgen.systems import dcgan
 from jaxgen.systems.preset import Preset
+from jaxgen.systems.shared import two_player
 
 ADAM = Optimizer(learning_rate=1e-3, b1=0.0, b2=0.99, schedule="cosine")
 

@@ -9,8 +9,8 @@ from jaxgen.models import dcgan
 from jaxgen.options import Data, Optimizer, square_size
 from jaxgen.ranges import Count
 from jaxgen.system import Spec, System
-from jaxgen.systems import two_player
 from jaxgen.systems.preset import Preset
+from jaxgen.systems.shared import two_player
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

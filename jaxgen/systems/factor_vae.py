@@ -24,8 +24,8 @@ from jaxgen.models import pairs
 from jaxgen.options import LIKELIHOODS, Data, Optimizer, lookup
 from jaxgen.ranges import Count, Weight
 from jaxgen.system import Measure, Spec, System
-from jaxgen.systems import autoencoder, three_networks
 from jaxgen.systems.preset import Preset
+from jaxgen.systems.shared import autoencoder, three_networks
 
 VAE_ADAM = Optimizer(learning_rate=1e-4)
 

@@ -19,8 +19,8 @@ from jaxgen.models import fastgan as networks
 from jaxgen.options import AUGMENTATIONS, LOSSES, Data, Optimizer, square_size
 from jaxgen.ranges import Count, Weight
 from jaxgen.system import Spec, System
-from jaxgen.systems import two_player
 from jaxgen.systems.preset import Preset
+from jaxgen.systems.shared import two_player
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

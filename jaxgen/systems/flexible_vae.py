@@ -19,11 +19,11 @@ from typing import Any, Literal
 
 from jaxgen.losses import von_mises_fisher
 from jaxgen.models import flows, posteriors, priors
-from jaxgen.options import Data, Optimizer, lookup
+from jaxgen.options import lookup
 from jaxgen.ranges import Count
 from jaxgen.system import Spec, System
-from jaxgen.systems import autoencoder
 from jaxgen.systems.preset import Preset, Settings
+from jaxgen.systems.shared import autoencoder
 
 POSTERIORS = {
     "gaussian": lambda c: posteriors.Diagonal(),
@@ -119,16 +119,7 @@ TINY = Config(
     num_components=2,
 )
 
-DIGITS: Settings = {
-    "data": Data(binarise="dynamic"),
-    "latent_dim": 40,
-    "batch_size": 100,
-    "num_steps": 60_000,
-    "log_every": 500,
-    "eval_samples": 50,
-    **dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_every"), 6000),
-    "optimizer": Optimizer(learning_rate=1e-3, schedule="cosine"),
-}
+DIGITS: Settings = autoencoder.DIGITS | {"latent_dim": 40, "num_steps": 60_000, "eval_samples": 50}
 
 
 def _preset(about: str, paper: str, published: str = "", **changes: Any) -> Preset:

@@ -16,8 +16,8 @@ from jaxgen.models import mlp, two_layers
 from jaxgen.options import Data, Optimizer, lookup
 from jaxgen.ranges import Count, WholeShare
 from jaxgen.system import Spec, System
-from jaxgen.systems import autoencoder
 from jaxgen.systems.preset import Preset, Settings
+from jaxgen.systems.shared import autoencoder
 
 BOUNDS = {
     "elbo": lambda config: None if config.layers == 1 else bounds.elbo,

@@ -24,8 +24,8 @@ from jaxgen.models import mlp
 from jaxgen.options import Data, Optimizer
 from jaxgen.ranges import Count, Weight
 from jaxgen.system import Measure, Spec, System
-from jaxgen.systems import autoencoder
 from jaxgen.systems.preset import Preset
+from jaxgen.systems.shared import autoencoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

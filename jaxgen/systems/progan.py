@@ -27,8 +27,8 @@ from jaxgen.models import progan as networks
 from jaxgen.options import LOSSES, Data, Optimizer, square_size
 from jaxgen.ranges import Count, Weight
 from jaxgen.system import Spec, System
-from jaxgen.systems import two_player
 from jaxgen.systems.preset import Preset, Settings
+from jaxgen.systems.shared import two_player
 
 ADAM = Optimizer(learning_rate=1e-3, b1=0.0, b2=0.99)
 

@@ -24,11 +24,11 @@ import optax
 from jaxgen import latent_model
 from jaxgen.losses import latent
 from jaxgen.models import posteriors, priors
-from jaxgen.options import Data, Optimizer
+from jaxgen.options import Data
 from jaxgen.ranges import Count, CountOrZero, Weight
 from jaxgen.system import Spec, System
-from jaxgen.systems import autoencoder
 from jaxgen.systems.preset import Preset, Settings
+from jaxgen.systems.shared import autoencoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,15 +138,7 @@ TINY = Config(
     decoder_slope=0.1,
 )
 
-DIGITS: Settings = {
-    "data": Data(binarise="dynamic"),
-    "latent_dim": 10,
-    "batch_size": 100,
-    "num_steps": 30_000,
-    "log_every": 500,
-    **dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_every"), 6000),
-    "optimizer": Optimizer(learning_rate=1e-3, schedule="cosine"),
-}
+DIGITS: Settings = autoencoder.DIGITS | {"latent_dim": 10, "num_steps": 30_000}
 POINTS: Settings = DIGITS | {"model": "conv", "data": Data(), "likelihood": "gaussian", "latent_dim": 16}
 POINTS["deterministic"] = True
 

@@ -17,8 +17,9 @@ from jaxgen.models import sagan as networks
 from jaxgen.options import Data, Optimizer, square_size
 from jaxgen.ranges import Count, CountOrZero
 from jaxgen.system import Spec, System
-from jaxgen.systems import sngan, two_player
+from jaxgen.systems import sngan
 from jaxgen.systems.preset import Preset
+from jaxgen.systems.shared import two_player
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from jaxgen import turns
 from jaxgen.models import sngan
 from jaxgen.options import Data, square_size
 from jaxgen.system import Spec, System
-from jaxgen.systems import residual_players, two_player
 from jaxgen.systems.preset import Preset
+from jaxgen.systems.shared import residual_players, two_player
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,8 @@ from jaxgen.models import stylegan2 as networks
 from jaxgen.options import Data, Optimizer, square_size
 from jaxgen.ranges import Count, Positive, Weight, WholeShare
 from jaxgen.system import Between, Spec, System
-from jaxgen.systems import two_player
 from jaxgen.systems.preset import Preset, Settings
+from jaxgen.systems.shared import two_player
 
 GROUPS = {"bgcfnc"[:i]: augmentation.ALL[:i] for i in range(1, 7)}
 _LAYERS = ("truncated_layers", "mixing")  # what is told as a number of layers

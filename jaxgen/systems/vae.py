@@ -12,8 +12,8 @@ import optax
 from jaxgen.options import Data, Optimizer
 from jaxgen.ranges import CountOrZero, Weight
 from jaxgen.system import Spec, System
-from jaxgen.systems import autoencoder
 from jaxgen.systems.preset import Preset
+from jaxgen.systems.shared import autoencoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,23 +52,15 @@ TINY = Config(
     model="conv", likelihood="discretized_logistic", features=2, latent_dim=3, batch_size=8, num_steps=4, beta=2.0
 )
 
-_BURDA: dict[str, Any] = {
-    "data": Data(binarise="dynamic"),
-    "batch_size": 100,
-    "log_every": 500,
-    **dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_every"), 6000),
-    "optimizer": Optimizer(learning_rate=1e-3, schedule="cosine"),
-}
-
 PRESETS = {
     "mnist-vae": Preset(
         "the one-layer VAE of the IWAE paper (784-200-200-50) on dynamically binarised digits",
-        Config(**_BURDA, num_steps=60_000),
+        Config(**autoencoder.DIGITS, num_steps=60_000),
         paper="Kingma and Welling 2014; network and data of Burda, Grosse, Salakhutdinov 2016",
     ),
     "mnist-iwae": Preset(
         "the same network trained on the importance-weighted bound with 5 samples",
-        Config(**_BURDA, num_steps=30_000, num_samples=5, importance_weighted=True, eval_samples=50),
+        Config(**autoencoder.DIGITS, num_steps=30_000, num_samples=5, importance_weighted=True, eval_samples=50),
         paper="Burda, Grosse, Salakhutdinov 2016",
     ),
     "emoji-vae": Preset(

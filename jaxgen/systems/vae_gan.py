@@ -31,8 +31,8 @@ from jaxgen.models import vae_gan as networks
 from jaxgen.options import LOSSES, Data, Optimizer, lookup
 from jaxgen.ranges import Count, Weight
 from jaxgen.system import Spec, System
-from jaxgen.systems import three_networks
 from jaxgen.systems.preset import Preset, Settings
+from jaxgen.systems.shared import three_networks
 
 RMSPROP = Optimizer("rmsprop", learning_rate=3e-4, b1=0.0, b2=0.9)
 

@@ -34,9 +34,9 @@ from jaxgen.models import vqgan as networks
 from jaxgen.options import LOSSES, Data, Optimizer
 from jaxgen.ranges import Count, CountOrZero, Weight
 from jaxgen.system import Spec, System
-from jaxgen.systems import reconstructing, two_player
 from jaxgen.systems.preset import Preset, Settings
-from jaxgen.systems.vector_quantised import Quantiser
+from jaxgen.systems.shared import reconstructing, two_player
+from jaxgen.systems.shared.vector_quantised import Quantiser
 
 ADAM = Optimizer(learning_rate=5.4e-5, b1=0.5, b2=0.9)
 LAST_LAYER = ("decoder", "output", "kernel")

@@ -19,9 +19,9 @@ import dataclasses
 from jaxgen.models import vqvae as networks
 from jaxgen.options import Data, Optimizer
 from jaxgen.system import Spec, System
-from jaxgen.systems import vector_quantised
 from jaxgen.systems.preset import Preset, Settings
-from jaxgen.systems.vector_quantised import Quantiser
+from jaxgen.systems.shared import vector_quantised
+from jaxgen.systems.shared.vector_quantised import Quantiser
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ import dataclasses
 from jaxgen.models import vqvae2 as networks
 from jaxgen.options import Data, Optimizer
 from jaxgen.system import Spec, System
-from jaxgen.systems import vector_quantised
 from jaxgen.systems.preset import Preset
-from jaxgen.systems.vector_quantised import Quantiser
+from jaxgen.systems.shared import vector_quantised
+from jaxgen.systems.shared.vector_quantised import Quantiser
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

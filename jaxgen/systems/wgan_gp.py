@@ -15,8 +15,8 @@ from jaxgen.models import wgan_gp as networks
 from jaxgen.options import LOSSES, square_size
 from jaxgen.ranges import Weight
 from jaxgen.system import Spec, System
-from jaxgen.systems import residual_players, two_player
 from jaxgen.systems.preset import Preset
+from jaxgen.systems.shared import residual_players, two_player
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,10 @@ from jaxgen import latent_model, sharding, vae
 from jaxgen.losses import variational
 from jaxgen.metrics import likelihood as likelihoods
 from jaxgen.models import conv_vae, mlp, posteriors, priors
-from jaxgen.options import LIKELIHOODS, Optimizer, Run, lookup, square_size
+from jaxgen.options import LIKELIHOODS, Data, Optimizer, Run, lookup, square_size
 from jaxgen.ranges import Count
 from jaxgen.system import Between, Measure, Spec, System, drawn_labels
+from jaxgen.systems.preset import Settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,16 @@ class Autoencoder(Run):
     """k of the importance-weighted bound in evaluation."""
     optimizer: Optimizer = Optimizer(learning_rate=1e-3)
     """Of all networks."""
+
+
+DIGITS: Settings = {
+    "data": Data(binarise="dynamic"),
+    "batch_size": 100,
+    "log_every": 500,
+    **dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_every"), 6000),
+    "optimizer": Optimizer(learning_rate=1e-3, schedule="cosine"),
+}
+"""Of presets on dynamically binarised digits."""
 
 
 def networks(config: Any, spec: Spec, posterior: nn.Module = latent_model.DIAGONAL) -> tuple[nn.Module, nn.Module]:

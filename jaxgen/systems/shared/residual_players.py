@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from jaxgen.options import LOSSES, Data, Optimizer
 from jaxgen.ranges import Count
-from jaxgen.systems import two_player
+from jaxgen.systems.shared import two_player
 
 ADAM = Optimizer(learning_rate=2e-4, b1=0.0, b2=0.9, schedule="linear")
 CONSTANT = dataclasses.replace(ADAM, schedule="constant")
