@@ -153,7 +153,7 @@ def turn_of(decode, image, **given):
             "real_seen": image,
             "key": KEY,
             "frozen": None,
-            "discriminator": lambda maps, method: {"decode": decode}[method](maps),
+            "discriminator": lambda maps, *, method, keep: {("decode", True): decode}[method, keep](maps),
         }
         | given
     )

@@ -1,0 +1,1 @@
+"""What several systems share: settings and `build` of players, autoencoders, codes."""
