@@ -12,7 +12,7 @@ import pytest
 from in_process import call
 
 from jaxgen.stability import atlas
-from jaxgen.stability.atlas import closed_forms, linear_vae, networks, page, record
+from jaxgen.stability.atlas import clipping, closed_forms, divergence, linear_vae, networks, page, record, simulation
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 RUN = {"devices": jax.devices()[:1]}
@@ -39,7 +39,7 @@ def test_a_wrong_boundary_would_be_noticed(monkeypatch):
 
 @pytest.mark.slow
 def test_clipping_follows_its_closed_forms():
-    found = closed_forms.clipping(num_rates=5, num_norms=7, num_steps=512)
+    found = clipping.clipping(num_rates=5, num_norms=7, num_steps=512)
     assert found.disagreeing == 0 and not failed(found)
     assert set(found.numbers["laws"]["joint"].ravel()) >= {"square-root growth", "exponential"}
 
@@ -51,7 +51,7 @@ def test_the_clipped_radius_is_that_of_the_steps_themselves():
         scale = min(1.0, c / math.hypot(theta, psi))
         theta, psi = theta - h * scale * psi, psi + h * scale * theta
         radii.append(math.hypot(theta, psi))
-    np.testing.assert_allclose(closed_forms.clipped_radius_in_theory(1.0, np.arange(41), h, c), radii, rtol=1e-12)
+    np.testing.assert_allclose(clipping.clipped_radius_in_theory(1.0, np.arange(41), h, c), radii, rtol=1e-12)
 
 
 def test_limit_cycles_have_the_predicted_radii():
@@ -60,9 +60,9 @@ def test_limit_cycles_have_the_predicted_radii():
 
 
 def test_the_spectrum_of_the_shift_gan_predicts_the_rate_at_which_it_diverges():
-    found = closed_forms.shift_gan(dimension=2, gammas=(0.5,), num_steps=1024)
+    found = divergence.shift_gan(dimension=2, gammas=(0.5,), num_steps=1024)
     assert found.disagreeing == 0 and not failed(found)
-    assert list(found.numbers["predicted"]) == list(closed_forms.PREDICTABLE)
+    assert list(found.numbers["predicted"]) == list(divergence.PREDICTABLE)
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_plates_of_networks_are_made():
 
 @pytest.mark.slow
 def test_the_spectrum_of_a_trained_network_is_compared_with_what_it_does():
-    found = networks.trained_ring(
+    found = divergence.trained_ring(
         width=6, num_points=16, num_steps=500, settling_steps=500, test_steps=200, num_rates=13, num_iterations=30
     )
     assert set(found.numbers["predicted"]) == set(found.numbers["observed"]) and found.cells >= 1
@@ -106,10 +106,10 @@ def test_the_spectrum_of_a_trained_network_is_compared_with_what_it_does():
 
 def test_a_crossing_is_found_between_points():
     scale = np.array([1.0, 2.0, 3.0])
-    assert networks._crossing(scale, np.array([1.0, 1.0, 100.0]), 10.0) == pytest.approx(2.5)
-    assert networks._crossing(scale, np.array([1.0, np.nan, 1.0]), 10.0) == 2.0
-    assert networks._crossing(scale, np.array([20.0, 30.0, 40.0]), 10.0) == 1.0
-    assert networks._crossing(scale, np.ones(3), 10.0) == math.inf
+    assert divergence._crossing(scale, np.array([1.0, 1.0, 100.0]), 10.0) == pytest.approx(2.5)
+    assert divergence._crossing(scale, np.array([1.0, np.nan, 1.0]), 10.0) == 2.0
+    assert divergence._crossing(scale, np.array([20.0, 30.0, 40.0]), 10.0) == 1.0
+    assert divergence._crossing(scale, np.ones(3), 10.0) == math.inf
 
 
 def test_a_band_is_one_cell_wide_on_either_side():
@@ -186,7 +186,7 @@ def test_slopes_are_those_of_the_time_in_which_the_game_is_linear():
     slow_beneath_fast = 1e-6 * (np.exp(0.001 * time) + np.exp(-0.01 * time))
     saturating = np.minimum(1e-6 * np.exp(0.05 * time), 3.0)
     vanishing = np.maximum(1e-6 * np.exp(-0.1 * time), 1e-17)
-    found = closed_forms.linear_slopes(np.stack([slow_beneath_fast, saturating, vanishing]))
+    found = simulation.linear_slopes(np.stack([slow_beneath_fast, saturating, vanishing]))
     np.testing.assert_allclose(found, [0.001, 0.05, -0.1], rtol=1e-3)
 
 

@@ -16,7 +16,7 @@ from jaxgen import files, pages
 from jaxgen.console import tell_nobody
 from jaxgen.local_path import local
 from jaxgen.stability import sweep
-from jaxgen.stability.atlas import closed_forms, linear_vae, networks
+from jaxgen.stability.atlas import clipping, closed_forms, divergence, linear_vae, networks
 from jaxgen.stability.atlas.record import Claim, Record, finish
 
 
@@ -38,9 +38,9 @@ class Plate:
 
 PLATES = {
     "A1": Plate(closed_forms.ttur_and_r1, {"num_ratios": 41, "num_gammas": 40, "num_steps": 1024}),
-    "A2": Plate(closed_forms.clipping, {"num_rates": 16, "num_norms": 17, "num_steps": 2048}),
+    "A2": Plate(clipping.clipping, {"num_rates": 16, "num_norms": 17, "num_steps": 2048}),
     "A3": Plate(closed_forms.limit_cycles, {"num_rates": 4, "num_turns": 200}),
-    "A4": Plate(closed_forms.shift_gan, {"dimension": 4, "gammas": (0.0, 1.0)}),
+    "A4": Plate(divergence.shift_gan, {"dimension": 4, "gammas": (0.0, 1.0)}),
     "A5": Plate(networks.ring, {"ratios": (0.1, 1.0, 10.0), "gammas": (0.0, 0.1)}, True),
     "A6": Plate(
         networks.grid,
@@ -50,7 +50,9 @@ PLATES = {
     ),
     "A7": Plate(networks.budget, {"num_members": 16, "num_steps": 1500}, True),
     "A8": Plate(linear_vae.collapse, {"num_betas": 10, "num_steps": 3000}, True),
-    "A9": Plate(networks.trained_ring, {"num_steps": 3000, "settling_steps": 3000, "test_steps": 400, "num_rates": 31}),
+    "A9": Plate(
+        divergence.trained_ring, {"num_steps": 3000, "settling_steps": 3000, "test_steps": 400, "num_rates": 31}
+    ),
 }
 
 
