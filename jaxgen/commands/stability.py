@@ -183,7 +183,7 @@ def sweep(
     """
     one_device_for_each_core()
     from jaxgen import systems
-    from jaxgen.stability import sweep_presets, sweep_report
+    from jaxgen.stability import sweep_directory, sweep_presets, sweep_report
 
     given = {
         "generator_rate": generator_rate,
@@ -194,7 +194,7 @@ def sweep(
         "momentum": momentum,
         "beta": beta,
     }
-    swept = sweep_presets.run(
+    swept = sweep_directory.run(
         what,
         Path("sweeps") / (what if what in sweep_presets.PRESETS else Path(what).resolve().name)
         if directory is None
