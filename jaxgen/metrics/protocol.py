@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen import files
+from jaxgen import files, fingerprints
+from jaxgen.fingerprints import short
 from jaxgen.local_path import local
 
 SUBJECT = ("images", "latents", "labels", "weights", "precision")
@@ -227,26 +228,19 @@ def require_alike(records: Sequence[Record]) -> None:
         if unlike := differences(group):
             raise UnlikeProtocols(
                 f"these values of {metric} cannot stand in one table, because they were not made in the same way:\n"
-                + "\n".join(_told(name, values, group) for name, values in unlike.items())
+                + "\n".join(_told(name, group) for name in unlike)
                 + "\nGive the files of one protocol, evaluate again under one, or ask for a mixed table (--mix), which "
                 "says all this."
             )
 
 
-def _told(name, values, group) -> str:
-    texts = ["not stated" if value is None else short(value) for value in values]
+def _told(name, group) -> str:
+    texts = [fingerprints.entry(name, record.protocol) for record in group]
     whose: dict[str, dict[str, None]] = {}  # text -> subjects, or files where a subject alone does not tell
     for record, text in zip(group, texts, strict=True):
         unlike = any(r.subject == record.subject and t != text for r, t in zip(group, texts, strict=True))
         whose.setdefault(text, {})[record.file if unlike and record.file else record.subject] = None
     return f"  {name}: " + "; ".join(f"{text} ({', '.join(who)})" for text, who in whose.items())
-
-
-def short(value: object) -> str:
-    """An entry of a protocol in a few characters: digests by their beginning."""
-    text = str(value)
-    is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
-    return f"{text[:12]}..." if is_digest else text
 
 
 def _by_metric(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -294,7 +288,7 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
         if len(steps[record.subject]) > 1:
             return f"{record.subject} at step {step}"
         if "run" not in record.protocol and step is None and len(contents[record.subject]) > 1:
-            return f"{record.subject} ({short(images)})"
+            return fingerprints.after(record.subject, "the images", images) if images else record.subject
         return record.subject
 
     rows = {
@@ -328,7 +322,10 @@ def _cells(found: Sequence[Record], first: Record, notes: list[str]) -> str:
     for group in groups:
         text = _mean(group)
         if unlike := differences([first, group[0]]):
-            why = "; ".join(f"{name} {short(b)} instead of {short(a)}" for name, (a, b) in unlike.items())
+            pairs = {
+                name: [fingerprints.entry(name, record.protocol) for record in (group[0], first)] for name in unlike
+            }
+            why = "; ".join(f"{name} {here} instead of {there}" for name, (here, there) in pairs.items())
             if why not in notes:
                 notes.append(why)
             text += f" [{notes.index(why) + 1}]"
@@ -390,7 +387,7 @@ def _protocols(records: Sequence[Record]) -> list[str]:
 
 
 def _in_a_line(entries: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {short(value)}" for name, value in entries.items())
+    return ", ".join(f"{fingerprints.label(name)} {short(value)}" for name, value in entries.items())
 
 
 def _common(records: Sequence[Record]) -> dict[str, Any]:
