@@ -67,12 +67,14 @@ def spectrum(
 
     own = None if system is None else systems.from_file(system)
     newest = step is None
-    if newest:
-        step = runs.moving_step(run, system=own)
+    steps = runs.moving_steps(run, system=own) if newest else [step]
+    step = steps[-1] if steps else None
     if from_step is not None and step is not None:
         require(from_step != step, f"--from-step {from_step} is the checkpoint itself; give another one")
         require(from_step < step, f"--from-step {from_step} must be before the other checkpoint, {step}")
-    found = runs.load_game(run, step=step, batch_size=batch_size, system=own)
+    found = runs.load_newest(run, steps, batch_size=batch_size, system=own)
+    at = int(found.state.step)  # before `step` where that is damaged
+    require(from_step is None or from_step < at, f"--from-step {from_step} must be before the other checkpoint, {at}")
     earlier = None
     if from_step is not None:
         earlier = runs.load_game(run, step=from_step, batch_size=batch_size, system=own)
@@ -93,7 +95,7 @@ def spectrum(
         latents=latents,
         seed=seed,
         earlier=earlier,
-        schedule_ended_after=newest and int(found.state.step) < (checkpoint.latest_step(run / "checkpoints") or 0),
+        schedule_ended_after=newest and step is not None and step < (checkpoint.latest_step(run / "checkpoints") or 0),
         tell=tell,
     )
     bar.close()

@@ -116,7 +116,8 @@ def stored(file: Path) -> dict[str, Any] | None:
     """An evaluation that can be read, or None: what is damaged is replaced."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return found if isinstance(found["metrics"], dict) and isinstance(found["protocol"], dict) else None
+        is_whole = isinstance(found["metrics"], dict) and isinstance(found["protocol"], dict)
+        return found if is_whole and not files.was_changed(found) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -147,7 +148,7 @@ def read(path: str | os.PathLike) -> list[Record]:
 
     Raises:
       FileNotFoundError: if there is nothing.
-      ValueError: for a file that is no evaluation.
+      ValueError: for a file that is no evaluation, or was changed since (of those that hold a checksum).
     """
     path = local(path, "the evaluation")
     if path.is_dir():
@@ -164,11 +165,14 @@ def read(path: str | os.PathLike) -> list[Record]:
     try:
         with files.explained(path, "read"):
             found = json.loads(path.read_text(encoding="utf-8"))
-        return [dataclasses.replace(record, file=str(path)) for record in records(found, subject=path.stem)]
+        read = [dataclasses.replace(record, file=str(path)) for record in records(found, subject=path.stem)]
     except ValueError as error:
         raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: no JSON ({error}){REMEDY}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: {error}{REMEDY}") from error
+    if files.was_changed(found):
+        raise ValueError(f"{path} was changed after it was written: it does not say what was measured{REMEDY}")
+    return read
 
 
 def records(stored: Mapping[str, Any], *, subject: str = "") -> list[Record]:

@@ -12,10 +12,14 @@ import numpy as np
 
 from jaxgen import data, files, run_directory
 from jaxgen.console import tell_nobody
+from jaxgen.local_path import local
 from jaxgen.metrics import comparison, features
 from jaxgen.options import lookup
 from jaxgen.stability import runs, sweep, sweep_metrics, sweep_page, sweep_report
 from jaxgen.stability.sweep_presets import PRESETS, of_run
+
+FILES = ("members.csv", "columns.txt", "sweep.json", "scores.png", "samples.png", "sweep.html")
+"""What is written into the directory of a sweep, beside its checkpoints and the records of `evaluation`."""
 
 
 class Swept(NamedTuple):
@@ -62,6 +66,7 @@ def run(
 
     Raises:
       ValueError: for numbers, updates or metrics that the family cannot use, before anything is trained.
+      OSError: for a directory that takes no files, with what to do; before that, too, where it can be seen.
     """
     counts = {"seeds": seeds, "steps": num_steps, "records": num_records, "batch size": batch_size}
     for what, value in (counts | {"images": num_images}).items():
@@ -102,6 +107,9 @@ def run(
     program = preset.program(optimizer, update)
     if program.check is not None:
         program.check(settings)
+    directory = local(directory, "the directory for results")
+    for file in FILES:
+        files.check_replaceable(directory / file)
     num_steps = preset.num_steps if num_steps is None else num_steps
     if num_records is None:
         num_records = max(k for k in range(1, preset.num_records + 1) if num_steps % k == 0)

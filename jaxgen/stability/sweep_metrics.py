@@ -28,7 +28,8 @@ def measure(
 ) -> sweep.Result:
     """The result with metrics of images that each member draws; each has a record of its own in the directory.
 
-    A record of the same images is not made again: a sweep that is resumed, or shown once more, only draws.
+    A record of the same images is not made again: a sweep that is resumed, or shown once more, only draws. One that is
+    damaged, or was changed by hand, is made anew.
 
     Args:
       name: of the sweep.
@@ -47,8 +48,8 @@ def measure(
     draw = jax.jit(lambda state, block: draw_some(state, jax.random.fold_in(jax.random.key(0), block), size))
     varied = [name for name, values in result.settings.items() if len(np.unique(values)) > 1]
     cache = command_line.cache_directory() / "features"
-    directory.mkdir(parents=True, exist_ok=True)
-
+    with files.explained(directory, "make the directory"):
+        directory.mkdir(parents=True, exist_ok=True)
     reference_sha256 = comparison.content_digest(reference.dataset)
     told: dict[str, None] = {}
 
@@ -80,6 +81,7 @@ def measure(
                 "config_sha256": hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest(),
             }
             record["asked"] = list(metrics)
+            record["crc32"] = files.record_crc32(json.loads(json.dumps(record)))
             files.write_atomically(file, json.dumps(record, indent=2).encode())
         told.update(dict.fromkeys(record.get("warnings", [])))
         return {name: value for name, value in record["metrics"].items() if isinstance(value, int | float)}

@@ -1,5 +1,6 @@
 """A sweep's checkpoints: what they hold, how they are read back, and whether they are of the same sweep."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -38,11 +39,13 @@ def fingerprint_of(
 def check_same_sweep(
     manager: "ocp.CheckpointManager", fingerprint: dict[str, Any], directory: str | os.PathLike
 ) -> None:
-    """Raises a ValueError where the newest checkpoint is of another sweep, or of no sweep at all."""
-    steps = checkpoint.all_steps(manager)
-    if not steps:
+    """Raises a ValueError where the newest checkpoint that can be read is of another sweep, or of no sweep at all."""
+    for step in reversed(checkpoint.all_steps(manager)):
+        with contextlib.suppress(checkpoint.CheckpointDamaged):  # `restore` tells of these, and takes an older one
+            found = checkpoint.read_record(manager, step)["metadata"]
+            break
+    else:
         return
-    found = checkpoint.read_record(manager, steps[-1])["metadata"]
     if "program" not in found:
         raise ValueError(f"{directory} holds checkpoints of something else, a training run perhaps: choose another one")
     differing = [name for name, value in fingerprint.items() if name != "values" and found.get(name) != value]

@@ -37,9 +37,13 @@ def write(
 
     Returns:
       The paths. What is not finite is empty in the table and null in JSON.
+
+    Raises:
+      OSError: with the path and what to do, if a file cannot be written.
     """
     directory = local(directory, "the directory for results")
-    directory.mkdir(parents=True, exist_ok=True)
+    with files.explained(directory, "make the directory"):
+        directory.mkdir(parents=True, exist_ok=True)
     result = result._replace(table=result.table | {"failed": failures(result.table, failed_below)})
     names = list(result.table)
     text = io.StringIO()
