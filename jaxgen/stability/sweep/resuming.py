@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import checkpoint
+from jaxgen import checkpoint, fingerprints
 from jaxgen.stability.sweep.program import Data, Program
 
 if TYPE_CHECKING:
@@ -55,8 +56,17 @@ def check_same_sweep(
             found, fingerprint = {**found, **theirs}, {**fingerprint, **ours}
             unlike = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
             differing = [name for name in differing if name not in ("settings", "members")] + unlike
-        told = "; ".join(f"{name} {found.get(name)} there, {fingerprint.get(name)} now" for name in differing)
+        told = "; ".join(f"{name} {_shown(name, found)} there, {_shown(name, fingerprint)} now" for name in differing)
         raise ValueError(f"{directory} holds another sweep ({told}): choose another directory for this one")
+
+
+def _shown(name, fingerprint) -> str:
+    """An entry of a fingerprint in words, digests behind what they are of."""
+    value = str(fingerprint.get(name))
+    if name == "settings":
+        return fingerprints.after("", "all of them in their order", value)
+    of_run = re.match(r"([0-9a-f]{16})(, .*)", value) if name == "program" else None  # a run's is called by a digest
+    return value if of_run is None else fingerprints.after("a run", "its settings", of_run[1]) + of_run[2]
 
 
 def state_of(members: Any, history: Mapping[str, np.ndarray], seconds: float) -> dict[str, Any]:
