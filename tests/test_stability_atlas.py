@@ -194,3 +194,72 @@ def test_a_plate_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match="no plate of the atlas is called A0; there are A1, A2"):
         atlas.write(tmp_path, ["A0"])
     assert list(tmp_path.iterdir()) == []
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda made: (made / "A1.json").unlink(),
+        lambda made: cut(made / "A1.json"),
+        lambda made: (made / "A1.json").write_text((made / "A1.json").read_text().replace('"cells": 3', '"cells": 4')),
+        lambda made: (made / "A1.json").write_text(
+            (made / "A1.json").read_text().replace('"cells": 3', '"cells": "x"')
+        ),
+        lambda made: (made / "A1.png").unlink(),
+        lambda made: cut(made / "A1.png"),
+        lambda made: (made / "A1.png").write_bytes(b""),
+        lambda made: (made / "A1.png").write_bytes((made / "A2.png").read_bytes()),
+        lambda made: (made / "A1.svg").unlink(),
+    ],
+)
+def test_a_damaged_plate_is_made_anew_and_the_others_are_kept(tmp_path, monkeypatch, damage):
+    calls = []
+
+    def plate(name):
+        def make():
+            calls.append(name)
+            figure, _ = record.new_figure(2 + len(calls), 2)
+            return record.Record(name, "Title", "Question?", ["Theory."], [], 3, 0, {"x": [1.5, math.nan]}, figure)
+
+        return page.Plate(make, {})
+
+    for name in ("A1", "A2"):
+        monkeypatch.setitem(page.PLATES, name, plate(name))
+    atlas.write(tmp_path, ["A1", "A2"])
+    (tmp_path / "notes.txt").write_text("mine")
+    atlas.write(tmp_path, ["A1", "A2"])
+    assert calls == ["A1", "A2"]
+    damage(tmp_path)
+    records = atlas.write(tmp_path, ["A1", "A2"])
+    assert calls == ["A1", "A2", "A1"] and [made.cells for made in records] == [3, 3]
+    atlas.write(tmp_path, ["A1", "A2"])
+    assert len(calls) == 3 and (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_directory_in_the_place_of_a_plate_or_of_the_page_is_told_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setitem(page.PLATES, "A1", page.Plate(lambda: pytest.fail("it was computed"), {}))
+    for name in ("A1.json", "A1.png", "atlas.html"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(OSError, match=f"could not write .*{name}: a directory lies there.*: move it away"):
+            atlas.write(tmp_path, ["A1"])
+        (tmp_path / name).rmdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="could not make the directory .*file: something that is not a directory"):
+        atlas.write(tmp_path / "file", ["A1"])
+
+
+def test_plates_of_an_older_atlas_which_hold_no_checksums_are_kept(tmp_path, monkeypatch):
+    figure, _ = record.new_figure(2, 2)
+    whole = record.Record("A1", "Title", "Question?", ["Theory."], [], 3, 0, {}, figure)
+    monkeypatch.setitem(page.PLATES, "A1", page.Plate(lambda: whole, {}))
+    atlas.write(tmp_path, ["A1"])
+    stored = json.loads((tmp_path / "A1.json").read_text())
+    older = {name: value for name, value in stored.items() if name not in ("crc32", "png_crc32")}
+    assert len(older) == len(stored) - 2
+    (tmp_path / "A1.json").write_text(json.dumps(older))
+    (kept,) = atlas.write(tmp_path, ["A1"])
+    assert kept.figure is None

@@ -110,6 +110,8 @@ def run(
     directory = local(directory, "the directory for results")
     for file in FILES:
         files.check_replaceable(directory / file)
+    if metrics:
+        sweep_metrics.check_place(directory / "evaluation", len(settings["seed"]))
     num_steps = preset.num_steps if num_steps is None else num_steps
     if num_records is None:
         num_records = max(k for k in range(1, preset.num_records + 1) if num_steps % k == 0)

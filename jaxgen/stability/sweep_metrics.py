@@ -1,5 +1,6 @@
 """Metrics of images that each member of a sweep draws: columns of its table, and a record of each with its protocol."""
 
+import errno
 import hashlib
 import json
 import warnings
@@ -13,6 +14,23 @@ from jaxgen import command_line, data, evaluation, files, images, opening
 from jaxgen.metrics import comparison, features, protocol
 from jaxgen.stability import sweep
 from jaxgen.stability.sweep_presets import Preset
+
+
+def check_place(directory: Path, num_members: int) -> None:
+    """Whether the records of so many members can be written into a directory, as far as can be seen before.
+
+    Raises:
+      OSError: with the path and what to do, if something else lies in the place of the directory or of a record.
+    """
+    with files.explained(directory, "make the directory"):
+        if directory.exists() and not directory.is_dir():
+            raise FileExistsError(errno.EEXIST, "no directory")
+    for member in range(num_members):
+        files.check_replaceable(_file_of(directory, member))
+
+
+def _file_of(directory, member):
+    return directory / f"member_{member:04d}.json"
 
 
 def measure(
@@ -48,8 +66,7 @@ def measure(
     draw = jax.jit(lambda state, block: draw_some(state, jax.random.fold_in(jax.random.key(0), block), size))
     varied = [name for name, values in result.settings.items() if len(np.unique(values)) > 1]
     cache = command_line.cache_directory() / "features"
-    with files.explained(directory, "make the directory"):
-        directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     reference_sha256 = comparison.content_digest(reference.dataset)
     told: dict[str, None] = {}
 
@@ -58,7 +75,7 @@ def measure(
         subject = ", ".join(f"{setting} {row[setting]:g}" for setting in varied) or "the only member"
         drawn = np.concatenate([images.to_uint8(draw(state, block)) for block in range(-(-num // size))])[:num]
         fake = opening.Images(data.from_arrays(subject, drawn), subject)
-        file = directory / f"member_{member:04d}.json"
+        file = _file_of(directory, member)
         same = {
             "fake_sha256": comparison.content_digest(fake.dataset),
             "reference_sha256": reference_sha256,
