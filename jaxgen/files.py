@@ -82,6 +82,17 @@ def check_replaceable(path: str | os.PathLike) -> None:
             raise IsADirectoryError(errno.EISDIR, "a directory")
 
 
+def check_directory(path: str | os.PathLike) -> None:
+    """Raises an OSError where something else lies in the place of a directory that is to be made, or is there.
+
+    Raises:
+      FileExistsError: with the path and what to do.
+    """
+    with explained(path, "make the directory"):
+        if Path(path).exists() and not Path(path).is_dir():
+            raise FileExistsError(errno.EEXIST, "no directory")
+
+
 def record_crc32(record: Mapping[str, Any]) -> int:
     """The checksum of a JSON record without its own entry `crc32`, whatever the order of its names."""
     rest = {name: value for name, value in record.items() if name != "crc32"}

@@ -183,6 +183,9 @@ def test_what_is_no_evaluation_is_told(tmp_path):
         (tmp_path / f"{name}.json").write_text(text)
         with pytest.raises(ValueError, match=f"{name}.json is no evaluation with `metrics` .*; leave it out"):
             protocol.read(tmp_path / f"{name}.json")
+    (tmp_path / "empty.json").write_text('{"metrics": {}, "protocol": {}}')
+    with pytest.raises(ValueError, match="empty.json is no evaluation: it holds no number; leave it out"):
+        protocol.read(tmp_path / "empty.json")
     (tmp_path / "utf-16.json").write_bytes('{"metrics": {}}'.encode("utf-16"))
     with pytest.raises(ValueError, match="utf-16.json is no evaluation"):
         protocol.read(tmp_path / "utf-16.json")

@@ -548,6 +548,8 @@ def test_files_of_a_sweep_are_written_anew_and_a_directory_in_their_place_is_tol
         assert f"error: could not write {made / name}: a directory lies there, where a file is expected" in errors[-2]
         shutil.rmtree(made / name)
     (tmp_path / "file").write_text("")
+    arguments[arguments.index(made)] = tmp_path / "file"
+    assert command(*arguments) == 2 and "file: something that is not a directory lies there" in capsys.readouterr().err
     with pytest.raises(OSError, match="could not make the directory .*file: something that is not a directory lies"):
         sweep.write(made_up(falls_without_a_clip), tmp_path / "file")
 
@@ -581,7 +583,7 @@ def test_a_record_of_a_member_that_was_damaged_is_measured_again_and_no_table_ta
         compared.append(fake.name)
         same = {"fake_sha256": comparison.content_digest(fake.dataset), "backbone_sha256": backbone.digest}
         same["reference_sha256"] = comparison.content_digest(reference.dataset)
-        told = {"metrics": {"swd": 0.25 * len(fake.name)}, "protocol": same | {"n_fake": 6} | evaluation.code_version()}
+        told = {"metrics": {"swd": len(fake.name) / 100}, "protocol": same | {"n_fake": 6} | evaluation.code_version()}
         return told | {"subject": fake.name}
 
     monkeypatch.setattr(evaluation, "compare", compare)

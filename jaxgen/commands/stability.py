@@ -67,7 +67,7 @@ def spectrum(
 
     own = None if system is None else systems.from_file(system)
     newest = step is None
-    steps = runs.moving_steps(run, system=own) if newest else [step]
+    steps = runs.moving_steps(run, system=own) if step is None else [step]
     step = steps[-1] if steps else None
     if from_step is not None and step is not None:
         require(from_step != step, f"--from-step {from_step} is the checkpoint itself; give another one")

@@ -165,14 +165,15 @@ def read(path: str | os.PathLike) -> list[Record]:
     try:
         with files.explained(path, "read"):
             found = json.loads(path.read_text(encoding="utf-8"))
-        read = [dataclasses.replace(record, file=str(path)) for record in records(found, subject=path.stem)]
-    except ValueError as error:
-        raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: no JSON ({error}){REMEDY}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: {error}{REMEDY}") from error
+        stated = [dataclasses.replace(record, file=str(path)) for record in records(found, subject=path.stem)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"no JSON ({error})" if isinstance(error, ValueError) else error
+        raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: {why}{REMEDY}") from error
     if files.was_changed(found):
         raise ValueError(f"{path} was changed after it was written: it does not say what was measured{REMEDY}")
-    return read
+    if not stated:
+        raise ValueError(f"{path} is no evaluation: it holds no number{REMEDY}")
+    return stated
 
 
 def records(stored: Mapping[str, Any], *, subject: str = "") -> list[Record]:
@@ -219,9 +220,9 @@ def by_preset(records: Sequence[Record]) -> list[Record]:
 def differences(records: Sequence[Record], *, ignoring: Sequence[str] = REPLICATES) -> dict[str, list[Any]]:
     """In which entries the protocols differ, with each entry's values in the order of the records; None: not stated."""
     names = dict.fromkeys(name for record in records for name in record.protocol if name not in ignoring)
-    if len({record.protocol.get("reference_sha256") for record in records}) == 1:
-        if records and records[0].protocol.get("reference_sha256"):  # the same images, whatever they are called
-            names = {name: None for name in names if name not in ("reference", "reference_split")}
+    references = {record.protocol.get("reference_sha256") for record in records}
+    if len(references) == 1 and all(references):  # the same images, whatever they are called
+        names = {name: None for name in names if name not in ("reference", "reference_split")}
     values = {name: [record.protocol.get(name) for record in records] for name in names}
     return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
 
@@ -280,11 +281,9 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
     columns = _by_metric(records)
     notes: list[str] = []
     steps: dict[str, set] = {}
-    for record in records:
-        steps.setdefault(record.subject, set()).add(record.protocol.get("step"))
-
     contents: dict[str, set] = {}
     for record in records:
+        steps.setdefault(record.subject, set()).add(record.protocol.get("step"))
         contents.setdefault(record.subject, set()).add(record.protocol.get("fake_sha256"))
 
     def row_of(record):  # two checkpoints of one run are no two seeds, and other images under one name are others
@@ -386,8 +385,8 @@ def _protocols(records: Sequence[Record]) -> list[str]:
     entries: dict[str, list[str]] = {}  # metrics -> entries
     for entry, metrics in whose.items():
         entries.setdefault(", ".join(metrics), []).append(entry)
-    lines = [f"Protocol: {_in_a_line(shared) or 'nothing in common'}"]
-    return lines + [f"  of {metrics}: {', '.join(own)}" for metrics, own in entries.items()]
+    told = [f"  of {metrics}: {', '.join(own)}" for metrics, own in entries.items()]
+    return [f"Protocol: {_in_a_line(shared) or 'nothing in common'}", *told]
 
 
 def _in_a_line(entries: Mapping[str, Any]) -> str:

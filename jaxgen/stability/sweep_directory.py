@@ -108,6 +108,7 @@ def run(
     if program.check is not None:
         program.check(settings)
     directory = local(directory, "the directory for results")
+    files.check_directory(directory)
     for file in FILES:
         files.check_replaceable(directory / file)
     if metrics:
@@ -131,7 +132,7 @@ def run(
         directory=directory,
         progress=progress,
     )
-    if metrics:
+    if reference is not None and backbone is not None:
         result = sweep_metrics.measure(
             name, preset, result, reference, backbone, metrics, num_images, directory / "evaluation", progress
         )

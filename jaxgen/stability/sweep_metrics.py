@@ -1,6 +1,5 @@
 """Metrics of images that each member of a sweep draws: columns of its table, and a record of each with its protocol."""
 
-import errno
 import hashlib
 import json
 import warnings
@@ -22,9 +21,7 @@ def check_place(directory: Path, num_members: int) -> None:
     Raises:
       OSError: with the path and what to do, if something else lies in the place of the directory or of a record.
     """
-    with files.explained(directory, "make the directory"):
-        if directory.exists() and not directory.is_dir():
-            raise FileExistsError(errno.EEXIST, "no directory")
+    files.check_directory(directory)
     for member in range(num_members):
         files.check_replaceable(_file_of(directory, member))
 

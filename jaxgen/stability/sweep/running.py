@@ -148,8 +148,10 @@ def run(
             told = index == begun or (index + 1) % max(1, num_records // 10) == 0  # at first, for the time it will take
             if progress and bar.disable and told:  # no terminal: lines instead
                 left = seconds / (index + 1) * (num_records - index - 1)
-                step = f"step {(index + 1) * chunk:,}/{num_steps:,}{f', {console.in_words(left)} left' if left else ''}"
-                print(f"{step}: {finite} of {num} finite", file=sys.stderr)
+                place = (
+                    f"step {(index + 1) * chunk:,}/{num_steps:,}{f', {console.in_words(left)} left' if left else ''}"
+                )
+                print(f"{place}: {finite} of {num} finite", file=sys.stderr)
             if manager is not None and ((index + 1) % every == 0 or index + 1 == num_records):
                 state = resuming.state_of(jax.tree.map(layout.take, members), history, seconds)
                 checkpoint.save(manager, (index + 1) * chunk, state, metadata=fingerprint)
