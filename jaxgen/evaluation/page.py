@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen import files, images, pages
+from jaxgen import files, fingerprints, images, pages
 from jaxgen.evaluation.pictures import Picture
 from jaxgen.metrics import features
 from jaxgen.pages import pictures
@@ -85,7 +85,7 @@ def _of_backbone(protocol) -> str:
     name = protocol["backbone"]
     if name in features.SHIPPED:
         return f"{name} of this package: comparable with other numbers of it, not with published ones"
-    return f"{name}, {protocol['backbone_sha256'][:12]}..."
+    return fingerprints.after(name, "its weights", protocol["backbone_sha256"])
 
 
 def write_page(path: Path, record: Mapping[str, Any], found: Sequence[Picture]) -> Path:
@@ -115,7 +115,7 @@ def write_page(path: Path, record: Mapping[str, Any], found: Sequence[Picture]) 
         features=_of_backbone(record["protocol"]),
         warnings=record.get("warnings", []),
         pictures=shown,
-        protocol={name: _in_words(value) for name, value in record["protocol"].items()},
+        protocol=_protocol(record["protocol"]),
     )
     files.write_atomically(path, page)
     return path
@@ -146,6 +146,14 @@ def _how(record: Mapping[str, Any], name: str) -> str:
     """What a number depends on beyond the protocol."""
     told = record.get("settings", {}).get(name, {})
     return ", ".join(f"{entry} {_in_words(value)}" for entry, value in told.items() if entry != "train_sha256")
+
+
+def _protocol(protocol: Mapping[str, Any]) -> dict[str, str]:
+    """The protocol as text, its digests behind what they are of."""
+    return {
+        name: fingerprints.entry(name, protocol) if name in fingerprints.ENTRIES else _in_words(value)
+        for name, value in protocol.items()
+    }
 
 
 def _in_words(value) -> str:
