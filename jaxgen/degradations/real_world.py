@@ -1,4 +1,4 @@
-"""What pictures from the net went through, twice: blur, resize, noise, JPEG, at strengths that are drawn for each image.
+"""What pictures from the net went through, twice: blur, resize, noise, JPEG, of strengths drawn for each image.
 
 The pipeline of Real-ESRGAN (Wang, Xie, Dong and Shan 2021, "Real-ESRGAN: Training Real-World Blind Super-Resolution
 with Pure Synthetic Data"), with its published ranges. Here every image has its own draws, the size in between, too (the
