@@ -11,7 +11,7 @@ from scipy import special
 
 from jaxgen import degradations
 from jaxgen.data.dataset import function_name
-from jaxgen.degradations import kernels, real_world, resizing
+from jaxgen.degradations import blurring, kernels, resizing, two_rounds
 
 KEY = jax.random.key(5)
 IMAGE = np.random.RandomState(0).uniform(-1, 1, (24, 36, 3)).astype(np.float32)
@@ -60,7 +60,7 @@ def test_a_flat_image_stays_flat_and_traced_sizes_are_the_same(name):
     np.testing.assert_allclose(flat, 0.3, atol=1e-6)
     traced = jax.jit(lambda old, new: resizing.weights(old, new, kernel, room=(16, 12)))(9, 14)
     np.testing.assert_allclose(traced[:14, :9], resizing.weights(9, 14, kernel), atol=2e-6)
-    assert np.array_equal(traced[14:], traced[[13, 13]]) and not np.any(traced[:, 9:])
+    assert np.array_equal(traced[14:], traced[np.array([13, 13])]) and not np.any(traced[:, 9:])
 
 
 def test_backprojection_through_the_pseudoinverse_restores_the_small_image():
@@ -237,7 +237,7 @@ def test_both_gaussian_blurs_are_one_and_no_blur_is_none():
 def test_blur_of_a_part_does_not_see_what_is_beside_it():
     kernel = kernels.gaussian(9, 2.0)
     wanted = degradations.blur(jnp.asarray(IMAGE[:10, :12]), kernel=kernel)
-    part = jax.jit(lambda h, w: degradations.blurring.convolve(jnp.asarray(IMAGE), kernel, (h, w)))(10, 12)
+    part = jax.jit(lambda h, w: blurring.convolve(jnp.asarray(IMAGE), kernel, (h, w)))(10, 12)
     np.testing.assert_allclose(part[:10, :12], wanted, atol=1e-5)
 
 
@@ -278,7 +278,7 @@ def test_the_real_world_is_drawn_for_each_image_and_has_one_shape():
 
 
 def test_without_any_strength_the_two_rounds_are_a_resize_and_two_jpegs():
-    none = real_world.Round(0.0, (0.2, 3.0), 0.0, 0.0, (1.0, 1.0), (0.0, 0.0), (0.0, 0.0), quality=(100, 100))
+    none = two_rounds.Round(0.0, (0.2, 3.0), 0.0, 0.0, (1.0, 1.0), (0.0, 0.0), (0.0, 0.0), quality=(100, 100))
     smooth = np.broadcast_to(np.linspace(-0.8, 0.8, 32, dtype=np.float32)[:, None, None], (32, 32, 3))
     degrade = partial(degradations.real_world, scale=2, first=none, second=none, last_sinc=0.0, sharpened=False)
     found = jax.vmap(degrade, (None, 0))(smooth, jax.random.split(KEY, 4))
@@ -287,7 +287,7 @@ def test_without_any_strength_the_two_rounds_are_a_resize_and_two_jpegs():
 
 
 def test_kernels_of_a_round_add_up_to_1_and_are_of_all_kinds():
-    found = np.asarray(jax.vmap(lambda key: real_world.blur_kernel(key, real_world.SECOND))(jax.random.split(KEY, 300)))
+    found = np.asarray(jax.vmap(lambda key: two_rounds.blur_kernel(key, two_rounds.SECOND))(jax.random.split(KEY, 300)))
     np.testing.assert_allclose(found.sum(axis=(1, 2)), 1, rtol=1e-4)
     none = np.isclose(found[:, 10, 10], 1)
     assert 0.1 < none.mean() < 0.35  # 0.2, and the narrowest of the others

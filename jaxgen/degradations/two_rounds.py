@@ -19,7 +19,7 @@ import numpy as np
 from jaxgen.arguments import check_key
 from jaxgen.degradations import kernels, resizing
 from jaxgen.degradations.blurring import convolve, sharpen
-from jaxgen.degradations.jpeg import jpeg
+from jaxgen.degradations.compression import jpeg
 from jaxgen.degradations.linear import stored
 from jaxgen.degradations.noise import gaussian_noise, poisson_noise
 
