@@ -8,12 +8,12 @@ import flax
 import jax
 import numpy as np
 
-from jaxgen import arithmetic, building, options, systems
+from jaxgen import arithmetic, building, data, options, systems
 from jaxgen.system import Spec, networks_of
 from jaxgen.systems.preset import Preset
 
 # Of the sets that come with the package: image size, channels, classes.
-BUILT_IN = {"mnist": (28, 1, 10), "stacked_mnist": (28, 3, 1000), "emoji": (64, 3, 9)}
+BUILT_IN = {"mnist": (28, 1, 10), "stacked_mnist": (28, 3, 1000), "emoji": (64, 3, 9), "unpaired_emoji": (64, 3, 9)}
 
 
 def spec_of(
@@ -45,11 +45,19 @@ def spec_of(
         )
     shape = shape if image_shape is None else image_shape
     spec = Spec.of_images(shape, classes if num_classes is None else num_classes)
-    if config.data.name == "emoji":  # each comes with the other house's drawing of it
-        beside = {"pair": spec.batch["image"], "subcategory": spec.batch.get("label")}
+    if config.data.name in ("emoji", "unpaired_emoji"):  # each comes with a drawing of the other house
+        other = "pair" if config.data.name == "emoji" else "source"
+        beside = {other: spec.batch["image"], "subcategory": spec.batch.get("label")}
         told = {name: shape for name, shape in beside.items() if shape is not None}
         spec = Spec({**spec.batch, **told}, spec.num_classes)
-    return spec
+    return Spec.of(config.wrap(stand_in(spec), "train"))
+
+
+def stand_in(spec: Spec) -> data.Dataset:
+    """A data set of one black example, for what only asks for the shapes of batches."""
+    arrays = {name: np.zeros((1, *shape.shape), shape.dtype) for name, shape in spec.batch.items()}
+    names = tuple(map(str, range(spec.num_classes)))
+    return data.dataset.in_memory("a stand-in", arrays.pop("image"), arrays.pop("label", None), names, **arrays)
 
 
 def describe(config: options.Run, spec: Spec, *, name: str = "", preset: Preset | None = None) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def open_data(opened: Opened, directory: str | os.PathLike, dataset: data.Datase
             raise ValueError(
                 f"{directory} does not say where its data are, being of a system of your own: give dataset="
             )
-        dataset = opened.config.data.open("train")
+        dataset = opened.config.open("train")
     if dataset.fingerprint != opened.stored["images"].get("data_fingerprint"):
         warnings.warn(f"the data of {directory} have changed since it was trained", stacklevel=3)
     return dataset
@@ -173,11 +173,8 @@ def load_game(
             error.add_note(f"Bring back a copy of it, or take another step: {', '.join(others) or 'there is none'}")
         raise
     dataset = open_data(opened, directory, dataset)
-    indices = data.batch_indices(
-        int(state.step),
-        batch_size=opened.system.images_per_step,
-        num_examples=dataset.num_examples,
-        seed=opened.stored["seed"],
+    indices = data.batch_rows(
+        dataset, int(state.step), batch_size=opened.system.images_per_step, seed=opened.stored["seed"]
     )
     # The keys of `experiment.train` and `dispatch.make_one_step`, in this order.
     data_key, key = jax.random.split(jax.random.fold_in(jax.random.key(opened.stored["seed"]), 3))

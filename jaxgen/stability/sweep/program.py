@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxgen.arguments import short
-from jaxgen.data.batches import batch_indices
+from jaxgen.data.batches import batch_rows
 from jaxgen.data.dataset import Dataset
 
 
@@ -67,10 +67,7 @@ def of_dataset(dataset: Dataset, batch_size: int, seed: int = 0) -> Data:
         raise ValueError(f"{dataset.name} is too large for the device; a sweep needs a data set with arrays")
 
     def inputs(first, number):
-        rows = [
-            batch_indices(step, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed)
-            for step in range(first, first + number)
-        ]
+        rows = [batch_rows(dataset, step, batch_size=batch_size, seed=seed) for step in range(first, first + number)]
         return np.stack(rows), np.arange(first, first + number, dtype=np.int32)
 
     def batch(arrays, inputs):
