@@ -175,6 +175,15 @@ def classical(source: jax.Array, image_shape: tuple[int, ...]) -> dict[str, jax.
     return {name: jax.image.resize(source, shape, method) for name, method in METHODS.items()}
 
 
+def shown(source: jax.Array, image_shape: tuple[int, ...]) -> jax.Array:
+    """Sources as pictures of the size of the images: each pixel repeated, clipped to [-1, 1]: [B, H, W, C]."""
+    height, width, channels = image_shape
+    source = source[..., :channels]
+    if source.shape[1:3] != (height, width):
+        source = jax.image.resize(source, (len(source), height, width, source.shape[-1]), "nearest")
+    return jnp.clip(source, -1.0, 1.0)
+
+
 def luminance(levels: jax.Array) -> jax.Array:
     """Y of ITU-R BT.601 as 16 to 235: 16 + (65.481 R + 128.553 G + 24.966 B) / 255, of levels of 255 [..., 3].
 
