@@ -34,6 +34,7 @@ LOSSES = {
     "hinge": adversarial.hinge,
     "wasserstein": adversarial.wasserstein,
     "relativistic": adversarial.relativistic,
+    "relativistic_average": adversarial.relativistic_average,
 }
 UPDATE_RULES = {
     "alternating": gan.alternating,
