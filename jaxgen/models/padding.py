@@ -1,0 +1,46 @@
+"""What is beyond the border of an image, and images of sizes that a network does not take."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+MODES = {"zeros": "constant", "reflect": "reflect", "edge": "edge"}
+"""Name -> that of `jnp.pad`."""
+
+
+def pad(x: jax.Array, width: int, mode: str = "reflect") -> jax.Array:
+    """[B, H, W, C] -> [B, H + 2 width, W + 2 width, C], each side continued by zeros, reflection, or its last pixel.
+
+    Raises:
+      ValueError: at trace time, for another mode; for a reflection that is wider than what is reflected.
+    """
+    if mode not in MODES:
+        raise ValueError(f"an image is continued by one of {', '.join(MODES)}, not {mode!r}")
+    if mode == "reflect" and width >= min(x.shape[1:3]):
+        raise ValueError(
+            f"{x.shape[1]}x{x.shape[2]} pixels are too few to be reflected by {width}: give larger images, or a "
+            "network that halves them less often"
+        )
+    return jnp.pad(x, ((0, 0), (width, width), (width, width), (0, 0)), mode=MODES[mode])
+
+
+def at_any_size(function: Callable[[jax.Array], jax.Array], factor: int) -> Callable[[jax.Array], jax.Array]:
+    """A function of images whose sides are multiples of a number, for images of any size.
+
+    They are continued to the right and below by their last pixels, and what comes out is cropped again, so that
+    [B, H, W, C] becomes [B, H, W, C']. Images of sides that are multiples are given as they are.
+
+    Args:
+      function: images -> images of the same height and width.
+      factor: of which sides are multiples.
+    """
+
+    def run(x):
+        height, width = x.shape[1:3]
+        below, right = -height % factor, -width % factor
+        if not below and not right:
+            return function(x)
+        return function(jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge"))[:, :height, :width]
+
+    return run
