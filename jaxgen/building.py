@@ -33,7 +33,7 @@ def build(config: Run, *, stored: Mapping[str, Any] | None = None) -> Experiment
     options.check(config)
     options.check_data(config.data, (stored or {}).get("data", {}))
     mesh = sharding.make_mesh(config.num_devices)
-    dataset = config.data.open("train")
+    dataset = config.open("train")
     system = build_system(config, Spec.of(dataset))
     watched = config.eval_metric != "none"
     if watched:
@@ -41,7 +41,7 @@ def build(config: Run, *, stored: Mapping[str, Any] | None = None) -> Experiment
         if not config.data.has_test_split:
             raise ValueError(f"eval_metric {config.eval_metric} needs a test split, and these data have none")
     needed = (system.measure is not None or watched) and config.data.has_test_split
-    held_out = config.data.open("test") if needed else None
+    held_out = config.open("test") if needed else None
     if held_out is not None:
         warn_of_few(held_out, config.data)
     metrics = {config.eval_metric: comparison.METRICS[config.eval_metric]} if watched else {}

@@ -8,7 +8,7 @@ import flax
 import jax
 import numpy as np
 
-from jaxgen import arithmetic, building, options, systems
+from jaxgen import arithmetic, building, data, options, systems
 from jaxgen.system import Spec, networks_of
 from jaxgen.systems.preset import Preset
 
@@ -49,7 +49,14 @@ def spec_of(
         beside = {"pair": spec.batch["image"], "subcategory": spec.batch.get("label")}
         told = {name: shape for name, shape in beside.items() if shape is not None}
         spec = Spec({**spec.batch, **told}, spec.num_classes)
-    return spec
+    return Spec.of(config.wrap(stand_in(spec), "train"))
+
+
+def stand_in(spec: Spec) -> data.Dataset:
+    """A data set of one black example, for what only asks for the shapes of batches."""
+    arrays = {name: np.zeros((1, *shape.shape), shape.dtype) for name, shape in spec.batch.items()}
+    names = tuple(map(str, range(spec.num_classes)))
+    return data.dataset.in_memory("a stand-in", arrays.pop("image"), arrays.pop("label", None), names, **arrays)
 
 
 def describe(config: options.Run, spec: Spec, *, name: str = "", preset: Preset | None = None) -> dict[str, Any]:

@@ -191,7 +191,9 @@ def open_training_images(trained: loading.Trained, whose: str) -> data.Dataset |
             stacklevel=2,
         )
         return None
-    if trained.stored.get("images", {}).get("data_fingerprint") not in (None, dataset.fingerprint):
+    assert trained.config is not None  # without one it has no data, which is refused above
+    read = trained.config.wrap(dataset, "train")
+    if trained.stored.get("images", {}).get("data_fingerprint") not in (None, read.fingerprint):
         warnings.warn(f"the data of {whose} have changed since it was trained", stacklevel=2)
     return dataset
 

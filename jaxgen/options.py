@@ -270,6 +270,23 @@ class Run:
     eval_images: Count = 2000
     """How many images to draw for it, and how many of the test split to compare them with."""
 
+    def wrap(self, dataset: data.Dataset, split: Literal["train", "test"]) -> data.Dataset:
+        """What the system makes of its data before it reads them: the same images, here as they are.
+
+        Settings of a system that makes images of images override this, to put a `source` or a `mask` beside them, see
+        `data.degraded`. The data may be a stand-in that has the right shapes and names, and no content.
+        """
+        del split
+        return dataset
+
+    def open(self, split: Literal["train", "test"]) -> data.Dataset:
+        """The data as the system reads them; `data.open` gives the images alone, which others are compared with.
+
+        Raises:
+          ValueError, FileNotFoundError and others: what opening the data raises.
+        """
+        return self.wrap(self.data.open(split), split)
+
     @property
     def dtype(self) -> Any:
         """Of the computation."""

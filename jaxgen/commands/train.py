@@ -125,7 +125,7 @@ def _check_words(given: str, config: Any, arguments: list[str], command: str) ->
         said = "training is counted in steps, and there is no option for epochs: give --num-steps"
         chosen = parse([given, *rest], command).config
         try:
-            wanted, num_images = float(epochs or ""), chosen.data.open("train").num_examples
+            wanted, num_images = float(epochs or ""), chosen.open("train").num_examples
             batch = chosen.batch_size * getattr(chosen, "num_discriminator_steps", 1)
             steps = math.ceil(wanted * num_images / batch)
         except (ValueError, TypeError, OverflowError, OSError, ImportError):  # no number, or no data

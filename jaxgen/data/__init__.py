@@ -1,6 +1,6 @@
 """Data: sets that ship with the package, image folders, array files, hub sets, toys; batches addressed by step."""
 
-from jaxgen.data import binarisation, decode, toy
+from jaxgen.data import augmentation, binarisation, decode, masks, toy
 from jaxgen.data.arrays import array_file
 from jaxgen.data.augmentation import random_flip, random_shift
 from jaxgen.data.batches import batch, batch_indices, epoch_permutation, prefetch, process_slice, sequential_batches
@@ -10,16 +10,20 @@ from jaxgen.data.emoji import emoji, emoji_captions, emoji_subcategories
 from jaxgen.data.folder import image_folder
 from jaxgen.data.hub import hub_dataset
 from jaxgen.data.mnist import mnist, stacked_mnist
+from jaxgen.data.sources import augmented, degraded, pair_as_source, with_holes
 
 __all__ = [
     "Dataset",
     "array_file",
+    "augmentation",
+    "augmented",
     "batch",
     "batch_indices",
     "binarisation",
     "check_batch",
     "check_images",
     "decode",
+    "degraded",
     "emoji",
     "emoji_captions",
     "emoji_subcategories",
@@ -28,7 +32,9 @@ __all__ = [
     "from_arrays",
     "hub_dataset",
     "image_folder",
+    "masks",
     "mnist",
+    "pair_as_source",
     "prefetch",
     "prepare_default",
     "process_slice",
@@ -39,4 +45,5 @@ __all__ = [
     "subset",
     "to_unit_range",
     "toy",
+    "with_holes",
 ]

@@ -116,8 +116,22 @@ def fingerprint_of(*parts: Any) -> str:
 def function_name(function: Callable) -> str:
     """Return a name for the fingerprint: qualified, with the arguments of a partial, without addresses in memory."""
     if isinstance(function, functools.partial):
-        return f"{function_name(function.func)}{function.args}{sorted(function.keywords.items())}"
+        arguments = tuple(map(_shown, function.args))
+        return f"{function_name(function.func)}{arguments}{sorted(_shown(item) for item in function.keywords.items())}"
     return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+class _Name(str):
+    """Text that is shown without quotes: a function's name among arguments."""
+
+    __repr__ = str.__str__
+
+
+def _shown(value: Any) -> Any:
+    """A value whose `repr` holds no address: functions by their names, also inside of tuples and lists."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_shown, value)) if type(value) in (tuple, list) else value
+    return _Name(function_name(value)) if callable(value) else value
 
 
 def from_arrays(

@@ -59,7 +59,7 @@ def measured(
         config = dataclasses.replace(config, eval_samples=samples)
     if not asked.has_test_split:
         raise ValueError(f"the data {asked.name!r} of {name} have no test split to evaluate on")
-    test = opening.open_test_split(asked, name).dataset
+    test = trained.config.wrap(opening.open_test_split(asked, name).dataset, "test")
     building.warn_of_few(test, asked)
     check_same_kind(trained, test, name)
     opening.open_training_images(trained, name)  # warns where they have changed, or are not there

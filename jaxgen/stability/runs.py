@@ -115,7 +115,7 @@ def open_data(opened: Opened, directory: str | os.PathLike, dataset: data.Datase
             raise ValueError(
                 f"{directory} does not say where its data are, being of a system of your own: give dataset="
             )
-        dataset = opened.config.data.open("train")
+        dataset = opened.config.open("train")
     if dataset.fingerprint != opened.stored["images"].get("data_fingerprint"):
         warnings.warn(f"the data of {directory} have changed since it was trained", stacklevel=3)
     return dataset

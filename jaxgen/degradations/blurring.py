@@ -1,0 +1,106 @@
+"""Blur by any kernel, by a Gaussian, and its opposite, the unsharp mask. Beyond its border an image is mirrored."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.arguments import check_key
+from jaxgen.degradations.noise import number_between
+from jaxgen.degradations.resizing import apply_weights
+
+
+def blur(image: jax.Array, key: jax.Array | None = None, *, kernel: Any) -> jax.Array:
+    """The image, convolved with a kernel; each channel on its own. Linear.
+
+    By Fourier transform, to rounding: its time does not depend on the kernel, of which each image of a batch may have
+    its own.
+
+    Args:
+        image: [..., H, W, C].
+        key: unused.
+        kernel: [k, k], k odd; see `jaxgen.degradations.kernels`.
+
+    Returns:
+        The same shape.
+
+    Raises:
+        ValueError: for a kernel that has no middle.
+    """
+    del key
+    size = kernel.shape[0]
+    if kernel.ndim != 2 or kernel.shape[1] != size or size % 2 == 0:
+        raise ValueError(f"a kernel of blur is [k, k] with an odd k, not {list(kernel.shape)}")
+    edge = [(size // 2, size // 2)] * 2
+    padded = jnp.pad(image, [(0, 0)] * (image.ndim - 3) + edge + [(0, 0)], mode="reflect")
+    whole = padded.shape[-3:-1]
+    spectrum = jnp.fft.rfft2(padded, axes=(-3, -2)) * jnp.fft.rfft2(kernel, s=whole)[..., None]
+    found = jnp.fft.irfft2(spectrum, s=whole, axes=(-3, -2)).astype(image.dtype)
+    return found[..., size - 1 :, size - 1 :, :]  # what went around ends before
+
+
+def gaussian_blur(
+    image: jax.Array,
+    key: jax.Array | None = None,
+    *,
+    sigma: float | tuple[float, float] = 1.6,
+    radius: int | None = None,
+) -> jax.Array:
+    """The image, convolved with a Gaussian; linear for a sigma that is a number.
+
+    Args:
+        image: [..., H, W, C].
+        key: of the sigma; unused where that is a number.
+        sigma: standard deviation in pixels. A pair: drawn evenly between these, one for the image.
+        radius: beyond which the Gaussian is cut; by default 4 sigma, rounded up.
+
+    Returns:
+        The same shape.
+
+    Raises:
+        ValueError: for a sigma of 0 or below.
+    """
+    most = sigma
+    if isinstance(sigma, (tuple, list)):
+        check_key(key)
+        most = max(sigma)
+    found = number_between(key, sigma, "the sigma of a blur", above_zero=True)
+    reach = int(np.ceil(4 * most)) if radius is None else radius
+    offset = np.arange(-reach, reach + 1, dtype=np.float32)
+    share = jnp.exp(-0.5 * (offset / found) ** 2)
+    share = share / jnp.sum(share)
+
+    def along(size):
+        mirrored = np.pad(np.arange(size), reach, mode="reflect" if size > 1 else "edge")
+        taken = np.lib.stride_tricks.sliding_window_view(mirrored, 2 * reach + 1)  # [size, offsets]
+        return jnp.zeros((size, size)).at[np.arange(size)[:, None], taken].add(share)
+
+    return apply_weights(image, along(image.shape[-3]), along(image.shape[-2]))
+
+
+def sharpen(
+    image: jax.Array, key: jax.Array | None = None, *, amount: float = 0.5, threshold: float = 10.0, sigma: float = 8.0
+) -> jax.Array:
+    """The unsharp mask, where an image differs from its blur by more than a threshold, with soft borders.
+
+        m = blur(|x - blur(x)| > threshold),   m clip(x + amount (x - blur(x))) + (1 - m) x
+
+    Real-ESRGAN trains towards images that are sharpened like this; the defaults are its own (a window of 51 pixels).
+
+    Args:
+        image: [..., H, W, C] in [-1, 1].
+        key: unused.
+        amount: of what is added.
+        threshold: in levels of 255.
+        sigma: of the blur, in pixels.
+
+    Returns:
+        The same shape, in [-1, 1].
+    """
+    del key
+    reach = round(25 * sigma / 8)
+    rest = image - gaussian_blur(image, sigma=sigma, radius=reach)
+    where = (jnp.abs(rest) * 127.5 > threshold).astype(image.dtype)
+    soft = gaussian_blur(where, sigma=sigma, radius=reach)
+    return soft * jnp.clip(image + amount * rest, -1.0, 1.0) + (1.0 - soft) * image
