@@ -112,12 +112,14 @@ class Measure(NamedTuple):
     summarize: {name: array [N, ...]} -> {name: number}.
     best: by which the best checkpoint is kept.
     mode: whether that is better large ("max") or small ("min").
+    most_pixels: of a batch that is measured: of large images fewer are measured at once. None: no limit.
     """
 
     of_batch: Callable
     summarize: Callable
     best: str | None = None
     mode: Literal["max", "min"] = "max"
+    most_pixels: int | None = None
 
     def __repr__(self) -> str:
         return short(self)

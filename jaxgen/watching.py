@@ -67,13 +67,15 @@ def assemble(
     parts: list[Callable] = []
     best_metric, best_mode = None, "max"  # type: str | None, Literal["min", "max"]
     if held_out is not None and system.measure is not None:
-        measure = system.measure
+        measure, pixels = system.measure, held_out.image_shape[0] * held_out.image_shape[1]
+        at_once = 250 if measure.most_pixels is None else max(1, min(250, measure.most_pixels // pixels))
         parts.append(
             make_evaluate(
                 measure.of_batch,
                 measure.summarize,
                 held_out,
                 key=jax.random.fold_in(key, 2),
+                batch_size=at_once,
                 mesh=mesh,
                 variables=system.variables,
             )

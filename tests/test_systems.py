@@ -146,7 +146,7 @@ def test_each_capability_returns_what_its_signature_says(module):
     if system.classify is not None:
         assert jax.eval_shape(system.classify, variables, batch["image"]).shape == (6, spec.num_classes)
     views = system.views or watching.views_of(system, key)
-    assert (views is not None) == bool({"draw", "reconstruct"} & set(system.can))
+    assert (views is not None) == bool({"draw", "reconstruct", "translate"} & set(system.can))
     if views is not None:
         for images in jax.eval_shape(views, variables, batch).values():
             assert images.shape[-3:] == spec.image_shape and images.ndim in (4, 5)
@@ -154,8 +154,9 @@ def test_each_capability_returns_what_its_signature_says(module):
         rows = jax.eval_shape(system.measure.of_batch, variables, batch, key)
         assert rows and all(x.shape[0] == 6 for x in rows.values())
     assert set(system.can) <= set(CAPABILITIES)
-    with pytest.raises(ValueError, match=f"{system.name} has no 'translate'"):
-        system.need("translate", "a test")
+    missing = next(name for name in CAPABILITIES if name not in system.can)
+    with pytest.raises(ValueError, match=f"{system.name} has no '{missing}'"):
+        system.need(missing, "a test")
 
 
 @EVERY

@@ -79,9 +79,13 @@ def measured(
 
 
 def check_same_kind(trained: loading.Trained, test: data.Dataset, name: str) -> None:
-    """Raises a ValueError unless images have the shape, and for a classifier the classes, that a run learnt."""
+    """Raises a ValueError unless images have the shape, and for a classifier the classes, that a run learnt.
+
+    What makes images of images may have learnt of patches: the size may be another.
+    """
     spec, classifies = trained.spec, trained.system.classify is not None
-    if test.image_shape != spec.image_shape or classifies and len(test.class_names) != spec.num_classes:
+    counts = slice(2 if trained.system.translate is not None else 0, None)
+    if test.image_shape[counts] != spec.image_shape[counts] or classifies and len(test.class_names) != spec.num_classes:
         there = [(spec.image_shape, spec.num_classes), (test.image_shape, len(test.class_names))]
         words = [f"images {shape} of {number or 'no'} classes" for shape, number in there]
         raise ValueError(f"{name} was trained on {words[0]}, but {test.name} has {words[1]}: these are other data")

@@ -95,6 +95,37 @@ relativistic = AdversarialLoss(generator=_fake_above_real, discriminator=_real_a
 """Paired: image i of the real batch against image i of the fake batch (Jolicoeur-Martineau 2019; Huang et al. 2024)."""
 
 
+def relativistic_average_over(axis_name: str | None = None) -> AdversarialLoss:
+    """Each kind against the mean logit of the other: whether an image is more real than the others are on average.
+
+        discriminator: s(-(D(x) - m_fake)) + s(D(G(z)) - m_real),  generator: s(D(x) - m_fake) + s(-(D(G(z)) - m_real))
+
+    with m_real, m_fake the means of a batch's logits, which are differentiated, too; so images of a batch affect each
+    other, and a slice of it has means of its own.
+
+    Args:
+      axis_name: of the per-device view, where the means are those of all devices.
+
+    Jolicoeur-Martineau 2019 (RaGAN), as in ESRGAN (Wang et al. 2018), whose code halves both players' losses.
+    """
+
+    def mean(logits):
+        found = jnp.mean(logits)
+        return found if axis_name is None else jax.lax.pmean(found, axis_name)
+
+    def real_above_mean(real_logits, fake_logits):
+        return softplus(mean(fake_logits) - real_logits) + softplus(fake_logits - mean(real_logits))
+
+    def fake_above_mean(real_logits, fake_logits):
+        return real_above_mean(fake_logits, real_logits)
+
+    return AdversarialLoss(generator=fake_above_mean, discriminator=real_above_mean)
+
+
+relativistic_average = relativistic_average_over()
+"""As `relativistic_average_over`, of the global view."""
+
+
 def top_k(
     loss: AdversarialLoss,
     share: float | Callable[[jax.Array], jax.Array],

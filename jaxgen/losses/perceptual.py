@@ -85,8 +85,32 @@ def judge(image_shape: tuple[int, int, int]) -> Perceptual:
     return Perceptual(variables, distance)
 
 
+def judge_of_tiles(image_shape: tuple[int, int, int]) -> Perceptual:
+    """`judge` of images [H, W, C], or where there is none the mean of it over tiles of a size of which there is one.
+
+    Raises:
+      ValueError: for images that no such tiles fill, with those of which the package has a classifier.
+    """
+    sizes = [shape for name in features.SHIPPED if (shape := features.shipped(name).image_shape) is not None]
+    tiles = [shape for shape in sizes if all(n % m == 0 for n, m in zip(image_shape, shape, strict=True))]
+    if tuple(image_shape) in sizes or not tiles:
+        return judge(image_shape)
+    found = judge(tiles[0])
+
+    def cut(images):
+        b, height, width, channels = images.shape
+        h, w, _ = tiles[0]
+        images = images.reshape(b, height // h, h, width // w, w, channels).swapaxes(2, 3)
+        return images.reshape(-1, h, w, channels)
+
+    def distance(weights, images, targets):
+        return jnp.mean(found.distance(weights, cut(images), cut(targets)).reshape(len(images), -1), axis=1)
+
+    return Perceptual(found.weights, distance)
+
+
 def named(name: str, image_shape: tuple[int, int, int]) -> Perceptual | None:
-    """`judge` of images [H, W, C] for "shipped", None for "none", and `vgg` for the path of a file.
+    """`judge_of_tiles` of images [H, W, C] for "shipped", None for "none", and `vgg` for the path of a file.
 
     Raises:
       ValueError: for images of which the package has no network, or a file that does not fit.
@@ -97,7 +121,7 @@ def named(name: str, image_shape: tuple[int, int, int]) -> Perceptual | None:
     if name != "shipped":
         return vgg(name)
     try:
-        return judge(image_shape)
+        return judge_of_tiles(image_shape)
     except ValueError as error:
         raise ValueError(f"{error}: give --perceptual none, or the path of VGG-16's weights") from error
 
