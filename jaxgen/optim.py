@@ -1,7 +1,7 @@
 """Gradient transformations that optax lacks: a clip that tells whether it clipped; skipped, late and new beginnings.
 
-All but the schedules `half_cosine`, `linear_at_last` and `in_stages` are ordinary optax transformations. Clipping belongs
-before the optimiser in the chain, skipping, a late start and new beginnings around it:
+All but the schedules `half_cosine`, `linear_at_last` and `in_stages` are ordinary optax transformations. Clipping
+belongs before the optimiser in the chain, skipping, a late start and new beginnings around it:
 
     optax.chain(optim.clip_by_global_norm(1.0), optax.adam(2e-4, b1=0.5))
     optim.skip_large_updates(optax.adamax(1e-3), max_norm=200.0)

@@ -1,6 +1,4 @@
-"""What is beyond the border of an image, and images of sizes that a network does not take."""
-
-from collections.abc import Callable
+"""What is beyond the border of an image."""
 
 import jax
 import jax.numpy as jnp
@@ -23,24 +21,3 @@ def pad(x: jax.Array, width: int, mode: str = "reflect") -> jax.Array:
             "network that halves them less often"
         )
     return jnp.pad(x, ((0, 0), (width, width), (width, width), (0, 0)), mode=MODES[mode])
-
-
-def at_any_size(function: Callable[[jax.Array], jax.Array], factor: int) -> Callable[[jax.Array], jax.Array]:
-    """A function of images whose sides are multiples of a number, for images of any size.
-
-    They are continued to the right and below by their last pixels, and what comes out is cropped again, so that
-    [B, H, W, C] becomes [B, H, W, C']. Images of sides that are multiples are given as they are.
-
-    Args:
-      function: images -> images of the same height and width.
-      factor: of which sides are multiples.
-    """
-
-    def run(x):
-        height, width = x.shape[1:3]
-        below, right = -height % factor, -width % factor
-        if not below and not right:
-            return function(x)
-        return function(jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0)), mode="edge"))[:, :height, :width]
-
-    return run

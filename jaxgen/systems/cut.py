@@ -79,7 +79,7 @@ class Config(two_player.Adversaries):
 
     def wrap(self, dataset: data.Dataset, split: Literal["train", "test"]) -> data.Dataset:
         """Sources and images that have nothing to do with each other; of the emoji held-out pairs."""
-        return translating.unpaired(self, dataset, split)
+        return translating.prepared(self, dataset, split)
 
 
 def build(config: Config, spec: Spec) -> System:
@@ -141,7 +141,7 @@ TINY = Config(
     head_features=3,
     discriminator_features=2,
     discriminator_layers=1,
-    num_patches=10_000,
+    num_patches=1000,
     batch_size=8,
     num_steps=4,
 )
@@ -149,3 +149,43 @@ TINY = Config(
 _PAPER = "Park, Efros, Zhang and Zhu 2020"
 _OFTEN: Settings = dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_every"), 10_000)
 _FAST: Settings = {"nce": 10.0, "identity": False, "mirrored": True}
+
+
+def _horses(passes, **changes):
+    """1,067 horses and 1,334 zebras."""
+    sides = Data("unpaired", path="horse2zebra", image_size=286)
+    return Config(data=sides, patch=256, num_steps=passes * 1334, **_OFTEN, **changes)
+
+
+_LATE = dataclasses.replace(ADAM, schedule="linear_quarter")
+
+PRESETS = {
+    "emoji-cut": Preset(
+        "Noto's emoji as Twemoji draws them, without pairs, 32 pixels, by a narrow CUT",
+        Config(
+            data=Data("unpaired_emoji", image_size=32, drawn_by="twemoji"),
+            features=32,
+            blocks=4,
+            head_features=64,
+            discriminator_features=32,
+            discriminator_layers=2,
+            num_patches=128,
+            flips=False,
+            batch_size=8,
+            num_steps=6000,
+        ),
+        paper=_PAPER,
+    ),
+    "horse2zebra-cut": Preset(
+        "horses as zebras, 256 pixels, CUT as published; give --data.path",
+        _horses(400),
+        paper=_PAPER,
+        spec=((286, 286, 3), 0),
+    ),
+    "horse2zebra-fastcut": Preset(
+        "horses as zebras, 256 pixels, FastCUT as published; give --data.path",
+        _horses(200, generator=_LATE, discriminator=_LATE, **_FAST),
+        paper=_PAPER,
+        spec=((286, 286, 3), 0),
+    ),
+}

@@ -64,7 +64,7 @@ class Config(Run):
 
     def wrap(self, dataset: data.Dataset, split: Literal["train", "test"]) -> data.Dataset:
         """Sources and images that have nothing to do with each other; of the emoji held-out pairs."""
-        return translating.unpaired(self, dataset, split)
+        return translating.prepared(self, dataset, split)
 
 
 def build(config: Config, spec: Spec) -> System:
@@ -143,3 +143,54 @@ def variables_of(state: cycle.State) -> dict[str, Any]:
     judges = state.discriminators
     now = {n: {"params": judges.params[n], **judges.model_state[n]} for n in cycle.DISCRIMINATORS}
     return {**state.ema, **now}
+
+
+TINY = Config(
+    data=Data("unpaired_emoji", image_size=16),
+    features=2,
+    blocks=1,
+    discriminator_features=2,
+    discriminator_layers=1,
+    pool_size=3,
+    batch_size=8,
+    num_steps=4,
+)
+
+_PAPER = "Zhu, Park, Isola and Efros 2017"
+_OFTEN: Settings = dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_every"), 10_000)
+
+
+def _horses(size, **changes):
+    """1,067 horses and 1,334 zebras: 200 passes."""
+    sides = Data("unpaired", path="horse2zebra", image_size=size * 143 // 128)
+    return Config(data=sides, patch=size, num_steps=266_800, **_OFTEN, **changes)
+
+
+PRESETS = {
+    "emoji-cyclegan": Preset(
+        "Noto's emoji as Twemoji draws them and back, without pairs, 32 pixels, by a narrow CycleGAN",
+        Config(
+            data=Data("unpaired_emoji", image_size=32, drawn_by="twemoji"),
+            features=32,
+            blocks=4,
+            discriminator_features=32,
+            discriminator_layers=2,
+            flips=False,
+            batch_size=8,
+            num_steps=6000,
+        ),
+        paper=_PAPER,
+    ),
+    "horse2zebra-cyclegan": Preset(
+        "horses as zebras and back, 256 pixels, CycleGAN as published; give --data.path",
+        _horses(256),
+        paper=_PAPER,
+        spec=((286, 286, 3), 0),
+    ),
+    "horse2zebra-cyclegan-128": Preset(
+        "the same at 128 pixels, with six blocks; give --data.path",
+        _horses(128, blocks=6),
+        paper=_PAPER,
+        spec=((143, 143, 3), 0),
+    ),
+}

@@ -140,7 +140,6 @@ PRESETS = {
         "photographs of maps of streets, 512 pixels, pix2pixHD's network for 1024x512; give --data.path",
         Config(data=Data("halves", path="cityscapes", image_size=512), num_steps=595_000, **_OFTEN),
         paper="Wang, Liu, Zhu, Tao, Kautz and Catanzaro 2018",
-        published="accuracy of a segmentation of the pictures 83.78 % of pixels, at 1024x512",
         spec=((512, 512, 3), 0),
     ),
 }

@@ -26,7 +26,7 @@ from jaxgen.data import augmentation
 from jaxgen.losses import terms
 from jaxgen.metrics import codes, features
 from jaxgen.models import stargan as networks
-from jaxgen.models.padding import at_any_size
+from jaxgen.models.restoring import at_multiples
 from jaxgen.options import LOSSES, Data, Optimizer
 from jaxgen.ranges import Count, Weight
 from jaxgen.system import Measure, Spec, System
@@ -106,8 +106,8 @@ def build(config: Config, spec: Spec) -> System:
     def translated(variables, image, domain):
         own = network.member(variables, "generator")
         domain = jnp.broadcast_to(jnp.asarray(domain, jnp.int32), image.shape[:1])
-        run = at_any_size(lambda x: network.evaluate(generator, own, (x, domain), what="images"), generator.factor)
-        return run(image)
+        run = lambda x: network.evaluate(generator, own, (x, domain), what="images")  # noqa: E731
+        return at_multiples(run, image, generator.factor)
 
     def translate(variables, batch, key, label=None):
         label = next_domain(batch, num_domains) if label is None else label
@@ -170,7 +170,7 @@ def next_domain(batch: Any, num_domains: int) -> jax.Array:
       ValueError: for a batch without labels.
     """
     if "label" not in batch:
-        raise ValueError("to which domain? The images of this batch have no labels, after which one would be: give label=")
+        raise ValueError("images go to the domain after their own, and these have no labels: give label=")
     return (batch["label"] + 1) % num_domains
 
 

@@ -12,8 +12,8 @@ from jaxgen import data, network, restoration, turns
 from jaxgen.data import augmentation
 from jaxgen.losses import perceptual
 from jaxgen.metrics import codes
-from jaxgen.models.padding import at_any_size
 from jaxgen.models.resampling import averaged
+from jaxgen.models.restoring import at_multiples
 from jaxgen.options import Run
 from jaxgen.system import Measure, Spec, System
 from jaxgen.systems.shared import two_player
@@ -78,8 +78,13 @@ def source_of(batch: Mapping[str, jax.Array]) -> jax.Array:
     return batch["source"]
 
 
+def has_truth(config: Run) -> bool:
+    """Whether a held-out image is what its source should become: in pairs, and in the emoji trained without them."""
+    return config.data.name != "unpaired"
+
+
 def prepared(config: Any, dataset: data.Dataset, split: Literal["train", "test"]) -> data.Dataset:
-    """Pairs as a run reads them: training pairs cut and mirrored alike at random, others cut in the middle.
+    """Sources and images as a run reads them: for training cut and mirrored alike at random, others cut in the middle.
 
     Args:
       config: settings with `patch`, the side of what is cut out (0: nothing), and `flips`.
@@ -106,7 +111,7 @@ def of_network(generator: nn.Module, variables: Any, source: jax.Array, key: jax
       key: of what it draws (dropout), the same for all images.
     """
     run = functools.partial(network.evaluate, generator, variables, key=key, what="sources")
-    return at_any_size(run, generator.factor)(source)  # type: ignore[attr-defined]
+    return at_multiples(run, source, generator.factor)  # type: ignore[attr-defined]
 
 
 def numbers(image: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
@@ -166,9 +171,7 @@ def looks(
     return views
 
 
-def measure(
-    translate: Callable[[Any, Mapping[str, jax.Array], jax.Array], jax.Array], *, truth: bool
-) -> Measure:
+def measure(translate: Callable[[Any, Mapping[str, jax.Array], jax.Array], jax.Array], *, truth: bool) -> Measure:
     """`System.measure` of a translator: `numbers` against the true partner, the same of the source, and `colours`.
 
     Args:
@@ -192,7 +195,8 @@ def measure(
 
 def protocol(config: Run, generator: nn.Module, *, truth: bool) -> dict[str, str]:
     """What the numbers depend on, in words."""
-    drawn = "with dropout, one draw for all images" if getattr(generator, "draws_at_test", False) else "nothing is drawn"
+    draws = getattr(generator, "draws_at_test", False)
+    drawn = "with dropout, one draw for all images" if draws else "nothing is drawn"
     norm, statistics = (getattr(generator, name, "") for name in ("norm", "statistics"))
     said = "of each image itself" if norm != "batch" or statistics == "image" else "running averages"
     against = "against the true partner; _of_input: of the source itself" if truth else "of source and output"
