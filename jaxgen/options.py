@@ -123,8 +123,8 @@ class Data:
     """Which images, and how they are prepared."""
 
     name: Literal[*DATASETS] = "mnist"
-    """An embedded set, or `folder`, `arrays` (.npz, .npy), `hub` with a path; with sources `pairs` (files of one name in
-    two folders), `halves` (two in one picture), `unpaired` (two folders)."""
+    """An embedded set, or `folder`, `arrays` (.npz, .npy), `hub` with a path; and with sources `pairs` (files of one
+    name in two folders), `halves` (of a picture), `unpaired` (two folders)."""
     path: str | None = None
     """Of the folder or array file; or the hub's owner/name. Of `pairs` and `unpaired`: the folder of the sources."""
     target_path: str | None = None

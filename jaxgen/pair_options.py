@@ -1,7 +1,7 @@
 """How the settings of data open what comes with sources: pairs of files, halves of pictures, two sets without pairs.
 
 Where images are held out: in folders of their own (`--data.test-path`, `--data.test-target-path`), in `test/` beside
-`train/` in both folders, in `testA/` and `testB/` beside `trainA/` and `trainB/` in one (CycleGAN's sets), or as a share.
+`train/` in both folders, in `testA/` and `testB/` beside `trainA/` and `trainB/` (as CycleGAN's sets), or as a share.
 """
 
 import contextlib
