@@ -132,7 +132,9 @@ def test_a_shuffled_channel_is_a_pixel_of_a_block_in_the_order_of_pytorch(factor
     for c, i, j in np.ndindex(5, factor, factor):
         np.testing.assert_array_equal(found[:, i::factor, j::factor, c], x[..., c * factor**2 + i * factor + j])
     np.testing.assert_array_equal(pixel_shuffle.pixel_unshuffle(found, factor), x)
-    np.testing.assert_array_equal(pixel_shuffle.pixel_shuffle(pixel_shuffle.pixel_unshuffle(found, factor), factor), found)
+    np.testing.assert_array_equal(
+        pixel_shuffle.pixel_shuffle(pixel_shuffle.pixel_unshuffle(found, factor), factor), found
+    )
 
 
 def test_the_order_of_tensorflow_is_another_permutation():

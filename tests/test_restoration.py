@@ -1,4 +1,4 @@
-"""The family of networks that return an image: losses, bounds that no denoiser beats, estimates without clean images."""
+"""Networks that return an image: losses, a bound that no denoiser beats, an estimate without clean images."""
 
 import functools
 
@@ -77,7 +77,7 @@ def test_the_loss_of_the_median_is_the_least_absolute_and_that_of_the_mean_the_l
     assert best(losses.mse) == pytest.approx(1 / 3, abs=0.005)
 
 
-# Gaussian images, of which everything is known --------------------------------------------------------------------------
+# Gaussian images, of which everything is known ------------------------------------------------------------------------
 
 SIDE, SIGMA = 2, 0.5
 SIZE = SIDE**2
@@ -269,7 +269,7 @@ def test_what_there_is_to_beat_is_the_source_or_its_enlargement():
     np.testing.assert_array_equal(shown, jnp.repeat(jnp.repeat(noisy[:, :4, :4, :3], 2, axis=1), 2, axis=2))
 
 
-# The relativistic average loss ------------------------------------------------------------------------------------------
+# The relativistic average loss ----------------------------------------------------------------------------------------
 
 
 def test_each_kind_is_compared_with_the_mean_of_the_other():

@@ -44,7 +44,7 @@ class KnownNoise(degrading.Noise):
 def noise_beside_its_level(
     image: jax.Array, key: jax.Array, *, sigma: float | tuple[float, float], grey: bool = False, clip: bool = False
 ) -> jax.Array:
-    """As `degradations.gaussian_noise`, [H, W, C + 1]: the last channel is the standard deviation, in units of [-1, 1]."""
+    """`degradations.gaussian_noise`, in a last channel its standard deviation in the unit of images: [H, W, C + 1]."""
     of_level, of_noise = jax.random.split(key)
     level = number_between(of_level, sigma, "sigma")
     noisy = degradations.gaussian_noise(image, of_noise, sigma=level, grey=grey, clip=clip)

@@ -3,9 +3,8 @@
 Mean absolute error; Adam at 1e-4, halved after 200,000 of 300,000 updates; patches of 48x48 small pixels, mirrored and
 turned. `--features 256 --blocks 32 --residual-scale 0.1` is the paper's large network; the default is its baseline.
 
-Deviations: the network for x4 begins anew, not from that for x2 (`--start-from` takes networks of the same scale). Small
-patches are made of large ones, not cut out of small images: they differ at borders. Images of a folder are resized to
-squares; give pieces of one size.
+Deviations: the network for x4 begins anew, not from that for x2. Small patches are made of large ones, not cut out of
+small images, which differ at borders. Images of a folder are resized to squares: give pieces of one size.
 """
 
 import dataclasses

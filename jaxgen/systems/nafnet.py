@@ -46,7 +46,7 @@ def build(config: Config, spec: Spec) -> System:
     """The system for images of a shape.
 
     Raises:
-      ValueError: for sources of another shape than the images; when it is traced, for blocks of unlike numbers of sizes.
+      ValueError: for sources of another size than the images; when it is traced, for blocks of unlike numbers of sizes.
     """
     restoring.need_equal_sizes(spec, "NAFNet")
     model = networks.NAFNet(

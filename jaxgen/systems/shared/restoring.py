@@ -19,6 +19,7 @@ from jaxgen.ranges import Count, CountOrZero
 from jaxgen.system import Measure, Spec, System
 from jaxgen.systems.shared import degrading
 
+BRINGING_SOURCES = ("pairs", "halves", "unpaired", "unpaired_emoji")
 MOST_PIXELS = 250 * 64 * 64  # of images that are measured at once
 
 
@@ -60,7 +61,7 @@ def need_equal_sizes(spec: Spec, model: str) -> None:
     (height, width), (h, w) = spec.image_shape[:2], restoration.source_of(spec.batch).shape[:2]
     if (h, w) != (height, width):
         raise ValueError(
-            f"{model} keeps the size of its source: {h}x{w} pixels do not become {height}x{width}; edsr and rcan enlarge"
+            f"{model} keeps the size of its source: {h}x{w} pixels do not become {height}x{width}; edsr enlarges"
         )
 
 
@@ -142,7 +143,7 @@ def that_restores(
       rows: (variables, images, targets) -> further numbers of each image.
       best: by which number the best checkpoint is kept, the largest for psnr and ssim, the least for others.
     """
-    group = getattr(config, "source", None)
+    group = None if config.data.name in BRINGING_SOURCES else getattr(config, "source", None)
     said = "what the data bring" if group is None else group.words
     border = f" without {config.crop_border} pixels a side" if config.crop_border else ""
 
@@ -153,9 +154,7 @@ def that_restores(
         return restoration.self_ensemble(lambda turned: restore(variables, turned, key))(source)
 
     def numbers(image, target, suffix=""):
-        found = restoration.numbers(
-            image, target, crop_border=config.crop_border, on_luminance=config.on_luminance
-        )
+        found = restoration.numbers(image, target, crop_border=config.crop_border, on_luminance=config.on_luminance)
         return {f"{name}{suffix}": value for name, value in found.items()}
 
     def of_batch(variables, batch, key):
