@@ -1,5 +1,6 @@
 """What systems share that translate images: their data, what they can do, what is looked at and measured."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -12,14 +13,10 @@ from jaxgen import data, network, restoration, turns
 from jaxgen.data import augmentation
 from jaxgen.losses import perceptual
 from jaxgen.metrics import codes
-from jaxgen.models.resampling import averaged
 from jaxgen.models.restoring import at_multiples
 from jaxgen.options import Run
 from jaxgen.system import Measure, Spec, System
-from jaxgen.systems.shared import two_player
-
-SEEN = {(28, 28, 1): 28, (32, 32, 3): 32, (64, 64, 3): 32}
-"""Images [H, W, C] that a network of the package can compare -> the side that they are averaged down to for it."""
+from jaxgen.systems.shared import restoring, two_player
 
 
 def of_players(
@@ -123,11 +120,9 @@ def numbers(image: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
     """
     found = {"l1": 0.5 * jnp.mean(jnp.abs(jnp.clip(image, -1, 1) - target), axis=(1, 2, 3))}
     found |= restoration.numbers(image, target)
-    if image.shape[1:] in SEEN:
-        side, channels = SEEN[image.shape[1:]], image.shape[-1]
-        judge = perceptual.judge((side, side, channels))
-        small = (averaged(x, side) for x in (jnp.clip(image, -1, 1), target))
-        found["feature_distance"] = judge.distance(judge.weights, *small)
+    with contextlib.suppress(ValueError):  # the package has no network for such images
+        judge = perceptual.judge_of_tiles(image.shape[1:])  # type: ignore[arg-type]
+        found["feature_distance"] = judge.distance(judge.weights, jnp.clip(image, -1, 1), target)
     return found
 
 
@@ -190,7 +185,7 @@ def measure(translate: Callable[[Any, Mapping[str, jax.Array], jax.Array], jax.A
         return found
 
     best = "l1" if truth else None
-    return Measure(of_batch, codes.means, best=best, mode="min")
+    return Measure(of_batch, codes.means, best=best, mode="min", most_pixels=restoring.MOST_PIXELS)
 
 
 def protocol(config: Run, generator: nn.Module, *, truth: bool) -> dict[str, str]:
