@@ -204,7 +204,7 @@ def make_train_step(
                 fake = {domain: calls(f"to_{domain}", real[OTHER[domain]]) for domain in DOMAINS}
                 again = {domain: calls(f"to_{domain}", fake[OTHER[domain]]) for domain in DOMAINS}
                 metrics: dict[str, jax.Array] = {}
-                total = jnp.zeros(())
+                total: Any = 0.0
                 for domain in DOMAINS:
                     (real_logits, fake_logits), _ = judge(
                         state.discriminators.params, state.discriminators, f"of_{domain}", real[domain], fake[domain]
@@ -227,7 +227,7 @@ def make_train_step(
 
         def discriminators_gradient(shown, key):
             def objective(params):
-                metrics, after, total = {}, {}, jnp.zeros(())
+                metrics, after, total = {}, {}, 0.0
                 for domain in DOMAINS:
                     name = f"of_{domain}"
                     (real_logits, fake_logits), after[name] = judge(

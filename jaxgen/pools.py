@@ -54,7 +54,7 @@ def exchange(pool: Pool, images: jax.Array, key: jax.Array, *, axis_name: str | 
     size, num = pool.images.shape[0], every.shape[0]
     coin_key, place_key = jax.random.split(key)
     coins = jax.random.bernoulli(coin_key, shape=(num,))
-    places = jax.random.randint(place_key, (num,), 0, size)
+    places = jax.random.randint(place_key, (num,), 0, size, jnp.int32)
 
     def one(carry, drawn):
         """Numbers alone are moved about: those below `size` are stored images, the others new ones."""

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxgen import cycle, gradients, optim, sharding
 from jaxgen.losses import adversarial
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 KEY, RNG = jax.random.key(0), np.random.default_rng(0)
 SGD = {"generator_optimizer": optax.sgd(0.1), "discriminator_optimizer": optax.sgd(0.1)}
 RECORDING = dict.fromkeys(SGD, optim.recording())

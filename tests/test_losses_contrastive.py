@@ -9,8 +9,8 @@ from flax import linen as nn
 
 from jaxgen import gan, optim, turns
 from jaxgen.losses import adversarial, contrastive
-from jaxgen.models import cut
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 KEY, RNG = jax.random.key(0), np.random.default_rng(0)
 
 
@@ -27,7 +27,7 @@ def test_equal_patches_cost_the_logarithm_of_their_number():
 def test_patches_that_have_nothing_in_common_cost_almost_nothing():
     apart = jnp.broadcast_to(jnp.eye(256), (2, 256, 256))
     expected = np.log1p(255 * np.exp(-1 / 0.07))
-    assert expected == pytest.approx(1.59e-4, rel=1e-3)
+    assert expected == pytest.approx(1.59e-4, abs=5e-7)
     np.testing.assert_allclose(contrastive.patch_nce(apart, apart), expected, rtol=1e-3)
 
 
@@ -51,6 +51,25 @@ def test_keys_are_constants():
     assert float(jnp.abs(of_keys).max()) == 0 < float(jnp.abs(of_queries).max())
 
 
+class Mixed(nn.Module):
+    """x W, and as patches its pixels, and those of x, with a dense layer for each."""
+
+    def setup(self):
+        self.mix, self.heads = nn.Dense(2), [nn.Dense(3) for _ in range(2)]
+
+    def __call__(self, x, *, train):
+        x = x["image"] if isinstance(x, dict) else x
+        self.patches(x, None, 1, train=train)
+        return jnp.tanh(self.mix(x))
+
+    def patches(self, x, key, num, mirrored=None, *, train=False):
+        maps = [x, jnp.tanh(self.mix(x))]
+        if mirrored is not None:
+            maps = [jnp.where(mirrored[:, None, None, None], m[:, :, ::-1], m) for m in maps]
+        vectors = [head(m.reshape(len(m), -1, 2)) for head, m in zip(self.heads, maps, strict=True)]
+        return [v / jnp.linalg.norm(v, axis=-1, keepdims=True) for v in vectors]
+
+
 class Judge(nn.Module):
     @nn.compact
     def __call__(self, x, *, train):
@@ -59,8 +78,8 @@ class Judge(nn.Module):
 
 @pytest.mark.parametrize("identity, mirrored", [(True, False), (False, True)])
 def test_the_term_moves_the_generator_as_the_loss_by_hand(double_precision, identity, mirrored):
-    module, weight = cut.Generator(2, 2, 1, 1, head_features=3, blur=False), 3.0
-    batch = {name: jnp.asarray(RNG.uniform(-1, 1, (2, 8, 8, 2))) for name in ("image", "source")}
+    module, weight = Mixed(), 3.0
+    batch = {name: jnp.asarray(RNG.uniform(-1, 1, (2, 3, 4, 2))) for name in ("image", "source")}
     flags = jnp.array([True, False])
 
     def told(batch, step, key):
@@ -87,13 +106,13 @@ def test_the_term_moves_the_generator_as_the_loss_by_hand(double_precision, iden
 
         def compared(x, y, flags=None):
             keys, queries = (run(a, KEY, 1000, f, method="patches") for a, f in ((x, None), (y, flags)))
-            return sum(contrastive.patch_nce(q, k).mean() for q, k in zip(queries, keys, strict=True)) / 3
+            return sum(contrastive.patch_nce(q, k).mean() for q, k in zip(queries, keys, strict=True)) / 2
 
         given = told(batch, 0, KEY).generator
         found = compared(batch["source"], run(given), flags if mirrored else None)
         return weight * (0.5 * (found + compared(batch["image"], run(batch["image"]))) if identity else found)
 
-    value, expected = jax.value_and_grad(by_hand)(state.generator.params)
+    value, expected = jax.jit(jax.value_and_grad(by_hand))(state.generator.params)
     assert float(metrics["generator/nce"]) == pytest.approx(float(value), rel=1e-5)
     recorded = after.generator.opt_state.gradient
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-9), recorded, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), recorded, expected)

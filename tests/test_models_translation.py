@@ -21,6 +21,11 @@ def counted(module, *shapes):
     return output, network.count_parameters(variables["params"])
 
 
+def made(module, *inputs, train=False):
+    """Variables, compiled: one by one the operations take seconds."""
+    return jax.jit(lambda *inputs: module.init(KEY, *inputs, train=train))(*inputs)
+
+
 def images(*shape, scale=1.0):
     return jnp.asarray(scale * RNG.uniform(-1, 1, shape), jnp.float32)
 
@@ -116,7 +121,8 @@ def test_stargans_discriminator_is_of_the_published_sizes(side, halvings, num_do
 def seen_by_one(module, side):
     """How many pixels, along either axis, change a logit in the middle: kernels are positive, so that none cancels."""
     x = jnp.ones((1, side, side, 1))
-    variables = jax.tree.map(lambda p: jnp.full_like(p, 0.1), module.init(KEY, x, train=False))
+    variables = jax.eval_shape(lambda x: module.init(KEY, x, train=False), x)
+    variables = jax.tree.map(lambda p: jnp.full(p.shape, 0.1), variables)
 
     def middle(x):
         logits = module.apply(variables, x, train=False)
@@ -126,12 +132,19 @@ def seen_by_one(module, side):
     return int(gradient.any(1).sum()), int(gradient.any(0).sum())
 
 
-@pytest.mark.parametrize("num_layers, pixels", [(1, 16), (2, 34), (3, 70), (4, 142), (5, 286)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "num_layers, pixels",
+    [(1, 16), (2, 34), (3, 70), pytest.param(4, 142, marks=SLOW), pytest.param(5, 286, marks=SLOW)],
+)
 def test_a_logit_sees_so_many_pixels(double_precision, num_layers, pixels):
     module = patchgan.PatchDiscriminator(1, num_layers, "none")
     assert seen_by_one(module, min(512, 32 << num_layers)) == (pixels, pixels)
 
 
+@pytest.mark.slow
 def test_with_filters_a_logit_sees_84_pixels_and_a_pixels_own_logit_sees_it_alone(double_precision):
     assert seen_by_one(patchgan.PatchDiscriminator(1, 3, "none", blur=True), 256) == (84, 84)
     assert seen_by_one(patchgan.PixelDiscriminator(2, "none"), 8) == (1, 1)
@@ -214,15 +227,15 @@ def test_outside_of_training_statistics_are_each_images_own_or_running_averages_
 @pytest.mark.parametrize(
     "module, side",
     [
-        (unet.UNet(features=2, halvings=6), 64),
         (RESNET(features=2, blocks=1), 16),
-        (RESNET(features=2, blocks=1, blur=True), 16),
-        (resnet_generator.Enhancer(features=2, blocks=1, halvings=2, blocks_at_half=1), 32),
+        pytest.param(RESNET(features=2, blocks=1, blur=True), 16, marks=SLOW),
+        pytest.param(unet.UNet(features=2, halvings=6), 64, marks=SLOW),
+        pytest.param(resnet_generator.Enhancer(3, 2, 1, 2, 1), 32, marks=SLOW),
     ],
 )
 def test_an_image_comes_out_by_itself_as_it_does_in_a_batch(module, side):
     x = images(3, side, side, 3)
-    variables = module.init(KEY, x, train=False)
+    variables = made(module, x)
     translate = jax.jit(lambda x, key: network.evaluate(module, variables, x, key=key))
     together = translate(x, KEY)
     for i in range(3):
@@ -235,21 +248,22 @@ def test_an_image_comes_out_by_itself_as_it_does_in_a_batch(module, side):
 def test_dropout_stays_at_test_time_by_a_key_and_goes_where_that_is_asked_for():
     x = images(2, 64, 64, 3)
     noisy, still = (unet.UNet(features=4, halvings=6, dropout_at_test=stays) for stays in (True, False))
-    variables = noisy.init(KEY, x, train=False)
-    run = jax.jit(lambda key: network.evaluate(noisy, variables, x, key=key))
+    variables = made(noisy, x)
+    run, quiet = (jax.jit(lambda key, m=m: network.evaluate(m, variables, x, key=key)) for m in (noisy, still))
     first, again, other = run(KEY), run(KEY), run(jax.random.key(1))
     np.testing.assert_array_equal(first, again)
     assert float(jnp.abs(first - other).max()) > 1e-4
-    np.testing.assert_array_equal(network.evaluate(still, variables, x, key=KEY), network.evaluate(still, variables, x))
+    np.testing.assert_array_equal(quiet(KEY), quiet(jax.random.key(1)))
     assert noisy.draws_at_test and not still.draws_at_test
     assert not unet.UNet(halvings=5).draws_at_test  # of so few blocks none drops
 
 
+@pytest.mark.slow
 def test_in_training_each_image_has_its_own_dropout():
     x = jnp.broadcast_to(images(1, 64, 64, 3), (2, 64, 64, 3))
     module = unet.UNet(features=4, halvings=6, norm="instance")
-    variables = module.init(KEY, x, train=True)
-    found, _ = network.apply(module, variables["params"], {}, x, key=KEY)
+    variables = made(module, x, train=True)
+    found = jax.jit(lambda x: network.apply(module, variables["params"], {}, x, key=KEY)[0])(x)
     assert float(jnp.abs(found[0] - found[1]).max()) > 1e-4
 
 
@@ -269,8 +283,12 @@ def test_with_reflected_borders_a_normalisation_takes_away_what_planes_tell(doub
             return Conv(2, 3)(x)
 
     label = jnp.array([0.3, 1.0, 0.0])
-    variables = jax.tree.map(lambda p: p.astype(jnp.float64), Net().init(KEY, label))
-    jacobian = jax.jacrev(lambda label: Net().apply(variables, label))(label)
+
+    def jacobian(label):
+        variables = jax.tree.map(lambda p: p.astype(jnp.float64), Net().init(KEY, label))
+        return jax.jacrev(lambda label: jnp.sum(Net().apply(variables, label), (0, 1, 2)))(label)
+
+    jacobian = jax.jit(jacobian)(label)
     size = float(jnp.abs(jacobian).max())
     assert size > 1e-2 if told else size < 1e-9
 
@@ -281,34 +299,36 @@ PICTURE = RNG.uniform(-1, 1, (1, 12, 12, 1))
 def test_stargans_generator_hears_its_domain_as_a_label_or_as_a_vector():
     module, x = stargan.Generator(3, 1, 4, 1, 1), images(2, 12, 12, 1)
     label = jnp.array([0, 2])
-    variables = module.init(KEY, (x, label), train=False)
-    found = module.apply(variables, (x, label), train=False)
-    np.testing.assert_array_equal(found, module.apply(variables, (x, jax.nn.one_hot(label, 3)), train=False))
-    other = module.apply(variables, (x, jnp.array([1, 2])), train=False)
+    variables = made(module, (x, label))
+    run = jax.jit(lambda label: module.apply(variables, (x, label), train=False))
+    found, other = run(label), run(jnp.array([1, 2]))
+    np.testing.assert_allclose(found, run(jax.nn.one_hot(label, 3)), atol=1e-6)
     assert float(jnp.abs(found[0] - other[0]).max()) > 1e-3
     np.testing.assert_allclose(found[1], other[1], atol=1e-6)
-    assert np.isnan(module.apply(variables, (x, jnp.array([3, 0])), train=False)[0]).all()
+    assert np.isnan(run(jnp.array([3, 0]))[0]).all()
     with pytest.raises(ValueError, match=r"labels \[B\], or vectors \[B, 3\], not an array of shape \[2, 2\]"):
         module.apply(variables, (x, jnp.zeros((2, 2))), train=False)
 
 
 def test_patches_are_unit_vectors_of_the_same_places_and_turn_back_what_was_mirrored():
-    module, x = cut.Generator(3, 2, 2, 1, head_features=5), images(2, 12, 12, 3)
-    variables = module.init(KEY, x, train=True)
-    patches = lambda *inputs: module.apply(variables, *inputs, method="patches")  # noqa: E731
+    module, x = cut.Generator(3, 2, 2, 1, head_features=32), images(2, 12, 12, 3)
+    variables = jax.tree.map(lambda p: 10 * p, made(module, x, train=True))
+    patches = jax.jit(
+        lambda x, key, num, mirrored=None: module.apply(variables, x, key, num, mirrored, method="patches"),
+        static_argnums=2,
+    )
     found = patches(x, KEY, 7)
-    assert [v.shape for v in found] == [(2, 7, 5)] * 4 and module.num_maps == 4
+    assert [v.shape for v in found] == [(2, 7, 32)] * 4 and module.num_maps == 4
     for v in found:
-        np.testing.assert_allclose(jnp.linalg.norm(v, axis=-1), 1, rtol=1e-4)
-    again = patches(x[:1], KEY, 7)
-    for a, b in zip(found, again, strict=True):
-        np.testing.assert_allclose(a[:1], b, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(jnp.linalg.norm(v, axis=-1), 1, rtol=1e-3)
     turned = patches(x[:, :, ::-1], KEY, 7, jnp.array([True, False]))
-    np.testing.assert_allclose(turned[0][0], found[0][0], rtol=1e-4, atol=1e-5)  # the image itself
+    np.testing.assert_allclose(turned[0][0], found[0][0], rtol=1e-3, atol=1e-4)  # the image itself
     assert float(jnp.abs(turned[0][1] - found[0][1]).max()) > 1e-3
-    assert [v.shape[1] for v in patches(x, KEY, 10_000)] == [18 * 18, 12 * 12, 6 * 6, 3 * 3]
+    every = jax.eval_shape(lambda x: module.apply(variables, x, KEY, 10_000, method="patches"), x)
+    assert [v.shape[1] for v in every] == [18 * 18, 12 * 12, 6 * 6, 3 * 3]
+    run = jax.jit(lambda x: module.apply(variables, x, train=False))
     told = {"image": x, "mirrored": jnp.array([True, False])}
-    np.testing.assert_array_equal(module.apply(variables, told, train=False), module.apply(variables, x, train=False))
+    np.testing.assert_array_equal(run(told), run(x))
 
 
 # Sizes that do not fit ------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 
 from jaxgen import pools
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 KEY = jax.random.key(0)
 
 

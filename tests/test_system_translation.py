@@ -278,3 +278,10 @@ def test_its_penalty_of_a_linear_critic_is_of_the_length_of_its_weights():
     found = penalties.gradient_penalty(10.0)(lambda x: jnp.sum(x * w, axis=(1, 2, 3)), x, y, KEY)
     assert float(found) == pytest.approx(10 * (float(jnp.linalg.norm(w)) - 1) ** 2, rel=1e-4)
     assert adversarial.wasserstein is systems.stargan.LOSSES["wasserstein"]
+
+
+def test_augmentations_of_the_image_alone_are_refused_where_pairs_are_judged():
+    for module in (pix2pix, pix2pixhd):
+        with pytest.raises(ValueError, match="--augmentation diff would change the image and not the source"):
+            built(dataclasses.replace(module.TINY, augmentation="diff"))
+    assert built(dataclasses.replace(cut.TINY, augmentation="diff"))[0].name == "CUT"

@@ -25,7 +25,7 @@ class Head(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         layers = [nn.Dense(self.features, kernel_init=xavier, dtype=self.dtype) for _ in range(2)]
         x = layers[1](nn.relu(layers[0](x))).astype(jnp.float32)
-        return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-14)
+        return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
 
 
 class Heads(nn.Module):

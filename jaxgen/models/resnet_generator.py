@@ -166,7 +166,8 @@ class Enhancer(nn.Module):
         shared = {"use_bias": has_bias(self.norm), "kernel_init": normal, "dtype": self.dtype}
 
         def rectified(x):
-            return nn.relu(Norm(**own)(x, train=train))
+            norm = Norm(self.norm, self.statistics, dtype=self.dtype, axis_name=self.axis_name)
+            return nn.relu(norm(x, train=train))
 
         at_half = ResNetGenerator(0, 2 * self.features, self.halvings, self.blocks_at_half, **own, name="global")
         coarse = at_half(mean_of_nine(x), train=train)

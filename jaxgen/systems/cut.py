@@ -138,7 +138,7 @@ TINY = Config(
     data=Data("emoji", image_size=16),
     features=2,
     blocks=1,
-    head_features=3,
+    head_features=16,
     discriminator_features=2,
     discriminator_layers=1,
     num_patches=1000,

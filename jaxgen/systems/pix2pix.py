@@ -71,8 +71,9 @@ def build(config: Config, spec: Spec) -> System:
     """The system for pairs of a shape.
 
     Raises:
-      ValueError: when it is traced, for sides that cannot be halved so often.
+      ValueError: for an augmentation; when it is traced, for sides that cannot be halved so often.
     """
+    translating.check_augmentation(config)
     shared: Settings = {"norm": config.norm, "statistics": config.statistics, "dtype": config.dtype}
     generator = unet.UNet(
         spec.image_shape[2],

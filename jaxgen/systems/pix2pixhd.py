@@ -81,10 +81,11 @@ def build(config: Config, spec: Spec) -> System:
     """The system for pairs of a shape.
 
     Raises:
-      ValueError: for a shipped perceptual network that there is not; when it is traced, for sides that cannot be halved
-        so often.
+      ValueError: for an augmentation, or a shipped perceptual network that there is not; when it is traced, for sides
+        that cannot be halved so often.
       FileNotFoundError: for a file of weights that there is not.
     """
+    translating.check_augmentation(config)
     channels, width = spec.image_shape[2], config.features
     if config.enhancer:
         generator = networks.Enhancer(

@@ -64,6 +64,15 @@ def of_players(
     )
 
 
+def check_augmentation(config: two_player.Adversaries) -> None:
+    """Raises a ValueError for an augmentation where the discriminator judges pairs: it would move the image alone."""
+    if config.augmentation != "none":
+        raise ValueError(
+            f"--augmentation {config.augmentation} would change the image and not the source that it is judged beside: "
+            "give none; --flips and --patch change both alike"
+        )
+
+
 def source_of(batch: Mapping[str, jax.Array]) -> jax.Array:
     """batch["source"].
 
