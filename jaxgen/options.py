@@ -20,6 +20,7 @@ import optax
 
 from jaxgen import augmentation, data, gan, local_path, network, optim, pair_options, ranges
 from jaxgen import gradients as ways
+from jaxgen.data.dataset import Dataset
 from jaxgen.losses import adversarial, variational
 from jaxgen.metrics import comparison
 from jaxgen.ranges import Count, CountOrZero, Norm, Positive, Range, Seed, Share, Weight, WholeShare
@@ -291,7 +292,7 @@ class Run:
     eval_images: Count = 2000
     """How many images to draw for it, and how many of the test split to compare them with."""
 
-    def wrap(self, dataset: data.Dataset, split: Literal["train", "test"]) -> data.Dataset:
+    def wrap(self, dataset: Dataset, split: Literal["train", "test"]) -> Dataset:
         """What the system makes of its data before it reads them: the same images, here as they are.
 
         Settings of a system that makes images of images override this, to put a `source` or a `mask` beside them, see
@@ -300,7 +301,7 @@ class Run:
         del split
         return dataset
 
-    def open(self, split: Literal["train", "test"]) -> data.Dataset:
+    def open(self, split: Literal["train", "test"]) -> Dataset:
         """The data as the system reads them; `data.open` gives the images alone, which others are compared with.
 
         Raises:
