@@ -4,8 +4,8 @@
 Width 32 has 29,159,715 parameters with the blocks for SIDD (2, 2, 4, 8 down, 12 in the middle, 2, 2, 2, 2 up); width 64
 has 115,982,915, and with those for GoPro (1, 1, 1, 28 down, 1 in the middle, 1, 1, 1, 1 up) 67,888,835.
 
-Both branches of a block are weighed by numbers that begin at 0: a new network whose last convolution is 0 is the
-identity, to the bit.
+Both branches of a block are weighed by numbers that begin at 0: a new block is the identity, to the bit, and so is a
+network whose last convolution is 0.
 
 Deviation: a block's attention always averages over the whole map. The authors average over windows of the size of
 training images (TLC) where they test on larger ones.
