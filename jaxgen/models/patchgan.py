@@ -166,7 +166,7 @@ class MultiScale(nn.Module):
                 axis_name=self.axis_name,
                 name=f"scale_{i}",
             )
-            found = judge(x, train=train)
+            found: Any = judge(x, train=train)
             logits.append(found.value)
             maps.append(found.aux)
             x = mean_of_nine(x) if i + 1 < self.num_scales else x

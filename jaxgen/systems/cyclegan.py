@@ -112,7 +112,7 @@ def build(config: Config, spec: Spec) -> System:
             *modules,
             **optimizers,
             image_shape=spec.image_shape,
-            source_shape=tuple(source.shape),
+            source_shape=source.shape,
             pool_size=config.pool_size,
         ),
         train_step=cycle.make_train_step(

@@ -16,25 +16,19 @@ penalty is of the mean of the patches, in the authors' code of their sum. Digits
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
-
-from jaxgen import data, network, sharding, turns
+from jaxgen import data, turns
 from jaxgen.data import augmentation
 from jaxgen.losses import terms
-from jaxgen.metrics import codes, features
 from jaxgen.models import stargan as networks
-from jaxgen.models.restoring import at_multiples
 from jaxgen.options import LOSSES, Data, Optimizer
 from jaxgen.ranges import Count, Weight
-from jaxgen.system import Measure, Spec, System
+from jaxgen.system import Spec, System
 from jaxgen.systems.preset import Preset, Settings
-from jaxgen.systems.shared import two_player
+from jaxgen.systems.shared import domains, two_player
 
 ADAM = Optimizer(learning_rate=1e-4, b1=0.5, schedule="linear_half")
-SHOWN = 10  # domains in a row of pictures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,99 +90,15 @@ def build(config: Config, spec: Spec) -> System:
     )
 
     def of_domains(sides):
-        return terms.auxiliary_classifier(config.auxiliary, sides=sides, labels=domains_of)
+        return terms.auxiliary_classifier(config.auxiliary, sides=sides, labels=domains.domains_of)
 
     told: Settings = {"discriminator_terms": [of_domains(("real",))], "generator_terms": [of_domains(("fake",))]}
     if config.cycle > 0:
-        told["generator_terms"].append(turns.term(cycle, weight=config.cycle))
-    game = two_player.game_of(config, spec, generator, judge, latent_dim=None, condition=to_another_domain, **told)
-
-    def translated(variables, image, domain):
-        own = network.member(variables, "generator")
-        domain = jnp.broadcast_to(jnp.asarray(domain, jnp.int32), image.shape[:1])
-        run = lambda x: network.evaluate(generator, own, (x, domain), what="images")  # noqa: E731
-        return at_multiples(run, image, generator.factor)
-
-    def translate(variables, batch, key, label=None):
-        label = next_domain(batch, num_domains) if label is None else label
-        return translated(variables, network.images_of(batch), label)
-
-    def of_batch(variables, batch, key):
-        image, asked = network.images_of(batch), next_domain(batch, num_domains)
-        made = translated(variables, image, asked)
-        back = translated(variables, made, batch["label"])
-        told = judge.apply(network.member(variables, "discriminator"), made, train=False).aux
-        found = {"cycle_l1": back - image, "change": made - image}
-        found = {name: 0.5 * turns.per_picture(jnp.abs(x)) for name, x in found.items()}
-        found["as_the_discriminator_says"] = jnp.argmax(told, -1) == asked
-        if (backbone := judge_of(spec)) is not None:
-            found["as_asked"] = jnp.argmax(backbone.apply(made)[1], -1) == asked
-        return {name: x.astype(jnp.float32) for name, x in found.items()}
-
-    def views(variables, batch):
-        image = network.images_of(batch)
-        made = [translated(variables, image, domain) for domain in range(min(num_domains, SHOWN))]
-        return {"translations": jnp.stack([image, *made], axis=1)}
-
-    judged = judge_of(spec) is not None
-    return System(
-        init=game.init,
-        train_step=game.train_step(),
-        images_per_step=config.batch_size * config.num_discriminator_steps,
-        variables=two_player.variables_of,
-        translate=translate,
-        discriminate=two_player.judging(judge, to_another_domain),
-        views=views,
-        measure=Measure(
-            of_batch, codes.means, best="as_asked" if judged else "cycle_l1", mode="max" if judged else "min"
-        ),
-        protocol={
-            "images": "the generator's output, each held-out image taken to the domain after its own",
-            "numbers": "as_asked: share that the package's classifier takes for the domain; cycle_l1 (there and back) "
-            "and change: mean absolute differences, black 0 and white 1",
-            **config.weights,
-        },
-        game=game,
-        name="StarGAN",
+        told["generator_terms"].append(turns.term(domains.cycle, weight=config.cycle))
+    game = two_player.game_of(
+        config, spec, generator, judge, latent_dim=None, condition=domains.to_another_domain, **told
     )
-
-
-def judge_of(spec: Spec) -> features.Backbone | None:
-    """The package's classifier of such images, if it knows as many classes as there are domains."""
-    try:
-        backbone = features.shipped_for(spec.image_shape)
-    except ValueError:
-        return None
-    module, _ = backbone.network
-    return backbone if module.num_classes == spec.num_classes else None
-
-
-def next_domain(batch: Any, num_domains: int) -> jax.Array:
-    """The domain after each image's own, [B].
-
-    Raises:
-      ValueError: for a batch without labels.
-    """
-    if "label" not in batch:
-        raise ValueError("images go to the domain after their own, and these have no labels: give label=")
-    return (batch["label"] + 1) % num_domains
-
-
-def to_another_domain(batch, step, key) -> turns.Conditions:
-    """The generator is told each image with the label of one of the batch, and the discriminator nothing."""
-    label = sharding.divided(jax.random.permutation(key, batch["label"]))
-    return turns.Conditions(generator=(batch["image"], label))
-
-
-def domains_of(turn: turns.Turn) -> tuple[jax.Array, jax.Array]:
-    """Labels of the real images, and those that the generator was asked for."""
-    return turn.batch["label"], turn.inputs[0][1]
-
-
-def cycle(turn: turns.Turn) -> jax.Array:
-    """mean |G(G(x, c'), c) - x| for each image."""
-    back = network.split_output(turn.generator((turn.fake, turn.batch["label"])))[0]
-    return turns.per_picture(jnp.abs(back - turn.inputs[0][0]))
+    return domains.system(config, spec, game, name="StarGAN")
 
 
 # Without the penalty, whose points a slice of a batch draws for itself.

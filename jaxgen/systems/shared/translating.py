@@ -73,8 +73,8 @@ def check_augmentation(config: two_player.Adversaries) -> None:
         )
 
 
-def source_of(batch: Mapping[str, jax.Array]) -> jax.Array:
-    """batch["source"].
+def source_of(batch: Mapping[str, Any]) -> Any:
+    """batch["source"], of a batch or of its shapes.
 
     Raises:
       ValueError: where there is none.
@@ -117,7 +117,7 @@ def of_network(generator: nn.Module, variables: Any, source: jax.Array, key: jax
       key: of what it draws (dropout), the same for all images.
     """
     run = functools.partial(network.evaluate, generator, variables, key=key, what="sources")
-    return at_multiples(run, source, generator.factor)  # type: ignore[attr-defined]
+    return at_multiples(run, source, generator.factor)
 
 
 def numbers(image: jax.Array, target: jax.Array) -> dict[str, jax.Array]:
