@@ -50,6 +50,8 @@ def spec_of(
         beside = {other: spec.batch["image"], "subcategory": spec.batch.get("label")}
         told = {name: shape for name, shape in beside.items() if shape is not None}
         spec = Spec({**spec.batch, **told}, spec.num_classes)
+    if config.data.name in ("pairs", "halves", "unpaired"):  # of one size, as far as is known without them
+        spec = Spec({**spec.batch, "source": spec.batch["image"]}, spec.num_classes)
     return Spec.of(config.wrap(stand_in(spec), "train"))
 
 

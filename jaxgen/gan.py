@@ -328,7 +328,7 @@ def make_train_step(
                     ),
                     "discriminator/real_logits": jnp.mean(turns.per_picture(real_logits)),
                     "discriminator/fake_logits": jnp.mean(turns.per_picture(fake_logits)),
-                    "discriminator/accuracy": _accuracy(real_logits, fake_logits),
+                    "discriminator/accuracy": turns.accuracy(real_logits, fake_logits),
                 }
                 added, states, of_terms = turns.add_terms(
                     discriminator_terms, getattr(player, "terms", {}), turn, "discriminator"
@@ -535,13 +535,6 @@ class Examples(NamedTuple):
     condition: Conditions
     real: jax.Array
     output: Any  # of the generator
-
-
-def _accuracy(real_logits, fake_logits):
-    """The mean over leaves of the share of logits on the right side of 0."""
-    leaves = zip(jax.tree.leaves(real_logits), jax.tree.leaves(fake_logits), strict=True)
-    found = [adversarial.discriminator_accuracy(real, fake) for real, fake in leaves]
-    return sum(found) / len(found) if len(found) > 1 else found[0]
 
 
 def sample(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -78,9 +79,16 @@ class Trained:
         if name == "latents":
             return functools.partial(_told, self.system, name, function)
         if name not in self._compiled:
-            self._compiled[name] = compilation.jit(function, static_argnums=(2,) if name == "draw" else ())
+            self._compiled[name] = compilation.jit(function, **_static(name, function))
         compiled = functools.partial(self._compiled[name], self.variables)
         return functools.partial(_told, self.system, name, compiled) if name in ("draw", "decode") else compiled
+
+
+def _static(name: str, function: Callable) -> dict[str, Any]:
+    """Which arguments of a capability are no arrays, as `jax.jit` takes it."""
+    if name == "draw":
+        return {"static_argnums": (2,)}
+    return {"static_argnames": ("direction",)} if "direction" in inspect.signature(function).parameters else {}
 
 
 def _told(system: System, name: str, function: Callable, *arguments: Any, **choices: Any) -> jax.Array:

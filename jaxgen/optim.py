@@ -1,7 +1,7 @@
 """Gradient transformations that optax lacks: a clip that tells whether it clipped; skipped, late and new beginnings.
 
-All but the schedule `half_cosine` are ordinary optax transformations. Clipping belongs before the optimiser in the
-chain, skipping, a late start and new beginnings around it:
+All but the schedules `half_cosine`, `linear_at_last` and `in_stages` are ordinary optax transformations. Clipping
+belongs before the optimiser in the chain, skipping, a late start and new beginnings around it:
 
     optax.chain(optim.clip_by_global_norm(1.0), optax.adam(2e-4, b1=0.5))
     optim.skip_large_updates(optax.adamax(1e-3), max_norm=200.0)
@@ -22,6 +22,21 @@ def half_cosine(first: float, last: float, num_steps: float) -> optax.Schedule:
     """step -> a number that goes from `first` to `last` along half a cosine, and stays there."""
     falling = optax.cosine_decay_schedule(1.0, num_steps)
     return lambda step: last + (first - last) * falling(step)
+
+
+def linear_at_last(rate: float, num_steps: int, share: float = 0.5) -> optax.Schedule:
+    """step -> the rate, and in the last share of num_steps what falls linearly from it to 0.
+
+    Zhu et al. 2017 (CycleGAN), share one half, there by epochs. It is a function of the step alone, so that a run that
+    goes on has the rate of one that was never stopped.
+
+    Raises:
+      ValueError: for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of the steps in which the rate falls is in (0, 1], not {share!r}")
+    falling = max(1, round(share * num_steps))
+    return optax.linear_schedule(rate, 0.0, falling, transition_begin=num_steps - falling)
 
 
 class ClipState(NamedTuple):

@@ -57,6 +57,8 @@ OPTIMIZERS = {
 SCHEDULES = {
     "constant": lambda rate, steps: optax.constant_schedule(rate),
     "linear": lambda rate, steps: optax.linear_schedule(rate, 0.0, steps),
+    "linear_half": lambda rate, steps: optim.linear_at_last(rate, steps),
+    "linear_quarter": lambda rate, steps: optim.linear_at_last(rate, steps, 0.25),
     "cosine": lambda rate, steps: optax.cosine_decay_schedule(rate, steps),
     "stages": optim.in_stages,
 }
@@ -202,7 +204,8 @@ class Optimizer:
     weight_decay: Weight = 0.0
     """For adamw."""
     schedule: Literal[*SCHEDULES] = "constant"
-    """Of the learning rate over num_steps: linear and cosine end at 0, stages (of the IWAE paper) at a tenth."""
+    """Of the rate over num_steps: linear (all of them, or the last half or quarter) and cosine end at 0, stages (of the
+    IWAE paper) at a tenth."""
     warmup_steps: CountOrZero = 0
     """First updates, over which the learning rate rises linearly from 0 to its schedule."""
     clip_norm: Norm | None = None

@@ -148,7 +148,8 @@ class System:
         in training}, {} where there is no batch normalisation; they stand under `variables[network]["batch_stats"]`.
       encode: (variables, batch) -> latents.
       reconstruct: (variables, batch) -> images like the batch's.
-      translate: (variables, batch, key) -> images, from whatever the batch brings: a source, a mask.
+      translate: (variables, batch, key) -> images, from whatever the batch brings: a source, a mask. It may take more
+        by name: a `label`, or a `direction` ("to_image", "to_source") where it can go back.
       discriminate: (variables, batch) -> logits.
       classify: (variables, images) -> logits [B, num_classes].
       views: (variables, batch) -> {name: images [N, H, W, C], or groups of K [N, K, H, W, C]} to look at while it

@@ -10,6 +10,7 @@ sees. All three are arguments of `gan.make_train_step`, which is why a new metho
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from jax import lax
 
 from jaxgen import network, sharding
 from jaxgen.arguments import at_step, check_function, check_key, described, short, takes
+from jaxgen.losses import adversarial
 from jaxgen.losses.penalties import Penalty
 from jaxgen.network import Network
 
@@ -241,6 +243,13 @@ def _mean_over_own(x):
 def adversarial_loss(loss: Callable, real_logits: Any, fake_logits: Any) -> jax.Array:
     """The mean of a loss over pictures, each weighing the same however many logits it has; leaves add up."""
     return jnp.mean(per_picture(jax.tree.map(loss, real_logits, fake_logits)))
+
+
+def accuracy(real_logits: Any, fake_logits: Any) -> jax.Array:
+    """The mean over leaves of the share of logits on the right side of 0."""
+    leaves = zip(jax.tree.leaves(real_logits), jax.tree.leaves(fake_logits), strict=True)
+    found = [adversarial.discriminator_accuracy(real, fake) for real, fake in leaves]
+    return functools.reduce(jnp.add, found) / len(found) if len(found) > 1 else found[0]
 
 
 class Sight(NamedTuple):

@@ -23,11 +23,9 @@ TRUNCATION = Between(0.0, 5.0, "coordinates of latents beyond it are drawn again
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TwoPlayers(Run):
-    """A generator and a discriminator."""
+class Adversaries(Run):
+    """A generator and a discriminator, whatever the generator makes its images of."""
 
-    latent_dim: Count = 100
-    """Numbers of noise from which the generator makes an image."""
     loss: Literal[*LOSSES] = "non_saturating"
     """Of both players."""
     r1: Weight = 0.0
@@ -73,6 +71,53 @@ class TwoPlayers(Run):
         return [make(weight) for make, weight in makers if weight > 0]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoPlayers(Adversaries):
+    """A generator of images from latents, and a discriminator."""
+
+    latent_dim: Count = 100
+    """Numbers of noise from which the generator makes an image."""
+
+
+def game_of(
+    config: Adversaries,
+    spec: Spec,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    *,
+    frozen: Any = None,
+    **settings: Any,
+) -> gan.Game:
+    """The game of two modules.
+
+    Args:
+      config: losses, penalties, optimisers, averages.
+      spec: of the batches.
+      generator, discriminator, frozen, settings: as for `build`; the number of latents is among the settings.
+    """
+    optimizers = {
+        "generator_optimizer": config.generator.build(config.num_steps),
+        "discriminator_optimizer": config.discriminator.build(config.num_steps * config.num_discriminator_steps),
+    }
+    shared = {
+        "loss": config.losses,
+        "penalties": config.penalties,
+        "augment": lookup(AUGMENTATIONS, config.augmentation, "augmentation")(config.batch_size),
+        "gradients": config.gradients,
+        "num_discriminator_steps": config.num_discriminator_steps,
+        "update_rule": lookup(UPDATE_RULES, config.update_rule, "update rule"),
+        "ema_decay": config.ema_decay,
+    }
+    return gan.Game(
+        generator,
+        discriminator,
+        optimizers | shared | settings,
+        example=spec.example(),
+        frozen=frozen,
+        players=gan.Players(config.generator, config.discriminator),  # type: ignore[arg-type]
+    )
+
+
 def build(
     config: TwoPlayers,
     spec: Spec,
@@ -98,28 +143,8 @@ def build(
       frozen: arrays that terms read as `turn.frozen`, of a network that is not trained.
       settings: what `gan.make_train_step` takes besides: condition, terms, augmentation.
     """
-    optimizers = {
-        "generator_optimizer": config.generator.build(config.num_steps),
-        "discriminator_optimizer": config.discriminator.build(config.num_steps * config.num_discriminator_steps),
-    }
-    shared = {
-        "latent_dim": config.latent_dim,
-        "loss": config.losses,
-        "penalties": config.penalties,
-        "augment": lookup(AUGMENTATIONS, config.augmentation, "augmentation")(config.batch_size),
-        "gradients": config.gradients,
-        "num_discriminator_steps": config.num_discriminator_steps,
-        "update_rule": lookup(UPDATE_RULES, config.update_rule, "update rule"),
-        "ema_decay": config.ema_decay,
-    }
-    game = gan.Game(
-        generator,
-        discriminator,
-        optimizers | shared | settings,
-        example=spec.example(),
-        frozen=frozen,
-        players=gan.Players(config.generator, config.discriminator),  # type: ignore[arg-type]
-    )
+    settings = {"latent_dim": config.latent_dim} | settings
+    game = game_of(config, spec, generator, discriminator, frozen=frozen, **settings)
 
     of_latents = {} if "truncation" in choices else {"truncation": TRUNCATION}
 
@@ -155,12 +180,6 @@ def build(
         found = network.batch_statistics(generator, variables["generator"], *inputs, key=jax.random.fold_in(key, 2))
         return {"generator": found} if found else {}
 
-    def discriminate(variables, batch):
-        told = turns.conditions_of(settings.get("condition"), batch, 0, jax.random.key(0), len(batch["image"]))
-        inputs = turns.given(batch["image"], told.real)
-        logits, _ = network.split_output(discriminator.apply(variables["discriminator"], *inputs, train=False))
-        return turns.per_picture(logits)
-
     return System(
         init=game.init,
         train_step=game.train_step(),
@@ -172,7 +191,7 @@ def build(
         batch_statistics=batch_statistics,
         latents=latents,
         decode=decode,
-        discriminate=discriminate,
+        discriminate=judging(discriminator, settings.get("condition")),
         protocol={
             "latents": "standard normal, not truncated",
             "images": "the generator's output",
@@ -185,12 +204,24 @@ def build(
     )
 
 
+def judging(discriminator: nn.Module, condition: turns.Condition | None) -> Callable:
+    """What `System.discriminate` is for a discriminator: one logit for each image of a batch, as real ones are told."""
+
+    def discriminate(variables, batch):
+        told = turns.conditions_of(condition, batch, 0, jax.random.key(0), len(batch["image"]))
+        inputs = turns.given(batch["image"], told.real)
+        logits, _ = network.split_output(discriminator.apply(variables["discriminator"], *inputs, train=False))
+        return turns.per_picture(logits)
+
+    return discriminate
+
+
 def variables_of(state: gan.GANState) -> dict[str, Any]:
     """The generator's average, and the discriminator as it is."""
     return {"generator": state.ema, "discriminator": state.discriminator.variables}
 
 
-def warn_of_penalties_beside_batch_norm(config: TwoPlayers) -> None:
+def warn_of_penalties_beside_batch_norm(config: Adversaries) -> None:
     """A gradient penalty of a discriminator with batch normalisation is allowed, and rarely what was meant."""
     if config.penalties:
         warnings.warn(
