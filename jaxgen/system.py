@@ -129,10 +129,12 @@ class Space(NamedTuple):
     of: (variables, latents, **choices) -> latents of this kind, of some as `System.latents` gives them.
     decode: (variables, latents of this kind, **choices) -> images. Choices are those of `System.decode` that say what
       is drawn, such as a label, and may mean nothing here.
+    kernels: variables -> [D, F] of each layer that these latents enter, for directions of them by weights.
     """
 
     of: Callable
     decode: Callable
+    kernels: Callable | None = None
 
     def __repr__(self) -> str:
         return short(self)

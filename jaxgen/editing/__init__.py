@@ -6,7 +6,9 @@
     directions   of latents, in which something changes; walks along them
     tiling       a translation of images of any size in tiles, with the overlap that makes it the same
     files        pictures read from files, and written as the same kind of file
-    of_runs      all of that with a run that was read back
+    translator   a run that translates, as an editor of pictures
+    decoder      a run that decodes, as an inverter of images
+    session      folders of pictures in, folders of pictures out; `by_translation` and `by_latents` are the actions
 
 `jaxgen edit` calls these.
 """

@@ -1,7 +1,7 @@
 """Pictures read from files and written as the same kind of file: name, size, turn, colour profile, alpha and depth.
 
     picture = read(path)                       # float32 in [-1, 1], as it is shown
-    write(output / path.name, picture, edited, inputs=[path])
+    write(output / path.name, edited)              # of picture.blank(), drawn
 
 What is kept: the EXIF turn (pixels are handed out as they are shown, and written as they lay in the file, beside the
 same tag), EXIF and ICC profile, resolution, transparency, and 16 bits of grey. Colours are not converted: the numbers
@@ -74,7 +74,7 @@ class Picture(NamedTuple):
         columns: slice = slice(None),
         *,
         channels: int | None = None,
-        background: float = -1.0,
+        background: float | np.ndarray = -1.0,
     ) -> np.ndarray:
         """A part of it as float32 [h, w, channels] in [-1, 1], composited on a background.
 
@@ -83,12 +83,12 @@ class Picture(NamedTuple):
         Args:
           rows, columns: of the part.
           channels: 3 repeats grey, 1 makes grey (luma, ITU-R 601-2) of colour; as it is by default.
-          background: in [-1, 1], of what is transparent.
+          background: in [-1, 1], of what is transparent; a number, or one for each channel of the picture.
         """
         found = self.levels[rows, columns].astype(np.float32) / (self.most / 2) - 1
         if self.alpha is not None:
             share = self.alpha[rows, columns].astype(np.float32) / 255
-            found = share * found + (1 - share) * np.float32(background)
+            found = share * found + (1 - share) * np.asarray(background, np.float32)
         if channels == 3 and self.channels == 1:
             return found.repeat(3, axis=-1)
         if channels == 1 and self.channels == 3:
@@ -107,7 +107,13 @@ class Picture(NamedTuple):
         return self._replace(levels=np.empty((height, width, self.channels), self.levels.dtype), alpha=alpha)
 
     def draw(
-        self, rows: slice, columns: slice, pixels: np.ndarray, *, background: float = -1.0, source: "Picture | None"
+        self,
+        rows: slice,
+        columns: slice,
+        pixels: np.ndarray,
+        *,
+        background: float | np.ndarray = -1.0,
+        source: "Picture | None",
     ) -> None:
         """Sets a part of `levels` to floats [h, w, 1 or 3] in [-1, 1] that lie on a background; clips and rounds.
 
@@ -125,7 +131,7 @@ class Picture(NamedTuple):
         if self.alpha is not None:
             share = self.alpha[rows, columns].astype(np.float32) / 255
             hidden = np.broadcast_to(share == 0, pixels.shape)
-            pixels = (pixels - (1 - share) * np.float32(background)) / np.where(share == 0, 1, share)
+            pixels = (pixels - (1 - share) * np.asarray(background, np.float32)) / np.where(share == 0, 1, share)
         if np.isnan(pixels).any():
             raise ValueError("the network made NaN of it: its weights or what it was given are not finite")
         levels = np.rint((np.clip(pixels, -1.0, 1.0) + 1) * (self.most / 2)).astype(self.levels.dtype)
@@ -133,6 +139,45 @@ class Picture(NamedTuple):
             same = source is not None and source.size == self.size
             levels = np.where(hidden, source.levels[rows, columns] if same and source else levels, levels)
         self.levels[rows, columns] = levels
+
+
+def resized(picture: Picture, size: tuple[int, int]) -> Picture:
+    """The middle of a picture at another size (height, width), by the rule of training data: area averages, or bicubic.
+
+    The largest part of the same proportions is cut out of the middle; see `decode.centre_crop` and `decode.area`.
+    """
+    from PIL import Image
+
+    if picture.size == size:
+        return picture
+    target = (size[1], size[0])
+
+    def of(pixels):
+        channels = [Image.fromarray(pixels[..., i].astype(np.float32)) for i in range(pixels.shape[-1])]
+        made = [np.asarray(decode.area(decode.centre_crop(one, target), target)) for one in channels]
+        limit = int(np.iinfo(pixels.dtype).max)
+        return np.clip(np.rint(np.stack(made, axis=-1)), 0, limit).astype(pixels.dtype)
+
+    return picture._replace(levels=of(picture.levels), alpha=None if picture.alpha is None else of(picture.alpha))
+
+
+def mask_of(picture: Picture, size: tuple[int, int]) -> np.ndarray:
+    """A mask [H, W, 1] of a picture that is white where something is missing: 1 there, 0 elsewhere.
+
+    Args:
+      picture: of the mask; what is transparent in it is known.
+      size: (height, width) of the picture that it is for, as that is shown.
+
+    Raises:
+      ValueError: for a mask of another size, which says so where it is that of the picture before its turn by EXIF.
+    """
+    if picture.size != size:
+        turned = ": it lies as the file does before it is turned by EXIF" if picture.size == size[::-1] else ""
+        raise ValueError(
+            f"the mask {show(str(picture.path))} has {picture.size[1]}x{picture.size[0]} pixels, and the picture "
+            f"{size[1]}x{size[0]} as it is shown{turned}"
+        )
+    return (picture.pixels(channels=1) > 0).astype(np.float32)
 
 
 def read(path: str | os.PathLike) -> Picture:
@@ -274,26 +319,36 @@ def _exif_of(exif, size: tuple[int, int]) -> bytes:
     return copy.tobytes()
 
 
-def write(path: str | os.PathLike, picture: Picture, *, inputs: Iterable[str | os.PathLike] = ()) -> Path:
-    """Writes a picture as a file of its kind, atomically; never in the place of a picture that is read.
+def write(path: str | os.PathLike, picture: Picture) -> Path:
+    """Writes a picture as a file of its kind, atomically; never in the place of that which was read.
 
     Args:
-      path: the file; missing parent directories are made.
+      path: the file; missing parent directories are made. `check_targets` looks at many files at once.
       picture: from `Picture.blank`, drawn.
-      inputs: files that are not to be overwritten, beside `picture.path`.
 
     Raises:
-      ValueError: for a path that is one of the inputs, also under another name.
+      ValueError: for the path that the picture was read from, also under another name.
       OSError: with the path and what to do, if the file cannot be written.
     """
     path = Path(path)
-    for own in (picture.path, *inputs):
-        if path.exists() and Path(own).exists() and os.path.samefile(path, own):
-            raise ValueError(f"{show(str(path))} is a picture that is read, and would be overwritten: choose another")
+    if path.exists() and picture.path.exists() and os.path.samefile(path, picture.path):
+        raise ValueError(f"{show(str(path))} is the picture that was read, and would be overwritten: choose another")
     with files.explained(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(path, encoded(picture))
     return path
+
+
+def check_targets(named: Iterable[tuple[Path, str]], folder: Path) -> None:
+    """Raises a ValueError where writing into a folder would overwrite a picture that is to be read."""
+    named = list(named)
+    inputs = {(status.st_dev, status.st_ino) for status in (os.stat(path) for path, _ in named if path.exists())}
+    for _, name in named:
+        target = folder / name
+        if target.exists() and (target.stat().st_dev, target.stat().st_ino) in inputs:
+            raise ValueError(
+                f"{show(str(target))} is a picture that is read, and would be overwritten: choose another --output"
+            )
 
 
 class Found(NamedTuple):
