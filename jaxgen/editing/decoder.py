@@ -1,4 +1,4 @@
-"""A run that decodes latents, as an inverter of images: `Decoder.of(run).invert(images, key)`; directions of latents."""
+"""A run that decodes latents, as an inverter: `Decoder.of(run).invert(images, key)`; directions of its latents."""
 
 import dataclasses
 import functools
