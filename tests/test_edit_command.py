@@ -38,10 +38,9 @@ def shape(*sides):
 
 
 def blurred(x, variables):
-    """A 3x3 mean, twice as bright as the variable says; borders are 0."""
-    total = sum(
-        jnp.roll(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (i, j), (1, 2)) for i in (-1, 0, 1) for j in (-1, 0, 1)
-    )
+    """A 3x3 mean times a variable; beyond the borders is 0."""
+    around, near = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (-1, 0, 1)
+    total = sum(jnp.roll(around, (i, j), (1, 2)) for i in near for j in near)
     return variables["gain"] * total[:, 1:-1, 1:-1] / 9
 
 
@@ -119,10 +118,10 @@ def test_tiles_of_a_photograph_are_the_photograph_as_a_whole(tmp_path):
 
 
 def test_a_picture_too_large_for_a_network_that_sees_everything_is_refused(tmp_path):
-    normed = {
-        "translate": lambda variables, batch, key: batch["source"] - jnp.mean(batch["source"], (1, 2), keepdims=True)
-    }
-    editor = translator(trained_of(normed, {"source": shape(*SHAPE)}), key=KEY, whole=100)
+    def normed(variables, batch, key):
+        return batch["source"] - jnp.mean(batch["source"], axis=(1, 2), keepdims=True)
+
+    editor = translator(trained_of({"translate": normed}, {"source": shape(*SHAPE)}), key=KEY, whole=100)
     picture = files.read(saved(tmp_path / "a.png", pixels_of(20, 20, 3)))
     with pytest.raises(ValueError, match="20x20 pixels are more than are taken as a whole .100.*sees further"):
         editor.picture(picture)
@@ -314,9 +313,8 @@ def test_a_walk_goes_along_the_directions_of_the_largest_change(run, tmp_path):
 
 
 def test_a_mixture_begins_and_ends_at_the_pictures(run, tmp_path):
-    paths = [
-        drawn(z, tmp_path / f"{n}.png") for n, z in (("a", np.array([0.8, -0.5, 0.3, 0.6])), ("b", -np.ones(4) / 2))
-    ]
+    zs = {"a": np.array([0.8, -0.5, 0.3, 0.6]), "b": -np.ones(4) / 2}
+    paths = [drawn(z, tmp_path / f"{name}.png") for name, z in zs.items()]
     out = tmp_path / "out"
     assert call("edit", run(decoding()), "mix", *paths, "--noise", 0.01, "--output", out) == 0
     assert (out / "a_b_mix.png").exists() and not (out / "a_b_styles.png").exists()
@@ -329,11 +327,8 @@ def styled(**others):
     def decode(variables, w, **told):
         w = w if w.ndim == 3 else jnp.stack([w, w], axis=1)
         rows = jnp.einsum("bld,do->blo", w, variables["generator"]["params"]["map"]["kernel"][:, :96])
-        return (
-            rows.reshape(-1, 8, 4, 3).repeat(2, axis=2)[:, :8].reshape(-1, *SHAPE)
-            if False
-            else jnp.concatenate([rows[:, 0].reshape(-1, 4, 8, 3), rows[:, 1].reshape(-1, 4, 8, 3)], axis=1)
-        )
+        halves = [rows[:, i].reshape(-1, 4, 8, 3) for i in (0, 1)]
+        return jnp.concatenate(halves, axis=1)
 
     of = lambda variables, z, **told: jnp.tanh(z)  # noqa: E731
     spaces = {"w": Space(of, decode), "w+": Space(lambda v, z, **told: jnp.stack([of(v, z)] * 2, axis=1), decode)}
@@ -367,7 +362,7 @@ def test_spaces_of_styles_are_inverted_walked_and_mixed(run, tmp_path):
         (
             decoding,
             ["translate", "a.png"],
-            "jaxgen edit translate needs a system that can translate images; tiny has no",
+            "jaxgen edit translate needs a system that can translate images; tiny",
         ),
         (blurring, ["invert", "a.png"], "jaxgen edit invert needs a system that can decode latents"),
         (blurring, ["complete", "a.png"], "told what is missing by --mask FILE or by --hole centre"),

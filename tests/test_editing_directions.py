@@ -72,8 +72,8 @@ def test_the_normal_between_two_equal_normal_distributions_tends_to_the_mean_dif
     difference = directions.mean_difference(z, has)
     np.testing.assert_allclose(difference, 2 * mean, atol=0.15)
     same_direction(found.normal, mean / np.linalg.norm(mean), 0.01)
-    # The true posterior is a sigmoid of 2 mean . z
-    np.testing.assert_allclose(found.slope, 2 * np.linalg.norm(mean), rtol=0.12)
+    # The true posterior is a sigmoid of 2 mean . z; few of the labels are in doubt, and say how steep it is.
+    np.testing.assert_allclose(found.slope, 2 * np.linalg.norm(mean), rtol=0.2)
     assert found.accuracy > 0.98 and abs(float(found.bias)) < 0.4
     np.testing.assert_array_equal(found.logits(z) > 0, (z @ found.normal * found.slope + found.bias) > 0)
 

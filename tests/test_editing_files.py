@@ -1,4 +1,4 @@
-"""Pictures come out as the kind of file that they were: holiday photographs, transparent drawings, scans, and what is broken."""
+"""Pictures come out as the kind of file that they were: holiday photographs, transparent drawings, scans."""
 
 import os
 

@@ -43,8 +43,9 @@ def found_by(decode, y, starts, **settings):
     return jax.jit(functools.partial(inversion.invert, decode, num_steps=800, **settings))(y, starts)
 
 
-def starts_of(num, key=jax.random.key(5)):
-    return inversion.draw_starts(lambda key, n: jax.random.normal(key, (n, D)), key, 3, num, scale=2.0)
+def starts_of(num):
+    normal = lambda key, n: jax.random.normal(key, (n, D))  # noqa: E731
+    return inversion.draw_starts(normal, jax.random.key(5), 3, num, scale=2.0)
 
 
 @pytest.mark.usefixtures("double_precision")

@@ -121,7 +121,7 @@ def field_of(
     largest = 128 * math.ceil((most + 64) / 64)
 
     def radius_of(block):
-        side = 128
+        side = 64 if block <= 32 else 128
         while True:
             reach = _reach(gradient, scale, outputs, channels, side, block, key, num_probes)
             if reach is not None:
