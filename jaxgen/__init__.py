@@ -21,8 +21,8 @@ __version__ = "0.2.0"
 _AT = {"System": "system", "Spec": "system", "Measure": "system", "load": "loading", "train": "experiment"}
 _CALLED = {"train": "train_system"}
 _MODULES = (
-    *("classifier", "data", "experiment", "gan", "gradients", "hierarchical_vae", "images", "loop", "losses"),
-    *("metrics", "models", "network", "objective", "optim", "options", "sharding", "stability", "systems"),
+    *("classifier", "data", "degradations", "experiment", "gan", "gradients", "hierarchical_vae", "images", "loop"),
+    *("losses", "metrics", "models", "network", "objective", "optim", "options", "sharding", "stability", "systems"),
     *("turns", "vae"),
 )
 

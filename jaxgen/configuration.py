@@ -61,14 +61,14 @@ def moved(stored: Mapping[str, Any], config: Run, held_out: data.Dataset | None)
             "the held-out images have changed since this run began: its numbers from before and after do not compare",
             stacklevel=4,
         )
-        return ("data.path",)
+        return ("data.path", "data.target_path")
     if now and not before and stored.get("data", {}).get("test_path", config.data.test_path) != config.data.test_path:
         warnings.warn(
             "this run does not say what its held-out images were: whether those of --data.test-path are the same is "
             "unknown",
             stacklevel=4,
         )
-    return ("data.path", "data.test_path")
+    return ("data.path", "data.target_path", "data.test_path", "data.test_target_path")
 
 
 def from_dict(stored: Mapping[str, Any], module: ModuleType | None = None) -> Run:

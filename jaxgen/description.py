@@ -13,7 +13,7 @@ from jaxgen.system import Spec, networks_of
 from jaxgen.systems.preset import Preset
 
 # Of the sets that come with the package: image size, channels, classes.
-BUILT_IN = {"mnist": (28, 1, 10), "stacked_mnist": (28, 3, 1000), "emoji": (64, 3, 9)}
+BUILT_IN = {"mnist": (28, 1, 10), "stacked_mnist": (28, 3, 1000), "emoji": (64, 3, 9), "unpaired_emoji": (64, 3, 9)}
 
 
 def spec_of(
@@ -45,8 +45,9 @@ def spec_of(
         )
     shape = shape if image_shape is None else image_shape
     spec = Spec.of_images(shape, classes if num_classes is None else num_classes)
-    if config.data.name == "emoji":  # each comes with the other house's drawing of it
-        beside = {"pair": spec.batch["image"], "subcategory": spec.batch.get("label")}
+    if config.data.name in ("emoji", "unpaired_emoji"):  # each comes with a drawing of the other house
+        other = "pair" if config.data.name == "emoji" else "source"
+        beside = {other: spec.batch["image"], "subcategory": spec.batch.get("label")}
         told = {name: shape for name, shape in beside.items() if shape is not None}
         spec = Spec({**spec.batch, **told}, spec.num_classes)
     return Spec.of(config.wrap(stand_in(spec), "train"))

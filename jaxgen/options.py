@@ -18,8 +18,9 @@ from typing import Annotated, Any, Literal
 import jax.numpy as jnp
 import optax
 
-from jaxgen import augmentation, data, gan, local_path, network, optim, ranges
+from jaxgen import augmentation, data, gan, local_path, network, optim, pair_options, ranges
 from jaxgen import gradients as ways
+from jaxgen.data.dataset import Dataset
 from jaxgen.losses import adversarial, variational
 from jaxgen.metrics import comparison
 from jaxgen.ranges import Count, CountOrZero, Norm, Positive, Range, Seed, Share, Weight, WholeShare
@@ -76,6 +77,10 @@ DATASETS = {
     "emoji": lambda d, split: data.emoji(split, image_size=d.image_size or 64, drawn_by=d.drawn_by),
     "folder": lambda d, split: _open_folder(d, split),
     "arrays": lambda d, split: _open_arrays(d, split),
+    "pairs": pair_options.open_pairs,
+    "halves": pair_options.open_halves,
+    "unpaired": pair_options.open_unpaired,
+    "unpaired_emoji": lambda d, split: data.unpaired_emoji(split, image_size=d.image_size or 64, drawn_by=d.drawn_by),
     "hub": lambda d, split: data.hub_dataset(
         _needs_path(d),
         image_size=d.image_size or 64,
@@ -89,19 +94,23 @@ DATASETS = {
         tell=data.reading.as_warning,
     ),
 }
+_OF_PAIRS = ("pairs", "halves", "unpaired")
 OF_DATA = {  # settings of data that are for some sets only
-    "path": ("folder", "arrays", "hub"),
-    "test_path": ("folder", "arrays"),
+    "path": ("folder", "arrays", "hub", *_OF_PAIRS),
+    "target_path": ("pairs", "unpaired"),
+    "test_path": ("folder", "arrays", *_OF_PAIRS),
+    "test_target_path": ("pairs", "unpaired"),
+    "direction": ("halves",),
     "labelled": ("folder", "arrays", "hub"),
-    "channels": ("folder", "hub"),
-    "background": ("folder", "arrays", "hub"),
-    "validation_share": ("folder",),
-    "max_broken_share": ("folder", "hub"),
+    "channels": ("folder", "hub", *_OF_PAIRS),
+    "background": ("folder", "arrays", "hub", *_OF_PAIRS),
+    "validation_share": ("folder", *_OF_PAIRS),
+    "max_broken_share": ("folder", "hub", *_OF_PAIRS),
     "value_range": ("arrays",),
     "image_key": ("arrays", "hub"),
     "label_key": ("arrays", "hub"),
     "binarise": ("mnist", "stacked_mnist"),
-    "drawn_by": ("emoji",),
+    "drawn_by": ("emoji", "unpaired_emoji"),
 }
 
 # Configurations -------------------------------------------------------------------------------------------------------
@@ -112,11 +121,18 @@ class Data:
     """Which images, and how they are prepared."""
 
     name: Literal[*DATASETS] = "mnist"
-    """An embedded set, or `folder`, `arrays` (.npz, .npy), `hub` with a path."""
+    """An embedded set, or `folder`, `arrays` (.npz, .npy), `hub` with a path; and with sources `pairs` (files of one
+    name in two folders), `halves` (of a picture), `unpaired` (two folders)."""
     path: str | None = None
-    """Of the folder or array file; or the hub's owner/name."""
+    """Of the folder or array file; or the hub's owner/name. Of `pairs` and `unpaired`: the folder of the sources."""
+    target_path: str | None = None
+    """For `pairs` and `unpaired`: the folder of what should come out."""
     test_path: str | None = None
     """The folder or array file that evaluation uses; of a folder with train/ and test/ in it the latter by default."""
+    test_target_path: str | None = None
+    """For `pairs` and `unpaired` with a test_path: the folder of what should come out of it."""
+    direction: Literal[*data.pairs.DIRECTIONS] = "left-to-right"
+    """For `halves`: which half goes in, and which should come out."""
     labelled: bool | None = None
     """For folders, arrays and hub sets: whether there are labels; by default where what is found can be labels."""
     image_size: Count | None = None
@@ -140,7 +156,7 @@ class Data:
     binarise: Literal[*BINARISATIONS] = "none"
     """For MNIST: a Bernoulli draw at every visit (dynamic) or one for ever (static), a threshold, or grey levels."""
     drawn_by: Literal["noto", "twemoji"] = "noto"
-    """For emoji: the house that drew them."""
+    """For emoji: the house that drew what should come out; the other one's drawings are beside it."""
 
     def open(self, split: Literal["train", "test"]) -> data.Dataset:
         """The data set.
@@ -163,6 +179,8 @@ class Data:
         """Whether there are images to evaluate on."""
         if self.name == "folder":
             return self.validation_share > 0 or _test_folder(self) is not None
+        if self.name in _OF_PAIRS:
+            return self.validation_share > 0 or pair_options.test_folders(self) is not None
         return self.test_path is not None if self.name == "arrays" else self.name != "hub"
 
 
@@ -270,7 +288,7 @@ class Run:
     eval_images: Count = 2000
     """How many images to draw for it, and how many of the test split to compare them with."""
 
-    def wrap(self, dataset: data.Dataset, split: Literal["train", "test"]) -> data.Dataset:
+    def wrap(self, dataset: Dataset, split: Literal["train", "test"]) -> Dataset:
         """What the system makes of its data before it reads them: the same images, here as they are.
 
         Settings of a system that makes images of images override this, to put a `source` or a `mask` beside them, see
@@ -279,7 +297,7 @@ class Run:
         del split
         return dataset
 
-    def open(self, split: Literal["train", "test"]) -> data.Dataset:
+    def open(self, split: Literal["train", "test"]) -> Dataset:
         """The data as the system reads them; `data.open` gives the images alone, which others are compared with.
 
         Raises:
@@ -462,8 +480,8 @@ def check(settings: Any, prefix: str = "") -> None:
                 lookup(dict.fromkeys(map(str, typing.get_args(kind))), value, name)
         elif allowed := ranges.broken(kind, value):
             raise ValueError(f"{ranges.flag(name, prefix)} must be {allowed}, not {value!r:.80}")
-    if isinstance(settings, Data) and settings.name in ("folder", "arrays"):
-        for name in ("path", "test_path"):
+    if isinstance(settings, Data) and settings.name in ("folder", "arrays", *_OF_PAIRS):
+        for name in ("path", "target_path", "test_path", "test_target_path"):
             if getattr(settings, name) is not None:
                 local_path.local(getattr(settings, name), ranges.flag(name, prefix))
 

@@ -3,14 +3,24 @@
 from jaxgen.data import augmentation, binarisation, decode, masks, toy
 from jaxgen.data.arrays import array_file
 from jaxgen.data.augmentation import random_flip, random_shift
-from jaxgen.data.batches import batch, batch_indices, epoch_permutation, prefetch, process_slice, sequential_batches
+from jaxgen.data.batches import (
+    batch,
+    batch_indices,
+    batch_rows,
+    epoch_permutation,
+    prefetch,
+    process_slice,
+    sequential_batches,
+)
 from jaxgen.data.check import check_batch, check_images
 from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, prepare_default, subset, to_unit_range
-from jaxgen.data.emoji import emoji, emoji_captions, emoji_subcategories
+from jaxgen.data.emoji import emoji, emoji_captions, emoji_subcategories, unpaired_emoji
 from jaxgen.data.folder import image_folder
 from jaxgen.data.hub import hub_dataset
 from jaxgen.data.mnist import mnist, stacked_mnist
+from jaxgen.data.pairs import halves, pair_folders
 from jaxgen.data.sources import augmented, degraded, pair_as_source, with_holes
+from jaxgen.data.unpaired import unpaired
 
 __all__ = [
     "Dataset",
@@ -19,6 +29,7 @@ __all__ = [
     "augmented",
     "batch",
     "batch_indices",
+    "batch_rows",
     "binarisation",
     "check_batch",
     "check_images",
@@ -30,11 +41,13 @@ __all__ = [
     "epoch_permutation",
     "fingerprint_of",
     "from_arrays",
+    "halves",
     "hub_dataset",
     "image_folder",
     "masks",
     "mnist",
     "pair_as_source",
+    "pair_folders",
     "prefetch",
     "prepare_default",
     "process_slice",
@@ -45,5 +58,7 @@ __all__ = [
     "subset",
     "to_unit_range",
     "toy",
+    "unpaired",
+    "unpaired_emoji",
     "with_holes",
 ]

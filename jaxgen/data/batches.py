@@ -20,8 +20,8 @@ from jaxgen.arguments import check_key
 from jaxgen.data.dataset import Dataset, Raw, read_only
 
 
-@functools.lru_cache(maxsize=4)
-def epoch_permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+@functools.lru_cache(maxsize=8)
+def epoch_permutation(seed: int, epoch: int, num_examples: int, stream: int = 0) -> np.ndarray:
     """Return the order in which an epoch visits the examples.
 
     The generator is NumPy's legacy `RandomState`, whose stream is frozen for all future NumPy versions (that of
@@ -31,6 +31,7 @@ def epoch_permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
         seed: the data seed of the run, not negative.
         epoch: counts from 0.
         num_examples: N.
+        stream: another order of the same seed, for what is read beside the examples.
 
     Returns:
         int32 [N], each of 0..N-1 once; not writable because it is cached.
@@ -42,11 +43,12 @@ def epoch_permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
         raise ValueError(f"seed and epoch must not be negative, got seed={seed}, epoch={epoch}")
     if not 0 < num_examples < 2**31:
         raise ValueError(f"num_examples must be in 1..2**31-1, got {num_examples}")
-    generator = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([seed, epoch])))
+    entropy = [seed, epoch, stream] if stream else [seed, epoch]
+    generator = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(entropy)))
     return read_only(generator.permutation(np.arange(num_examples, dtype=np.int32)))
 
 
-def batch_indices(step: int, *, batch_size: int, num_examples: int, seed: int) -> np.ndarray:
+def batch_indices(step: int, *, batch_size: int, num_examples: int, seed: int, stream: int = 0) -> np.ndarray:
     """Return the rows of the batch of one step.
 
     Args:
@@ -54,6 +56,7 @@ def batch_indices(step: int, *, batch_size: int, num_examples: int, seed: int) -
         batch_size: B; may exceed N.
         num_examples: N.
         seed: the data seed of the run.
+        stream: as for `epoch_permutation`.
 
     Returns:
         int32 [B].
@@ -76,11 +79,31 @@ def batch_indices(step: int, *, batch_size: int, num_examples: int, seed: int) -
     position, remaining, rows = step * batch_size, batch_size, []
     while remaining:
         epoch, offset = divmod(position, num_examples)
-        part = epoch_permutation(seed, epoch, num_examples)[offset : offset + remaining]
+        part = epoch_permutation(seed, epoch, num_examples, stream)[offset : offset + remaining]
         rows.append(part)
         position += len(part)
         remaining -= len(part)
     return np.concatenate(rows)
+
+
+def batch_rows(dataset: Dataset, step: int, *, batch_size: int, seed: int) -> np.ndarray:
+    """Return what `gather` and `fetch` of a data set take for the batch of one step.
+
+    Args:
+        dataset: any.
+        step, batch_size, seed: as for `batch_indices`.
+
+    Returns:
+        int32 [B]; of `data.unpaired` [B, 2], rows of images and of sources in two orders.
+
+    Raises:
+        TypeError, ValueError: as `batch_indices`.
+    """
+    rows = batch_indices(step, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed)
+    if not dataset.num_sources:
+        return rows
+    others = batch_indices(step, batch_size=batch_size, num_examples=dataset.num_sources, seed=seed, stream=1)
+    return np.stack([rows, others], axis=1)
 
 
 def batch(dataset: Dataset, step: int, *, batch_size: int, seed: int, key: jax.Array) -> Mapping[str, jax.Array]:
@@ -88,7 +111,7 @@ def batch(dataset: Dataset, step: int, *, batch_size: int, seed: int, key: jax.A
 
     Not inside of `jit`, `vmap` or `scan`. There the same batches, of a set whose `arrays` are on the device:
 
-        rows = np.stack([data.batch_indices(i, batch_size=64, num_examples=n, seed=0) for i in range(100)])
+        rows = np.stack([data.batch_rows(dataset, i, batch_size=64, seed=0) for i in range(100)])
         arrays = jax.device_put(dataset.arrays)
 
         def body(state, at):
@@ -113,7 +136,7 @@ def batch(dataset: Dataset, step: int, *, batch_size: int, seed: int, key: jax.A
         ValueError: as `batch_indices`.
     """
     check_key(key)
-    rows = batch_indices(step, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed)
+    rows = batch_rows(dataset, step, batch_size=batch_size, seed=seed)
     return dataset.prepare(dataset.fetch(rows), jax.random.fold_in(key, step))
 
 

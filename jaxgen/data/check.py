@@ -146,17 +146,21 @@ def check_batch(batch: Mapping, *, image_shape: tuple[int, int, int], num_classe
     """Check a batch: its images with `check_images`, and its labels if it has any.
 
     Args:
-        batch: `image` and, unless unlabelled, `label`.
+        batch: `image` and, unless unlabelled, `label`; `source` and `mask`, if there are any.
         image_shape: (H, W, C) that the network was built for.
         num_classes: the number of classes that the network was built for; None: do not check labels against it.
 
     Raises:
         KeyError: without `image`, or without `label` when num_classes is given.
-        TypeError, ValueError: as `check_images`; for labels that are not [B] integers in 0..num_classes-1.
+        TypeError, ValueError: as `check_images`; for labels that are not [B] integers in 0..num_classes-1; for sources
+            that are no finite images, and masks that are not [B, H, W, 1] of zeros and ones.
     """
     if "image" not in batch:
         raise KeyError(f'a batch needs "image", this one has {sorted(batch)}')
     check_images(batch["image"], image_shape=image_shape)
+    for name in ("source", "mask"):
+        if name in batch:
+            _check_beside(batch[name], name, batch["image"])
     if "label" not in batch:
         if num_classes:
             raise KeyError(f"{num_classes} classes are expected, but the batch has no labels: only {sorted(batch)}")
@@ -168,3 +172,14 @@ def check_batch(batch: Mapping, *, image_shape: tuple[int, int, int], num_classe
         raise ValueError(f"label has the shape {label.shape}, expected [{len(batch['image'])}]")
     if num_classes is not None and (label.min() < 0 or label.max() >= num_classes):
         raise ValueError(f"labels from {label.min()} to {label.max()}, expected 0 to {num_classes - 1}")
+
+
+def _check_beside(value, name, image):
+    value, height_width = np.asarray(value, np.float32), np.shape(image)[1:3]
+    wanted = (len(image), *height_width, 1) if name == "mask" else (len(image), "h", "w", "c")
+    if value.ndim != 4 or len(value) != len(image) or (name == "mask" and value.shape != wanted):
+        raise ValueError(f"{name} has the shape {value.shape}, expected [{', '.join(map(str, wanted))}]")
+    if not np.isfinite(value).all():
+        raise ValueError(f"{name} has values that are not finite: look at what prepares it")
+    if name == "mask" and not ((value == 0) | (value == 1)).all():
+        raise ValueError("mask has other values than 0, where the image is known, and 1, where it is missing")

@@ -37,6 +37,8 @@ class Dataset:
         gather: `(arrays, indices [B]) -> raw`, jittable.
         fetch: `(indices [B]) -> raw`, on the host, safe to call from several threads.
         prepare: `(raw, key) -> batch`, jittable; `key` feeds what is random in the data, such as dynamic binarisation.
+        num_sources: of a set whose sources are read in an order of their own (`data.unpaired`), how many there are:
+            `gather` and `fetch` then also take indices [B, 2], of images and of sources. 0 for all others.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Dataset:
     gather: Callable[[Mapping, jax.Array], Mapping]
     fetch: Callable[[np.ndarray], Raw]
     prepare: Callable[[Mapping, jax.Array], Batch]
+    num_sources: int = 0
 
 
 def to_unit_range(image: jax.Array) -> jax.Array:
@@ -241,7 +244,8 @@ def subset(dataset: Dataset, num_examples: int) -> Dataset:
         num_examples: n, from 1 to N.
 
     Returns:
-        The `Dataset`; of n = N the same one. Classes keep their numbers, also one that has no example left.
+        The `Dataset`; of n = N the same one. Classes keep their numbers, also one that has no example left. Of sources
+        in an order of their own there are at most as many, likewise.
 
     Raises:
         ValueError: for fewer than one or more than N.
@@ -251,14 +255,21 @@ def subset(dataset: Dataset, num_examples: int) -> Dataset:
         raise ValueError(f"{dataset.name} has {total} examples: 1 to {total} of them can be taken, not {num_examples}")
     if num_examples == total:
         return dataset
-    rows = np.arange(num_examples) * total // num_examples
+    rows, others = _evenly(num_examples, total), _evenly(min(num_examples, dataset.num_sources), dataset.num_sources)
     arrays, gather = dataset.arrays, dataset.gather
-    if arrays is not None and all(len(value) == total for value in arrays.values()):
+
+    def old(indices, xp):
+        if not dataset.num_sources:
+            return xp.asarray(rows)[indices]
+        images, sources = indices.T if indices.ndim == 2 else (indices, indices % len(others))
+        return xp.stack([xp.asarray(rows)[images], xp.asarray(others)[sources]], axis=1)
+
+    if arrays is not None and all(len(value) == total for value in arrays.values()) and not dataset.num_sources:
         arrays = {name: read_only(np.asarray(value)[rows]) for name, value in arrays.items()}
     elif arrays is not None:  # of which an example is put together
 
         def gather(arrays, indices):
-            return dataset.gather(arrays, jnp.asarray(rows)[indices])
+            return dataset.gather(arrays, old(jnp.asarray(indices), jnp))
 
     return dataclasses.replace(
         dataset,
@@ -266,5 +277,10 @@ def subset(dataset: Dataset, num_examples: int) -> Dataset:
         fingerprint=fingerprint_of(dataset.fingerprint, rows),
         arrays=arrays,
         gather=gather,
-        fetch=lambda indices: dataset.fetch(rows[np.asarray(indices)]),
+        fetch=lambda indices: dataset.fetch(old(np.asarray(indices), np)),
+        num_sources=len(others),
     )
+
+
+def _evenly(num: int, total: int) -> np.ndarray:
+    return np.arange(num) * total // max(num, 1)

@@ -9,16 +9,21 @@ have their neutral and their gendered drawings on different sides, because their
 import csv
 import functools
 import io
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 
 import numpy as np
 
 from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, read_only
+from jaxgen.data.sources import pair_as_source
+from jaxgen.data.unpaired import unpaired
 
 HOUSES = ("noto", "twemoji")
 # First code points of: surfer, face with ok gesture, adult / man / woman, cartwheel, veil, beard.
 SPLIT_BY_GENDER = ("1F3C4", "1F646", "1F9D1", "1F938", "1F470", "1F9D4")
+# Skin tones, presentation as a picture, joiner, the signs of woman and man.
+_VARIATIONS = ("1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF", "FE0F", "200D", "2640", "2642")
 SHEET_SIZE = 64  # pixels of a cell, and cells in a row of the sheet
 
 
@@ -64,6 +69,47 @@ def emoji(split: str = "train", *, image_size: int = 64, drawn_by: str = "noto")
     )
 
 
+def unpaired_emoji(split: str = "train", *, image_size: int = 64, drawn_by: str = "twemoji") -> Dataset:
+    """Emoji of one house as sources, those of the other as images, for methods that learn without pairs.
+
+    In training the concepts are divided: half of them are only seen as sources, half only as images, so that the true
+    partner of no source is ever seen. Drawings that differ in skin tone or gender are on one side. In the test split
+    each source has its true partner, which no method was told, as its image: the truth that unpaired data usually lack.
+
+    Args:
+        split: "train" or "test".
+        image_size: as for `emoji`.
+        drawn_by: the house of `image`; `source` is the other one's.
+
+    Returns:
+        A `Dataset` with `image` and `source` [N, image_size, image_size, 3], `label` and `subcategory` [N] of the
+        images. For training see `data.unpaired`.
+
+    Raises:
+        ValueError: as `emoji`.
+    """
+    images = emoji(split, image_size=image_size, drawn_by=drawn_by)
+    if split == "test":
+        return pair_as_source(images)
+    assert images.arrays is not None
+    side = np.array(list(_sides(_rows_of(split))))
+    parts = []
+    for number, house in enumerate((drawn_by, HOUSES[1 - HOUSES.index(drawn_by)])):
+        picture = "image" if house == drawn_by else "pair"
+        arrays = {name: value[side == number] for name, value in images.arrays.items()}
+        parts.append(
+            from_arrays(
+                f"emoji/{split} by {house}",
+                arrays[picture],
+                arrays["label"],
+                images.class_names,
+                fingerprint=fingerprint_of("unpaired emoji", images.fingerprint, number),
+                subcategory=arrays["subcategory"],
+            )
+        )
+    return unpaired(parts[1], parts[0])
+
+
 def emoji_captions(split: str = "train") -> tuple[str, ...]:
     """Return the captions of a split in the order of its images, e.g. "woman firefighter with medium-dark skin tone".
 
@@ -107,6 +153,15 @@ def _rows_of(split: str) -> np.ndarray:
 @functools.cache
 def _names(column: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(row[column] for row in _table()))
+
+
+def _sides(rows: np.ndarray) -> Iterator[int]:
+    """0 or 1 for each row, in turns, the same for concepts that differ in skin tone or gender."""
+    seen: dict[tuple[str, ...], int] = {}
+    for row in rows:
+        points = [point for point in _table()[row]["codepoints"].split("-") if point not in _VARIATIONS]
+        concept = tuple("1F9D1" if point in ("1F468", "1F469") else point for point in points)
+        yield seen.setdefault(concept, len(seen) % 2)
 
 
 def _resize(images: np.ndarray, image_size: int) -> np.ndarray:

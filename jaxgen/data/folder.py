@@ -76,11 +76,11 @@ def image_folder(
     """
     height, width = decode.image_size_pair(image_size)
     decode.check_pixel_options(channels, background)
-    _check_split(split, validation_share)
+    check_split(split, validation_share)
     found = listing.list_images(path)
     root, files = found.root, found.files
     name = f"folder:{show(root)}"
-    _tell_ignored(name, found, tell)
+    tell_ignored(name, found, tell)
     if not files:
         raise ValueError(nothing_found(found))
     names, label = _labels(found, class_names, labelled, tell) if labelled in (True, None) else ((), None)
@@ -94,7 +94,7 @@ def image_folder(
     if not keep:
         raise ValueError(f"{show(root)}: none of its {len(files)} images can be read: {'; '.join(broken[:5])}")
     if validation_share:
-        keep = _part(files, keep, split, validation_share, root)
+        keep = part_of(files, keep, split, validation_share, root)
         name = f"{name}/{split}"
     kept = [files[i] for i in keep]
     options = (height, width, channels, background, function_name(crop), function_name(resize), names)
@@ -161,7 +161,8 @@ def nothing_found(found: listing.Listing) -> str:
     return f"{show(found.root)}: no image found ({endings}){other}"
 
 
-def _tell_ignored(name, found, tell):
+def tell_ignored(name: str, found: listing.Listing, tell: Callable[[str], None]) -> None:
+    """Tell which files of a folder are no images; of hidden ones alone in the log only."""
     if total := sum(found.ignored.values()):
         # Hidden files are nobody's pictures; of others their owner may think that they count.
         say = tell if set(found.ignored) - {"hidden"} else reading.logger.info
@@ -169,7 +170,8 @@ def _tell_ignored(name, found, tell):
         say(f"{name}: ignored {what} ({found.told})")
 
 
-def _check_split(split, validation_share):
+def check_split(split: str, validation_share: float) -> None:
+    """Raise a ValueError for a split or a share that `image_folder` does not know."""
     if split not in ("train", "validation"):
         raise ValueError(f'split must be "train" or "validation", got {split!r}')
     if not 0.0 <= validation_share < 1.0:
@@ -227,7 +229,12 @@ def _labels(listed, class_names, labelled, tell) -> tuple[tuple[str, ...], np.nd
     return class_names, np.array([number[top] for top in tops], np.int32)
 
 
-def _part(files, keep, split, validation_share, root) -> list[int]:
+def part_of(files: Sequence[str], keep: Sequence[int], split: str, validation_share: float, root: str) -> list[int]:
+    """The rows among `keep` of a split of a folder, of which a share is held out.
+
+    Raises:
+        ValueError: where one of the two would be empty.
+    """
     # By a hash of the name, not by position: a file added later does not move the others across.
     order = sorted(keep, key=lambda i: hashlib.blake2b(os.fsencode(files[i]), digest_size=8).digest())
     held_out = round(validation_share * len(keep))

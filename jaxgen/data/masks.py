@@ -161,7 +161,7 @@ brush = functools.partial(
     strokes,
     num=(1, 3),
     pieces=(4, 11),
-    length=(0.0, 2**-0.5),
+    length=(0.0, 2**-1.5),
     width=(12 / 256, 40 / 256),
     turn=(4 * np.pi / 15, 8 * np.pi / 15),
     zigzag=True,

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, gather_rows, prepare_default
+from jaxgen.data.dataset import Dataset, Raw, fingerprint_of, from_arrays, gather_rows, prepare_default
 from jaxgen.data.decode import quiet_bombs
 from jaxgen.names import show
 
@@ -26,6 +26,10 @@ logger = logging.getLogger("jaxgen.data")
 def as_warning(text: str) -> None:
     """Tells a line as a warning, which commands show and records keep, instead of in the log."""
     warnings.warn(text, stacklevel=2)
+
+
+def _image_alone(packed: np.ndarray) -> Raw:
+    return {"image": packed}
 
 
 def from_reader(
@@ -42,8 +46,10 @@ def from_reader(
     max_broken_share: float,
     num_threads: int | None,
     tell: Callable[[str], None] = logger.warning,
+    packed_shape: tuple[int, ...] | None = None,
+    unpack: Callable[[np.ndarray], Raw] = _image_alone,
 ) -> Dataset:
-    """Make a data set of a function that decodes one image.
+    """Make a data set of a function that decodes one image, or several that belong together.
 
     Args:
         name: of the data set.
@@ -58,6 +64,8 @@ def from_reader(
         max_broken_share: the share of N up to which broken images are reported and tolerated, see `num_tolerated`.
         num_threads: how many images to decode at once; None: one per core.
         tell: is called with a line on what was left out of a set that is decoded here and now.
+        packed_shape: of what `read` returns, uint8, where that is not one image.
+        unpack: a batch of that -> `image` [B, H, W, C] and what is beside it, by name.
 
     Returns:
         The `Dataset`; `arrays` is None for a large set.
@@ -66,8 +74,9 @@ def from_reader(
         ValueError: if too many images are broken; names some. A large set raises it while it is read.
     """
     num_threads = num_threads or os.cpu_count() or 1
-    if num_examples * int(np.prod(image_shape)) <= max_bytes_in_memory:
-        image, broken = decode_all(read, num_examples, image_shape, num_threads)
+    shape = image_shape if packed_shape is None else packed_shape
+    if num_examples * int(np.prod(shape)) <= max_bytes_in_memory:
+        image, broken = decode_all(read, num_examples, shape, num_threads)
         reasons = [f"{describe(row)} ({reason})" for row, reason in sorted(broken.items())]
         report_broken(name, reasons, num_examples, max_broken_share, "left out", tell)
         if len(broken) == num_examples:
@@ -77,12 +86,13 @@ def from_reader(
             image = image[keep]
             label = None if label is None else label[keep]
             fingerprint = fingerprint_of(fingerprint, keep)
-        return from_arrays(name, image, label, class_names, fingerprint=fingerprint)
+        images = unpack(image)
+        return from_arrays(name, images.pop("image"), label, class_names, fingerprint=fingerprint, **images)
     read_batch = replacing_reader(name, read, describe, num_examples, max_broken_share, num_threads)
 
     def fetch(indices):
-        image, rows = read_batch(indices)
-        return {"image": image} if label is None else {"image": image, "label": label[rows]}
+        packed, rows = read_batch(indices)
+        return unpack(packed) | ({} if label is None else {"label": label[rows]})
 
     return Dataset(
         name=name,

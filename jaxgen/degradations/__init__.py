@@ -10,8 +10,10 @@ Strengths are in levels of 255 and in pixels, as papers give them.
 
 from jaxgen.degradations import kernels
 from jaxgen.degradations.blurring import blur, gaussian_blur, sharpen
+from jaxgen.degradations.jpeg import jpeg
 from jaxgen.degradations.linear import adjoint, chain, hide, stored
 from jaxgen.degradations.noise import gaussian_noise, poisson_noise
+from jaxgen.degradations.real_world import real_world
 from jaxgen.degradations.resizing import bicubic, bilinear, box, downscale, lanczos3, resize, upscale
 
 __all__ = [
@@ -25,9 +27,11 @@ __all__ = [
     "gaussian_blur",
     "gaussian_noise",
     "hide",
+    "jpeg",
     "kernels",
     "lanczos3",
     "poisson_noise",
+    "real_world",
     "resize",
     "sharpen",
     "stored",

@@ -29,15 +29,35 @@ def blur(image: jax.Array, key: jax.Array | None = None, *, kernel: Any) -> jax.
         ValueError: for a kernel that has no middle.
     """
     del key
-    size = kernel.shape[0]
-    if kernel.ndim != 2 or kernel.shape[1] != size or size % 2 == 0:
+    return convolve(image, kernel)
+
+
+def convolve(image: jax.Array, kernel: Any, size: tuple[Any, Any] | None = None) -> jax.Array:
+    """As `blur`, of an image that is the upper left part of an array.
+
+    Args:
+        image: [..., H, W, C].
+        kernel: [k, k].
+        size: (h, w) of the part, may be traced; what lies beyond it in the result is mirrored. All by default.
+    """
+    side = kernel.shape[0]
+    if kernel.ndim != 2 or kernel.shape[1] != side or side % 2 == 0:
         raise ValueError(f"a kernel of blur is [k, k] with an odd k, not {list(kernel.shape)}")
-    edge = [(size // 2, size // 2)] * 2
-    padded = jnp.pad(image, [(0, 0)] * (image.ndim - 3) + edge + [(0, 0)], mode="reflect")
+    shape = image.shape[-3:-1]
+    rows, columns = (_mirrored(n, side // 2, own) for n, own in zip(shape, size or shape, strict=True))
+    padded = jnp.take(jnp.take(image, rows, axis=-3), columns, axis=-2)
     whole = padded.shape[-3:-1]
     spectrum = jnp.fft.rfft2(padded, axes=(-3, -2)) * jnp.fft.rfft2(kernel, s=whole)[..., None]
     found = jnp.fft.irfft2(spectrum, s=whole, axes=(-3, -2)).astype(image.dtype)
-    return found[..., size - 1 :, size - 1 :, :]  # what went around ends before
+    return found[..., side - 1 :, side - 1 :, :]  # what went around ends before
+
+
+def _mirrored(length: int, reach: int, size: Any) -> Any:
+    """The pixels -reach, ..., length + reach - 1 of an axis of a size, mirrored at both of its ends."""
+    xp: Any = jnp if isinstance(size, jax.Array) else np
+    period = xp.maximum(2 * (size - 1), 1)
+    place = np.arange(-reach, length + reach) % period
+    return xp.minimum(place, period - place)
 
 
 def gaussian_blur(
@@ -72,7 +92,7 @@ def gaussian_blur(
     share = share / jnp.sum(share)
 
     def along(size):
-        mirrored = np.pad(np.arange(size), reach, mode="reflect" if size > 1 else "edge")
+        mirrored = _mirrored(size, reach, size)
         taken = np.lib.stride_tricks.sliding_window_view(mirrored, 2 * reach + 1)  # [size, offsets]
         return jnp.zeros((size, size)).at[np.arange(size)[:, None], taken].add(share)
 

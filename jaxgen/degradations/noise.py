@@ -41,16 +41,25 @@ def gaussian_noise(
 
 
 def poisson_noise(
-    image: jax.Array, key: jax.Array, *, peak: float | tuple[float, float] = 30.0, grey: bool = False, clip: bool = True
+    image: jax.Array,
+    key: jax.Array,
+    *,
+    peak: float | tuple[float, float] = 30.0,
+    strength: float | tuple[float, float] = 1.0,
+    grey: bool = False,
+    clip: bool = True,
 ) -> jax.Array:
-    """Counts of photons: with x = (image + 1) / 2 in [0, 1], Poisson(peak x) / peak, back in [-1, 1].
+    """Counts of photons: with x = (image + 1) / 2 in [0, 1],
 
-    The variance on [0, 1] is x / peak: proportional to the light.
+        x + strength (Poisson(peak x) / peak - x),   back in [-1, 1].
+
+    The variance on [0, 1] is strength^2 x / peak: proportional to the light.
 
     Args:
         image: [H, W, C]; below -1 it counts as black.
         key: of the draw.
         peak: mean count of a white pixel; the smaller, the noisier. A pair: drawn evenly between these.
+        strength: of the difference; 1 for counts themselves. A pair likewise.
         grey: whether all channels of a pixel get the same difference: that of their mean.
         clip: whether the result is cut to [-1, 1].
 
@@ -59,15 +68,16 @@ def poisson_noise(
 
     Raises:
         TypeError: for what is no key.
-        ValueError: for a peak of 0 or below.
+        ValueError: for a peak of 0 or below, or a strength below 0.
     """
     check_key(key)
-    of_peak, of_pixels = jax.random.split(key)
+    of_peak, of_strength, of_pixels = jax.random.split(key, 3)
+    times = number_between(of_strength, strength, "strength")
     most = number_between(of_peak, peak, "peak", above_zero=True)
     light = jnp.maximum((image + 1.0) / 2.0, 0.0)
     seen = jnp.mean(light, axis=-1, keepdims=True) if grey else light
     counts = jax.random.poisson(of_pixels, most * seen).astype(image.dtype)
-    noisy = image + 2.0 * (counts / most - seen)
+    noisy = image + 2.0 * times * (counts / most - seen)
     return jnp.clip(noisy, -1.0, 1.0) if clip else noisy
 
 

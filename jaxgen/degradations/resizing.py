@@ -35,10 +35,11 @@ def bilinear(x: Any) -> Any:
     return _of(x).maximum(0.0, 1.0 - abs(x))
 
 
-def bicubic(x: Any) -> Any:
-    """Cubic convolution with a = -1/2, as Pillow's and MATLAB's. Keys 1981."""
+def bicubic(x: Any, *, a: float = -0.5) -> Any:
+    """Cubic convolution; a = -1/2 is Pillow's and MATLAB's, -3/4 OpenCV's and PyTorch's. Keys 1981."""
     x = abs(x)
-    near, far = (1.5 * x - 2.5) * x**2 + 1.0, ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    near = ((a + 2.0) * x - (a + 3.0)) * x**2 + 1.0
+    far = a * (((x - 5.0) * x + 8.0) * x - 4.0)
     return _of(x).where(x < 1, near, _of(x).where(x < 2, far, 0.0))
 
 
@@ -48,28 +49,32 @@ def lanczos3(x: Any) -> Any:
     return xp.where(abs(x) < 3, xp.sinc(x) * xp.sinc(x / 3), 0.0)
 
 
-def weights(size: int, new_size: Any, kernel: Kernel, *, num_rows: int | None = None) -> Any:
+def weights(
+    size: Any, new_size: Any, kernel: Kernel, *, room: tuple[int, int] | None = None, antialias: bool = True
+) -> Any:
     """What each new pixel takes of each old one, along one axis.
 
     Args:
         size: of the axis.
-        new_size: of the resized axis; may be traced, with num_rows.
+        new_size: of the resized axis.
         kernel: distance -> weight.
-        num_rows: how many rows to make; those beyond a traced new_size are zero. new_size by default.
+        room: (rows, columns) of the result, at least (new_size, size), which may be traced then. Rows beyond new_size
+            repeat the last one, columns beyond size are 0. (new_size, size) by default.
+        antialias: whether the kernel is widened where an image shrinks.
 
     Returns:
-        float32 [num_rows, size], each row adding up to 1; of NumPy where new_size is a number.
+        float32 [rows, columns], each row adding up to 1; of NumPy where both sizes are numbers.
     """
-    xp = _of(new_size)
-    dtype = np.float32 if xp is jnp else np.float64
-    row = xp.arange(new_size if num_rows is None else num_rows, dtype=dtype)[:, None]
-    centre = (row + 0.5) * (size / new_size)
-    spread = xp.maximum(1.0, size / new_size)
-    found = kernel((xp.arange(size, dtype=dtype)[None] + 0.5 - centre) / spread)
-    # Rows beyond the end have nothing to be divided by.
-    total = xp.sum(found, axis=1, keepdims=True)
-    inside = row < new_size
-    return xp.where(inside, found / xp.where(inside, total, 1.0), 0.0).astype(np.float32)
+    traced = isinstance(size, jax.Array) or isinstance(new_size, jax.Array)
+    xp: Any = jnp if traced else np
+    dtype = np.float32 if traced else np.float64
+    rows, columns = (new_size, size) if room is None else room
+    row = xp.minimum(xp.arange(rows, dtype=dtype), new_size - 1)[:, None]
+    column = xp.arange(columns, dtype=dtype)[None]
+    spread = xp.maximum(1.0, size / new_size) if antialias else 1.0
+    found = kernel((column + 0.5 - (row + 0.5) * (size / new_size)) / spread)
+    found = xp.where(column < size, found, 0.0)
+    return (found / xp.sum(found, axis=1, keepdims=True)).astype(np.float32)
 
 
 def apply_weights(image: jax.Array, rows: Any, columns: Any) -> jax.Array:

@@ -88,6 +88,9 @@ def open_backbone(
     return inception.backbone(path, rule=options.lookup(rules, rule, "resize rule"))
 
 
+MOST_TO_COMPARE = 100_000
+"""Images of a set, beyond which reading them all once more, to look for equal ones, would take too long."""
+
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +210,9 @@ def _compare(fake, reference, backbone, metrics, seen_fake, train, seed, cache, 
         measured.append(conditional.as_asked(*labelled))
     if labelled is not None and "fid" in table:
         measured.append(conditional.within_classes(*labelled, num_classes))
+    leak: dict[str, str] = {}
     if train is not None:
+        leak = leak_of(reference.dataset, train)
         train_digest = comparison.content_digest(train)
         seen_train = see(Images(train, train.name), backbone, cache=cache, digest=train_digest, progress=progress)
         found = _against_train(train, seen_train, seen_real, seen_fake, reference, table, values, key)
@@ -233,6 +238,7 @@ def _compare(fake, reference, backbone, metrics, seen_fake, train, seed, cache, 
         "backbone_sha256": backbone.digest,
         "resize": backbone.resize,
         "seed": seed,
+        **leak,
         **code_version(),
     }
     if fake.run is not None:
@@ -262,9 +268,28 @@ def _against_train(train, seen_train, seen_real, seen_fake, reference, table, va
     return [copying, alike]
 
 
+def leak_of(held_out: data.Dataset, train: data.Dataset) -> dict[str, str]:
+    """`in_training`, for a protocol: how many held-out images equal one of training pixel by pixel; {} for none.
+
+    They make numbers look better than they are, and are warned of. Sets of more than 100,000 images are not looked at.
+    """
+    if max(held_out.num_examples, train.num_examples) > MOST_TO_COMPARE:
+        return {}
+    shared = comparison.shared_images(held_out, train)
+    if shared in (0, held_out.num_examples):  # all of them: it is the training set, which is told otherwise
+        return {}
+    said = f"{shared:,} of {held_out.num_examples:,} images"
+    warnings.warn(
+        f"{said} of {held_out.name} are in {train.name}, too, pixel by pixel: they were learnt, and numbers that "
+        "count them look better than they are",
+        stacklevel=3,
+    )
+    return {"in_training": said}
+
+
 def _warn_of_copies(fake, reference):
-    if max(side.dataset.num_examples for side in (fake, reference)) > 100_000:
-        return  # reading so many once more would take too long
+    if max(side.dataset.num_examples for side in (fake, reference)) > MOST_TO_COMPARE:
+        return
     of_fake, of_real = (comparison.image_digests(side.dataset) for side in (fake, reference))
     distinct, of_real = set(of_fake), set(of_real)
     if shared := sum(digest in of_real for digest in of_fake):

@@ -62,7 +62,7 @@ def measured(
     test = trained.config.wrap(opening.open_test_split(asked, name).dataset, "test")
     building.warn_of_few(test, asked)
     check_same_kind(trained, test, name)
-    opening.open_training_images(trained, name)  # warns where they have changed, or are not there
+    train = opening.open_training_images(trained, name)  # warns where they have changed, or are not there
     system = building.build_system(config, trained.spec)
     evaluate = assemble(system, test, test, key=jax.random.key(seed), mesh=sharding.make_mesh()).evaluate
     assert evaluate is not None  # of a system with `measure` and held-out images
@@ -72,6 +72,7 @@ def measured(
     protocol |= {"data": dataclasses.asdict(asked), "split": "test"}
     protocol |= {entry: text for entry, text in trained.system.protocol.items() if entry not in OF_DRAWING}
     protocol |= {"n_real": test.num_examples, "reference_sha256": comparison.content_digest(test)}
+    protocol |= {} if train is None else evaluation.leak_of(test, train)
     if BOUND in metrics:
         metrics |= code_length(trained, metrics[BOUND])
         protocol |= {"binarisation": asked.binarise, "dims": num_dims(trained)}

@@ -118,7 +118,7 @@ def dispatcher(
 
     Small sets live on the device and many steps run in one dispatch. Large ones are read ahead by threads, a step each.
     """
-    rows = functools.partial(data.batch_indices, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed)
+    rows = functools.partial(data.batch_rows, dataset, batch_size=batch_size, seed=seed)
     shard = functools.partial(data.process_slice, process_index=jax.process_index(), process_count=jax.process_count())
     zero: Any = np.zeros((), np.float32)
     none: Any = np.zeros((), np.int32)

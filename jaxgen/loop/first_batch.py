@@ -50,7 +50,7 @@ def check_first_batch(
 
     Returns the names of the metrics, for which nothing is run or compiled.
     """
-    rows = data.batch_indices(0, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed)
+    rows = data.batch_rows(dataset, 0, batch_size=batch_size, seed=seed)
     raw = dataset.fetch(data.process_slice(rows, jax.process_index(), jax.process_count()))
     batch = dataset.prepare(raw, key)
     data.check_batch(batch, image_shape=dataset.image_shape)

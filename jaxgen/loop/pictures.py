@@ -45,6 +45,6 @@ def describe_data(directory: Path, dataset: data.Dataset, seed: int) -> None:
     height, width, channels = dataset.image_shape
     if channels in (1, 3):  # others are no pictures
         num = min(64, max(9, 2**18 // (height * width)), dataset.num_examples)
-        rows = data.batch_indices(0, batch_size=num, num_examples=dataset.num_examples, seed=seed)
+        rows = data.batch_rows(dataset, 0, batch_size=num, seed=seed)
         real = dataset.prepare(dataset.fetch(rows), jax.random.key(seed))["image"]
         images.save_png(directory / run_directory.REAL, images.grid(np.asarray(real), upscale=None))

@@ -26,7 +26,7 @@ MADE_BY = ("commit", "jax", "device_kind")
 """Entries that say what computed a number; an evaluation made again has the same numbers, up to rounding."""
 REPLICATES = (
     *("seed", "step", "run", "preset", "config_sha256", "training_seed", "fake", "fake_sha256"),
-    *("rank_deficient", *MADE_BY),
+    *("rank_deficient", "in_training", *MADE_BY),
     *SUBJECT,
 )
 """Entries of a protocol in which numbers of one table may differ: what was evaluated and which draw of it, not how."""

@@ -154,11 +154,8 @@ def load_game(
         )
     state = loading.load(Path(directory), step=step, system=system).state
     dataset = open_data(opened, directory, dataset)
-    indices = data.batch_indices(
-        int(state.step),
-        batch_size=opened.system.images_per_step,
-        num_examples=dataset.num_examples,
-        seed=opened.stored["seed"],
+    indices = data.batch_rows(
+        dataset, int(state.step), batch_size=opened.system.images_per_step, seed=opened.stored["seed"]
     )
     # The keys of `experiment.train` and `dispatch.make_one_step`, in this order.
     data_key, key = jax.random.split(jax.random.fold_in(jax.random.key(opened.stored["seed"]), 3))

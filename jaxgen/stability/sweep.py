@@ -35,7 +35,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxgen import checkpoint, console, files
 from jaxgen.arguments import short
-from jaxgen.data.batches import batch_indices
+from jaxgen.data.batches import batch_rows
 from jaxgen.data.dataset import Dataset
 from jaxgen.local_path import local
 from jaxgen.memory import free, in_words
@@ -101,10 +101,7 @@ def of_dataset(dataset: Dataset, batch_size: int, seed: int = 0) -> Data:
         raise ValueError(f"{dataset.name} is too large for the device; a sweep needs a data set with arrays")
 
     def inputs(first, number):
-        rows = [
-            batch_indices(step, batch_size=batch_size, num_examples=dataset.num_examples, seed=seed)
-            for step in range(first, first + number)
-        ]
+        rows = [batch_rows(dataset, step, batch_size=batch_size, seed=seed) for step in range(first, first + number)]
         return np.stack(rows), np.arange(first, first + number, dtype=np.int32)
 
     def batch(arrays, inputs):

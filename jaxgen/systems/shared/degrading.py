@@ -37,7 +37,9 @@ HOLES = {
 DEGRADATIONS = {
     "noise": lambda d: d.noise,
     "super_resolution": lambda d: d.super_resolution,
+    "jpeg": lambda d: d.jpeg,
     "blur": lambda d: d.blur,
+    "real_world": lambda d: d.real_world,
 }
 
 # Groups ---------------------------------------------------------------------------------------------------------------
@@ -96,6 +98,49 @@ class Noise:
 
 
 @dataclasses.dataclass(frozen=True)
+class Jpeg:
+    """Images that went through a JPEG file."""
+
+    quality: Annotated[int, Range(1, 100)] = 10
+    """As libjpeg and Pillow count it."""
+    least_quality: Annotated[int, Range(1, 100)] | None = None
+    """For one that is drawn for each image, evenly from this to quality."""
+    subsampled: bool = True
+    """Whether chroma has half the height and width (4:2:0)."""
+
+    def build(self) -> Degrade:
+        """The degradation."""
+        quality = self.quality if self.least_quality is None else (self.least_quality, self.quality)
+        return functools.partial(degradations.jpeg, quality=quality, subsampled=self.subsampled)
+
+    @property
+    def words(self) -> str:
+        """For a protocol."""
+        quality = f"{self.quality}" if self.least_quality is None else f"{self.least_quality} to {self.quality}"
+        return f"JPEG of quality {quality}, {'4:2:0' if self.subsampled else '4:4:4'}"
+
+
+@dataclasses.dataclass(frozen=True)
+class RealWorld:
+    """Small images as they are found: blurred, resized, noisy, compressed, twice over."""
+
+    scale: Count = 4
+    """By which height and width shrink."""
+    sharpened: bool = True
+    """Whether the image is sharpened first."""
+
+    def build(self) -> Degrade:
+        """The degradation."""
+        return functools.partial(degradations.real_world, scale=self.scale, sharpened=self.sharpened)
+
+    @property
+    def words(self) -> str:
+        """For a protocol."""
+        sharpened = ", after sharpening" if self.sharpened else ""
+        return f"1/{self.scale} of the size by the two rounds of Real-ESRGAN with its published ranges{sharpened}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Blur:
     """Blurred images, with a little noise."""
 
@@ -129,8 +174,12 @@ class Degradation:
     """Of `noise`."""
     super_resolution: SuperResolution = SuperResolution()
     """Of `super_resolution`."""
+    jpeg: Jpeg = Jpeg()
+    """Of `jpeg`."""
     blur: Blur = Blur()
     """Of `blur`."""
+    real_world: RealWorld = RealWorld()
+    """Of `real_world`."""
 
     @property
     def chosen(self) -> Any:
