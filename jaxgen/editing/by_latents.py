@@ -1,5 +1,6 @@
 """Actions of runs that decode latents: completion, inversion, walks and mixtures, of pictures of the run's size."""
 
+import functools
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -120,7 +121,7 @@ def _keep_latents(path: Path, kept: dict[str, Any]) -> None:
     labels = [told["label"] for _, told in kept.values() if told is not None]
     arrays |= {"label": np.concatenate(labels)} if labels else {}
     file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     files.write_atomically(path, file.getvalue())
 
 
@@ -253,13 +254,18 @@ def walk(
     )
     for begin in _begins(session, decoder, key, settings):
         name, latents, told = begin
+        decode = functools.partial(_decoded, decoder, told)
         rows = [
-            walks.walk(lambda z, told=told: decoder.decoded(z, told), latents, row * size, strengths)[:, 0]
+            walks.walk(decode, latents, row * size, strengths.tolist())[:, 0]
             for row, size in zip(found.rows, scale, strict=True)
         ]
         _write_rows(
             session, name, np.stack(rows), "walk", film, f"{len(rows)} directions, {strengths[-1]:g} to each side"
         )
+
+
+def _decoded(decoder, told, latents):
+    return decoder.decoded(latents, told)
 
 
 def _numbers(decoder) -> int:

@@ -4,7 +4,7 @@ Each is a row of `Directions`, of length 1, in latents of D numbers (`latents.ro
 adds multiples of one to latents; at strength 0 it is the image itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,11 +49,11 @@ def sefa(kernels: jax.Array | Sequence[jax.Array], num: int | None = None, *, no
 
     Shen and Zhou 2021, eq. 6. Their code leaves eigenvectors in the order in which the solver returns them.
     """
-    kernels = [kernels] if hasattr(kernels, "shape") else list(kernels)
-    sizes = {kernel.shape[0] for kernel in kernels if jnp.ndim(kernel) == 2}
-    if len(sizes) != 1 or any(jnp.ndim(kernel) != 2 for kernel in kernels):
-        raise ValueError(f"kernels are of the form [D, F] with one D, not {[jnp.shape(kernel) for kernel in kernels]}")
-    weights = jnp.concatenate([jnp.asarray(kernel) for kernel in kernels], axis=1)
+    given: Any = [kernels] if hasattr(kernels, "shape") else kernels
+    layers = [jnp.asarray(kernel) for kernel in given]
+    if len({len(layer) for layer in layers}) != 1 or any(layer.ndim != 2 for layer in layers):
+        raise ValueError(f"kernels are of the form [D, F] with one D, not {[layer.shape for layer in layers]}")
+    weights = jnp.concatenate(layers, axis=1)
     if normalised:
         weights = weights / jnp.maximum(jnp.linalg.norm(weights, axis=0, keepdims=True), 1e-12)
     return _eigenvectors(weights @ weights.T, num)
@@ -230,7 +230,7 @@ def project_out(direction: jax.Array, others: jax.Array) -> jax.Array:
 
 
 def walk(
-    decode: Callable[[Any], jax.Array], latents: Any, direction: jax.Array, strengths: Sequence[float] | jax.Array
+    decode: Callable[[Any], jax.Array], latents: Any, direction: jax.Array, strengths: Iterable[float]
 ) -> jax.Array:
     """Images along a direction: decode(z + strength * direction) for each strength.
 

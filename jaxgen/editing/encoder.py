@@ -75,7 +75,8 @@ def objective_of(
                 loss = loss + of_real * jnp.mean(distance(again, image))
         return loss, (state, metrics | {"loss": loss})
 
-    return errors
+    found: Any = errors  # an objective that is given `frozen`
+    return found
 
 
 def _checked(found, z):

@@ -194,8 +194,8 @@ def read(path: str | os.PathLike) -> Picture:
     listing.check_regular(path)
     with decode.quiet_bombs(), Image.open(path, formats=decode.FORMATS) as image:
         decode.check_claim(image)
-        if getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"holds {image.n_frames} frames, of which only the first would be left: split it first")
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+            raise ValueError(f"holds {frames} frames, of which only the first would be left: split it first")
         format, lossless = str(image.format), _is_lossless(path)
         _check_depth(path, image)
         image.load()

@@ -38,16 +38,13 @@ def before_and_after(name: str, before: Picture, after: Picture, caption: str = 
       caption: in words.
       background: in [-1, 1], of what is transparent.
     """
-    caption = [caption] if caption else []
+    words = [caption] if caption else []
     if after.size != before.size:
-        caption.append(f"{before.size[1]}x{before.size[0]} to {after.size[1]}x{after.size[0]} pixels")
+        words.append(f"{before.size[1]}x{before.size[0]} to {after.size[1]}x{after.size[0]} pixels")
     if max(after.size) > SIDE:
-        caption.append(f"reduced to {SIDE} pixels on this page")
-    shown = [
-        pictures.Picture.of(_png(picture, after.size, background), label)
-        for picture, label in ((before, "before"), (after, "after"))
-    ]
-    return View(name, *shown, caption="; ".join(caption))
+        words.append(f"reduced to {SIDE} pixels on this page")
+    shown = [pictures.Picture.of(_png(picture, after.size, background)) for picture in (before, after)]
+    return View(name, shown[0]._replace(label="before"), shown[1]._replace(label="after"), "; ".join(words))
 
 
 def _png(picture: Picture, size: tuple[int, int], background: Any) -> bytes:

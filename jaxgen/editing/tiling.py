@@ -11,7 +11,7 @@ normalisation, a pooling over the image, an attention, a Fourier transform) has 
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -242,9 +242,7 @@ def padded(image: np.ndarray, multiple: int) -> np.ndarray:
     return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="reflect")
 
 
-def tiled(
-    function: Callable[[jax.Array], jax.Array], image: np.ndarray, field: Field, *, side: int = 256
-) -> np.ndarray:
+def tiled(function: Callable[[Any], jax.Array], image: np.ndarray, field: Field, *, side: int = 256) -> np.ndarray:
     """function(image), computed in tiles: the same numbers up to rounding, where `field` is that of the function.
 
     An image that is no multiple of `field.multiple` is padded by mirroring, and what comes of that is cut off.
@@ -262,6 +260,6 @@ def tiled(
     height, width = image.shape[:2]
     image = padded(np.asarray(image), field.multiple)
     found = np.empty((field.scale * image.shape[0], field.scale * image.shape[1], field.channels), np.float32)
-    for tile in tiles(*image.shape[:2], field, side):
+    for tile in tiles(image.shape[0], image.shape[1], field, side):
         found[tile.target] = np.asarray(function(image[tile.source][None])[0])[tile.kept]
     return found[: field.scale * height, : field.scale * width]

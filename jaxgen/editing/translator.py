@@ -82,20 +82,20 @@ class Translator:
         if mask is not None and mask.shape[:2] != (height, width):
             raise ValueError(f"the mask has {mask.shape[1]}x{mask.shape[0]} pixels, and the picture {width}x{height}")
         edited = picture.blank(scale)
-        padded = [length + -length % multiple for length in (height, width)]
+        rows, columns = (length + -length % multiple for length in (height, width))
         if height * width <= self.whole:
             field = tiling.Field(0, multiple, multiple, scale, 0)
-            tiles = tiling.tiles(*padded, field, max(padded))
+            tiles = tiling.tiles(rows, columns, field, max(rows, columns))
         else:
-            tiles = tiling.tiles(*padded, self._field_for(picture), self.side)
+            tiles = tiling.tiles(rows, columns, self._field_for(picture), self.side)
         for tile in tiles:
-            rows, columns = (
+            down, across = (
                 slice(into.start, min(into.stop, scale * length))
                 for into, length in zip(tile.target, (height, width), strict=True)
             )
             drawn = self._drawn(picture, mask, tile, background)
-            inside = drawn[: rows.stop - rows.start, : columns.stop - columns.start]
-            edited.draw(rows, columns, inside, background=background, source=picture)
+            inside = drawn[: down.stop - down.start, : across.stop - across.start]
+            edited.draw(down, across, inside, background=background, source=picture)
         if mask is not None and scale == 1:
             known = mask[..., 0] <= 0
             edited.levels[known] = picture.levels[known]
@@ -168,16 +168,14 @@ def translator(
             if told_level
             else f"--noise-level is for runs that are told the noise of a picture, and {system.name} is not"
         )
-    told: dict[str, Any] = {"label": label, "direction": direction}
     known = inspect.signature(translate).parameters
-    for name, value in told.items():
+    for name, value in {"label": label, "direction": direction}.items():
         if value is not None and name not in known:
             raise ValueError(f"{system.name} translates without being told a {name}: leave --{name} out")
     if "label" in known and label is None:
         raise ValueError(f"{system.name} is told what a picture is to become: give --label, a class by name or number")
     if label is not None and not 0 <= label < trained.spec.num_classes:
         raise ValueError(f"there is no label {label}; this run has the labels 0 to {trained.spec.num_classes - 1}")
-    told = {name: value for name, value in told.items() if value is not None}
     masked, channels = "mask" in batch, shape[2] - told_level
 
     def function(variables, key, images):
@@ -188,6 +186,9 @@ def translator(
         if told_level:
             plane = jnp.full((*images.shape[:-1], 1), noise_level / 127.5, images.dtype)
             given["source"] = jnp.concatenate([picture, plane], axis=-1)
+        told = {} if direction is None else {"direction": direction}
+        if label is not None:
+            told["label"] = jnp.full(len(images), label, jnp.int32)
         return jnp.clip(translate(variables, given, key, **told), -1.0, 1.0)
 
     bound = Partial(function, trained.variables, key)
