@@ -1,22 +1,29 @@
 """`jaxgen edit`: pictures in, pictures out, of runs that translate and of runs that decode."""
 
+import functools
+import inspect
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from a_run import Page
-from in_process import call
+from in_process import call, script
 from PIL import Image
 from test_editing_files import pixels_of, saved
+from test_readme import PAGES, ROOT
+from test_readme import commands as page_commands
 
-from jaxgen import commands, loading
+import jaxgen
+from jaxgen import building, commands, loading
 from jaxgen.editing import decoder as decoders
 from jaxgen.editing import files
 from jaxgen.editing.translator import translator
 from jaxgen.loading import Trained
 from jaxgen.system import Space, Spec, System
+from jaxgen.systems import vae
 
 pytestmark = pytest.mark.usefixtures("scripts_in_process", "fast_compilation")
 KEY = jax.random.key(0)
@@ -390,3 +397,35 @@ def test_what_cannot_be_done_is_one_sentence(trained, words, message, run, tmp_p
 
 def test_the_command_says_first_what_it_reads():
     assert commands.first_line(["edit", "runs/a", "restore", "x.png", "y.png"]) == "reading runs/a ..."
+
+
+# Its page -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", page_commands("edit"), ids=" ".join)
+def test_edit_commands_that_pages_show_are_understood(arguments, monkeypatch):
+    command = script("edit")
+    asked = []
+
+    @functools.wraps(command.edit)
+    def recorded(*given, **options):
+        asked.append(inspect.signature(command.edit).bind(*given, **options).arguments)
+        return "", 0
+
+    monkeypatch.setattr(command, "edit", recorded)
+    assert command.main(arguments) == 0
+    assert [str(asked[0]["run"]), asked[0]["action"]] == arguments[:2]
+
+
+def test_the_python_of_the_page_runs(monkeypatch):
+    spec = Spec.of_images((28, 28, 1))
+    system = building.build_system(vae.TINY, spec)
+    trained = Trained(system, jax.jit(system.init)(KEY), {}, {}, spec)
+    monkeypatch.setattr(jaxgen, "load", lambda directory: trained)
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGES[ROOT / "docs" / "editing.md"], re.S)
+    namespace = {}
+    exec(compile(snippet, "editing.md", "exec"), namespace)
+    assert namespace["frames"].shape == (3, 4, 28, 28, 1) and namespace["three"].shape == (3, 28, 28, 1)
+    assert namespace["field"].radius == 1 and namespace["large"].shape == (300, 200, 3)
+    np.testing.assert_array_equal(namespace["completed"][:, 14:], namespace["images"][:, 14:])
+    np.testing.assert_array_equal(namespace["frames"][1], trained.decode(namespace["found"].latents))
