@@ -315,7 +315,7 @@ def test_a_walk_goes_along_the_directions_of_the_largest_change(run, tmp_path):
     assert sorted(p.name for p in out.glob("*.png")) == [f"drawn_{i}_walk.png" for i in range(4)]
     path = drawn(np.array([0.8, -0.5, 0.3, 0.6]), tmp_path / "a.png")
     assert call("edit", run(decoding()), "walk", path, "--film", "--num-directions", 1, "--output", out) == 0
-    assert (out / "a.png_walk.webp").exists()
+    assert (out / "a_walk.webp").exists()
 
 
 def test_a_mixture_begins_and_ends_at_the_pictures(run, tmp_path):

@@ -350,7 +350,9 @@ def _mixed_styles(decoder, choices, a: Inverted, b: Inverted) -> np.ndarray | No
 
 def _write_rows(session, name, rows: np.ndarray, suffix: str, film: bool, caption: str) -> None:
     """Writes images [K, S, H, W, C] as a picture with K rows, or as a film of K beside each other, there and back."""
-    stem = f"{name.replace('/', '_')}_{suffix}"
+    stem = f"{str(Path(name).with_suffix('')).replace('/', '_')}_{suffix}"
+    if any(Path(entry["output"]).stem == stem for entry in session.written):  # a.png and a.jpg
+        stem = f"{name.replace('/', '_')}_{suffix}"
     num = rows.shape[1]
     table = images.grid(rows.reshape(-1, *rows.shape[2:]), columns=num, upscale=None)
     if film:
