@@ -125,6 +125,23 @@ class Measure(NamedTuple):
         return short(self)
 
 
+class Space(NamedTuple):
+    """Latents of another kind than `System.latents` gives, of which images are made, too: StyleGAN's w.
+
+    of: (variables, latents, **choices) -> latents of this kind, of some as `System.latents` gives them.
+    decode: (variables, latents of this kind, **choices) -> images. Choices are those of `System.decode` that say what
+      is drawn, such as a label, and may mean nothing here.
+    kernels: variables -> [D, F] of each layer that these latents enter, for directions of them by weights.
+    """
+
+    of: Callable
+    decode: Callable
+    kernels: Callable | None = None
+
+    def __repr__(self) -> str:
+        return short(self)
+
+
 def _averaged(state: Any) -> Any:
     return state.ema
 
@@ -144,6 +161,7 @@ class System:
         A `decode` that is told `toward` (other latents) and `share` knows itself what lies between two latents.
       latent_choices: names of those that are of the latents: `latents` is told them, and `decode` is not.
       latents: (key, n, **latent choices) -> latents of new images; `decode`: (variables, latents, **choices) -> images.
+      spaces: name -> `Space`: latents of other kinds that `decode` does not take, such as StyleGAN's w.
       batch_statistics: (variables, key, n, **choices) -> {network: batch statistics of n new images that are drawn as
         in training}, {} where there is no batch normalisation; they stand under `variables[network]["batch_stats"]`.
       encode: (variables, batch) -> latents.
@@ -172,6 +190,7 @@ class System:
     latent_choices: tuple[str, ...] = ()
     latents: Callable | None = None
     decode: Callable | None = None
+    spaces: Mapping[str, Space] = dataclasses.field(default_factory=dict)
     encode: Callable | None = None
     reconstruct: Callable | None = None
     translate: Callable | None = None
