@@ -6,6 +6,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import arithmetic, building, options, systems
@@ -13,7 +14,7 @@ from jaxgen.system import Spec, networks_of
 from jaxgen.systems.preset import Preset
 
 # Of the sets that come with the package: image size, channels, classes.
-BUILT_IN = {"mnist": (28, 1, 10), "stacked_mnist": (28, 3, 1000), "emoji": (64, 3, 9)}
+BUILT_IN = {"mnist": (28, 1, 10), "stacked_mnist": (28, 3, 1000), "emoji": (64, 3, 9), "factors": (32, 1, 3)}
 
 
 def spec_of(
@@ -49,6 +50,8 @@ def spec_of(
         beside = {"pair": spec.batch["image"], "subcategory": spec.batch.get("label")}
         told = {name: shape for name, shape in beside.items() if shape is not None}
         spec = Spec({**spec.batch, **told}, spec.num_classes)
+    if config.data.name == "factors":
+        spec = Spec({**spec.batch, "factor": jax.ShapeDtypeStruct((5,), jnp.int32)}, spec.num_classes)
     return spec
 
 
