@@ -74,6 +74,7 @@ def test_a_run_is_told_what_its_codes_are_good_for(run, short, capsys):
     assert "| mig | amortisation_gap |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_words_say_how_to_read_the_numbers(run, short, capsys, tmp_path):
     arguments = ["--num-images", 640, "--no-pictures", "--samples", 2, "--output", tmp_path]
     assert call("evaluate", run, "--representation", *arguments) == 0

@@ -75,6 +75,7 @@ def test_the_bound_of_the_best_posterior_is_that_of_theory():
     np.testing.assert_allclose(jax.jit(bound)(best, paired, BATCH), BEST, atol=0.03)
 
 
+@pytest.mark.slow
 def test_a_prior_without_a_formula_has_the_same_bound_by_draws():
     """A mixture of two equal Gaussians is one."""
     mixture = priors.Mixture(2, 2)
@@ -92,6 +93,7 @@ def test_a_prior_without_a_formula_has_the_same_bound_by_draws():
     np.testing.assert_allclose(jax.jit(bound)(own, image, q, noise)[0], jnp.mean(known + log_p - log_q), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_images_do_not_meet():
     posterior, bound = inference()
     both = amortisation(posterior, bound, KEY, BATCH, num_steps=20, eval_samples=1)
