@@ -142,6 +142,20 @@ class Space(NamedTuple):
         return short(self)
 
 
+class Inference(NamedTuple):
+    """What a system with diagonal Gaussian posteriors says of images: see `metrics.amortisation`.
+
+    posterior: (variables, batch) -> (mean, logvar), each [B, latent_dim].
+    bound: (variables, batch, (mean, logvar), noise [B, k, latent_dim]) -> the ELBO [B] of any such posterior, in nats.
+    """
+
+    posterior: Callable
+    bound: Callable
+
+    def __repr__(self) -> str:
+        return short(self)
+
+
 def _averaged(state: Any) -> Any:
     return state.ema
 
@@ -174,6 +188,7 @@ class System:
         trains, always of the same latents; the batch holds up to 32 examples. By default samples and reconstructions,
         as far as there are any (`watching.views_of`).
       measure: numbers on held-out images.
+      inference: of a variational autoencoder: its posterior, and the bound of any other.
       protocol: what its numbers depend on, in words: how images are drawn, which weights, which precision.
       game: the two players with all settings, where it is a game: for the stability laboratory.
       frozen: arrays that `state.frozen` holds, which are neither trained nor checkpointed: a run stores their digest.
@@ -199,6 +214,7 @@ class System:
     views: Callable | None = None
     batch_statistics: Callable | None = None
     measure: Measure | None = None
+    inference: Inference | None = None
     protocol: Mapping[str, str] = dataclasses.field(default_factory=dict)
     game: gan.Game | None = None
     frozen: Any = None

@@ -11,7 +11,7 @@ COMMANDS = {
     "evaluate": "measure a run, or anybody's images against others",
     "report": "write a run's page anew",
     "describe": "what a preset is: networks, parameters, arithmetic, paper; without data or training",
-    "stability": "the stability laboratory: dirac, spectrum, sweep, atlas",
+    "stability": "the stability laboratory: dirac, spectrum, sweep, collapse, atlas",
 }
 
 DOES_FIRST = {"train": "setting up", "describe": "building", "stability": "setting up"}

@@ -11,6 +11,7 @@ import tyro
 
 from jaxgen import command_line, ranges
 from jaxgen.commands import words
+from jaxgen.commands.collapse import collapse
 from jaxgen.commands.dirac import Momentum, UpdateRule, dirac, require, without_infinities
 from jaxgen.ranges import Count, CountOrZero, Norm, Positive, Range, Seed, Weight
 
@@ -261,7 +262,7 @@ def one_device_for_each_core() -> None:
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(len(os.sched_getaffinity(0))))
 
 
-COMMANDS = {"dirac": dirac, "spectrum": spectrum, "sweep": sweep, "atlas": atlas}
+COMMANDS = {"dirac": dirac, "spectrum": spectrum, "sweep": sweep, "collapse": collapse, "atlas": atlas}
 
 
 def main(arguments: list[str] | None = None) -> int:
