@@ -2,7 +2,15 @@
 
 from jaxgen.metrics.comparison.copies import discriminator_gap, memorisation, nearest_neighbours
 from jaxgen.metrics.comparison.measured import Measured, Metric
-from jaxgen.metrics.comparison.seen import PREPROCESSING, Seen, content_digest, image_digests, see, stored_images
+from jaxgen.metrics.comparison.seen import (
+    PREPROCESSING,
+    Seen,
+    content_digest,
+    image_digests,
+    see,
+    shared_images,
+    stored_images,
+)
 from jaxgen.metrics.comparison.two_sets import (
     METRICS,
     NUM_DIVISIONS,
@@ -44,6 +52,7 @@ __all__ = [
     "content_digest",
     "image_digests",
     "see",
+    "shared_images",
     "check_enough",
     "compare",
 ]

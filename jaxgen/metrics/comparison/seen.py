@@ -64,6 +64,12 @@ def image_digests(dataset: data.Dataset) -> list[bytes]:
     ]
 
 
+def shared_images(dataset: data.Dataset, others: data.Dataset) -> int:
+    """How many images of a set are in another one, too, pixel by pixel."""
+    known = set(image_digests(others))
+    return sum(digest in known for digest in image_digests(dataset))
+
+
 def see(
     backbone: Backbone,
     dataset: data.Dataset,
