@@ -234,7 +234,7 @@ def test_what_has_no_spectrum_is_one_sentence_and_code_2(directory, capsys, run,
     assert captured.out == "" and errors[0].startswith("error: ") and message in errors[0] and len(errors) == 2
 
 
-QUICK = ["--json", "--iterations", 4, "--probes", 2, "--latents", 0, "--no-layers", "--no-train-step"]
+QUICK = ["--json", "--iterations", 12, "--probes", 2, "--latents", 0, "--no-layers", "--no-train-step"]
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_one_that_was_asked_for_is_told(directory, tmp_path, capsys):
@@ -267,8 +267,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_one_that_was_asked_for_is_told(
         (lambda stored: "[]", "config.json is damaged (it holds a list, not an object)"),
         (lambda stored: json.dumps({n: v for n, v in stored.items() if n != "seed"}), "does not say seed, as train"),
         (lambda stored: json.dumps(stored | {"images": []}), "it does not say what the images were"),
-        (lambda stored: json.dumps(stored | {"num_steps": "many"}), "num_steps"),
-        (lambda stored: json.dumps(stored | {"latent_dim": -1}), "latent_dim"),
+        (lambda stored: json.dumps(stored | {"num_steps": "many"}), "--num-steps"),
+        (lambda stored: json.dumps(stored | {"latent_dim": -1}), "--latent-dim must be at least 1"),
         (lambda stored: json.dumps(stored | {"system": 3}), "its system is 3, which is no name"),
     ],
 )
