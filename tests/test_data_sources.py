@@ -13,6 +13,7 @@ from jaxgen.data import augmentation, masks
 from jaxgen.system import Spec
 from jaxgen.systems.shared import degrading
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 KEY = jax.random.key(9)
 IMAGES = np.random.RandomState(0).randint(0, 256, (50, 16, 16, 3), np.uint8)
 NOISY = functools.partial(degradations.gaussian_noise, sigma=25.0)

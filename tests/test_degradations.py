@@ -13,6 +13,7 @@ from jaxgen import degradations
 from jaxgen.data.dataset import function_name
 from jaxgen.degradations import blurring, kernels, resizing, two_rounds
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 KEY = jax.random.key(5)
 IMAGE = np.random.RandomState(0).uniform(-1, 1, (24, 36, 3)).astype(np.float32)
 PILLOW = {
@@ -149,11 +150,11 @@ def test_clipped_noise_stays_in_the_range_and_none_changes_nothing():
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_the_variance_of_poisson_noise_is_proportional_to_the_light(strength):
     light = np.array([0.1, 0.3, 0.5, 0.8], np.float32)
-    image = np.broadcast_to(2 * light - 1, (64, 64, 4))
+    image = np.broadcast_to(2 * light - 1, (24, 24, 4))
     noise = drawn(partial(degradations.poisson_noise, peak=30.0, strength=strength, clip=False), image, 8)
     variance = np.var(np.asarray(noise).reshape(-1, 4) / 2, axis=0)
-    np.testing.assert_allclose(variance, strength**2 * light / 30, rtol=0.05)
-    np.testing.assert_allclose(np.mean(np.asarray(noise), axis=(0, 1, 2)), 0, atol=5e-3)
+    np.testing.assert_allclose(variance, strength**2 * light / 30, rtol=0.08)
+    np.testing.assert_allclose(np.mean(np.asarray(noise), axis=(0, 1, 2)), 0, atol=1e-2)
 
 
 def test_grey_poisson_noise_is_the_same_in_all_channels():
@@ -262,6 +263,7 @@ def test_what_is_stored_has_256_levels_and_the_derivative_of_the_cut():
 # Two rounds -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_real_world_is_drawn_for_each_image_and_has_one_shape():
     degrade = partial(degradations.real_world, scale=4)
     smooth = np.broadcast_to(np.linspace(-0.8, 0.8, 64, dtype=np.float32)[:, None, None], (64, 64, 3))
