@@ -96,6 +96,8 @@ def number_between(
         if most < least:
             raise ValueError(f"{name} is drawn between two numbers, the smaller first, not {least:g} and {most:g}")
     if isinstance(value, (tuple, list)):
+        check_key(key)
+        assert key is not None
         return jax.random.uniform(key, (), minval=value[0], maxval=value[1])
     return value
 
