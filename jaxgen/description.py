@@ -64,7 +64,7 @@ def stand_in(spec: Spec) -> data.Dataset:
         names,
         data.prepare_default,
         fingerprint="",
-        **arrays,  # type: ignore[arg-type]
+        **arrays,
     )
 
 
