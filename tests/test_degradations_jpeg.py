@@ -12,6 +12,7 @@ from PIL import Image
 from jaxgen import data, degradations
 from jaxgen.degradations import compression
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 KEY = jax.random.key(3)
 
 
