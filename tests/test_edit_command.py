@@ -132,6 +132,8 @@ def test_a_picture_too_large_for_a_network_that_sees_everything_is_refused(tmp_p
     picture = files.read(saved(tmp_path / "a.png", pixels_of(20, 20, 3)))
     with pytest.raises(ValueError, match="20x20 pixels are more than are taken as a whole .100.*sees further"):
         editor.picture(picture)
+    whole = translator(trained_of({"translate": normed}, {"source": shape(*SHAPE)}), key=KEY, whole=100, side=0)
+    assert whole.picture(picture).size == (20, 20)
 
 
 def test_a_folder_comes_out_as_it_went_in_and_what_is_broken_is_named(run, tmp_path, capsys):

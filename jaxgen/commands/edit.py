@@ -58,7 +58,7 @@ def edit(
     direction: Literal["to_image", "to_source"] | None = None,
     noise_level: Annotated[float, ranges.Range(0, 255)] | None = None,
     background: str | None = None,
-    tile: Count | None = None,
+    tile: CountOrZero | None = None,
     space: str | None = None,
     num_starts: Annotated[Count | None, tyro.conf.arg(aliases=["--restarts"])] = None,
     num_steps: CountOrZero | None = None,
@@ -96,7 +96,8 @@ def edit(
       noise_level: For runs that are told the noise of a picture (DRUNet): its standard deviation, of 255.
       background: What transparent pictures lie on for the network, a colour; that of the run's data by default.
       tile: Side of the tiles in which large pictures are edited, in pixels; 256 by default. What is around them is
-        computed, and the picture is the same as without tiles; a network that sees everything has none.
+        computed, and the picture is the same as without tiles. 0: without, as is needed for a network that sees the
+        whole picture.
       space: For runs that decode: z (the default), or of a StyleGAN w or w+, one w for each layer.
       num_starts: For each picture, of which the best is kept; 4 by default, or one for each class.
       num_steps: Of gradient descent; 300 by default.

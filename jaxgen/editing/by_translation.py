@@ -22,7 +22,7 @@ def translate(
       session: what is edited.
       labels: at most one: what pictures are to become.
       direction, noise_level: see `translator.translator`.
-      tile: side of tiles, in pixels.
+      tile: side of tiles, in pixels; 0: none.
 
     Raises:
       MissingCapability: for a run that does not translate.

@@ -112,7 +112,7 @@ class Decoder:
         Starts are drawn like latents of new images, the same for all images, so that none depends on its neighbours;
         the first is what the run's encoder says, where there is one, and in spaces of styles their mean. The prior is
         that of the latents: standard normal, of styles a normal distribution with their means and deviations; where
-        none is known (a learned prior), there is none.
+        none is known (a learned prior), there is none. Codes, to which no gradient leads, are the encoder's.
 
         Args:
           images: [B, H, W, C] in [-1, 1], of the run's size.
@@ -126,7 +126,7 @@ class Decoder:
           The inversion, and what `decode` is told with its latents: {"label": [B]}, or None.
 
         Raises:
-          ValueError: for images of another shape; for codes.
+          ValueError: for images of another shape; for codes without an encoder, or a hole to be filled by them.
           MissingCapability: for a run without latents and encoder.
         """
         check_key(key)
@@ -134,6 +134,8 @@ class Decoder:
             raise ValueError(
                 f"images of {list(images.shape[1:])} are not of the run's shape {list(self.trained.image_shape)}"
             )
+        if mask is None and self._has_codes():
+            return self._encoded(images, noise), None
         starts = self.num_starts if num_starts is None else num_starts
         told = self.labels(len(images), starts)
         known = None if mask is None else 1 - jnp.asarray(mask, jnp.float32)
@@ -144,6 +146,25 @@ class Decoder:
         if told is not None:
             chosen = {"label": np.asarray(told["label"])[np.arange(len(images)), np.asarray(found.best)]}
         return found, chosen
+
+    def _has_codes(self) -> bool:
+        system, example = self.trained.system, self.trained.spec.example(1)
+        if self.space != "z" or system.encode is None:
+            return False
+        encoded = jax.eval_shape(system.encode, self.trained.variables, example)
+        return any(not jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(encoded))
+
+    def _encoded(self, images: np.ndarray, noise: float) -> inversion.Inversion:
+        """What the encoder says of images."""
+
+        def run(variables, images):
+            assert self.trained.system.encode is not None
+            codes = self.trained.system.encode(variables, {"image": images})
+            drawn = self.decode(variables, codes)
+            losses = jnp.sum((drawn - images) ** 2, axis=(1, 2, 3))[:, None] / (2 * noise**2)
+            return inversion.Inversion(codes, drawn, losses, jnp.zeros(len(images), jnp.int32))
+
+        return compilation.jit(run)(self.trained.variables, jnp.asarray(images))
 
     def _inverted(self, variables, target, known, told, key, *, num_starts, noise, **settings):
         starts, prior = self._starts(variables, target, told, key, num_starts)

@@ -8,6 +8,7 @@ the same numbers as the whole image; with a pixel less it does not. A function t
 normalisation, a pooling over the image, an attention, a Fourier transform) has no such radius, and is refused.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -97,6 +98,8 @@ def field_of(
 
     The whole is then compared with a part of it that begins `align` pixels later, with the radius found: where they
     differ at `align` 1, the function has a stride, or draws noise, or knows where it is, and 2, 4, ..., 64 are tried.
+    All of that happens on the CPU, where there is one for JAX: convolutions of accelerators may go by ways (Winograd's
+    of large tiles, Fourier's) whose rounding reaches further than the function, and multiply in less than float32.
 
     Args:
       function: images [1, H, W, channels] -> images [1, scale H, scale W, any], differentiable and deterministic. A
@@ -116,6 +119,9 @@ def field_of(
     check_key(key)
     multiple, scale, outputs = sizes_of(function, channels)
     argument = function if isinstance(function, Partial) else Partial(function)
+    with contextlib.suppress(RuntimeError):  # no such platform
+        cpu = jax.local_devices(backend="cpu")[0]
+        argument, key = jax.device_put((argument, key), cpu)
     run = functools.partial(_applied, argument)
     gradient = functools.partial(_gradient, argument)
     largest = 128 * math.ceil((most + 64) / 64)
@@ -155,12 +161,14 @@ def field_of(
 
 @jax.jit
 def _applied(function, image):
-    return function(image)
+    with jax.default_matmul_precision("highest"):
+        return function(image)
 
 
 @jax.jit
 def _gradient(function, image, cotangent):
-    return jax.vjp(function, image)[1](cotangent)[0]
+    with jax.default_matmul_precision("highest"):
+        return jax.vjp(function, image)[1](cotangent)[0]
 
 
 def _reach(gradient, scale, outputs, channels, side, block, key, num_probes) -> int | None:

@@ -33,7 +33,7 @@ class Translator:
       channels: of the pictures that it takes, 1 or 3.
       masked: whether it is told a mask, 1 where the image is missing.
       key: of the images by which its receptive field is measured.
-      side: of tiles, in pixels.
+      side: of tiles, in pixels; 0: no picture is divided, whatever memory it takes.
       whole: pixels up to which a picture is not divided.
     """
 
@@ -83,7 +83,7 @@ class Translator:
             raise ValueError(f"the mask has {mask.shape[1]}x{mask.shape[0]} pixels, and the picture {width}x{height}")
         edited = picture.blank(scale)
         rows, columns = (length + -length % multiple for length in (height, width))
-        if height * width <= self.whole:
+        if height * width <= self.whole or not self.side:
             field = tiling.Field(0, multiple, multiple, scale, 0)
             tiles = tiling.tiles(rows, columns, field, max(rows, columns))
         else:
@@ -106,8 +106,10 @@ class Translator:
             return self.field
         except ValueError as error:
             height, width = picture.size
-            reason = f"{width}x{height} pixels are more than are taken as a whole ({self.whole:,}), and in tiles"
-            raise type(error)(f"{reason} it would not be the same: {error}") from error
+            raise type(error)(
+                f"{width}x{height} pixels are more than are taken as a whole ({self.whole:,}), and in tiles it would "
+                f"not be the same: {error}. --tile 0 takes it as a whole, if there is the memory"
+            ) from error
 
     def _drawn(self, picture, mask, tile, background) -> np.ndarray:
         """What a tile becomes, without what is not kept, [h, w, C]."""
