@@ -33,7 +33,9 @@ from jaxgen.systems import (
     factor_vae,
     fastgan,
     flexible_vae,
+    gated,
     iwae,
+    lama,
     m2,
     nafnet,
     pix2pix,
@@ -103,6 +105,8 @@ MODULES = (
     cyclegan,
     cut,
     stargan,
+    gated,
+    lama,
     classifier,
 )
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}
