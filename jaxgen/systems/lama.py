@@ -18,7 +18,6 @@ import dataclasses
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import turns
@@ -75,24 +74,12 @@ class Config(two_player.Adversaries, completing.Completing):
     """The discriminator's optimiser."""
 
 
-def missing_patches(mask: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """1 for each patch of which a pixel is missing: masks [B, H, W, 1] -> [B, h, w].
-
-    Patch i of h stands for rows floor(i H / h) to ceil((i + 1) H / h) - 1; it may be smaller than what a logit sees.
-    """
-    found = mask[..., 0]
-    for axis, (side, count) in enumerate(zip(mask.shape[1:3], shape, strict=True)):
-        first, place = np.arange(count)[:, None], np.arange(side)
-        inside = (place >= first * side // count) & (place < -(-(first + 1) * side // count))
-        found = jnp.max(jnp.where(inside, jnp.expand_dims(jnp.moveaxis(found, axis + 1, -1), -2), 0.0), axis=-1)
-        found = jnp.moveaxis(found, -1, axis + 1)
-    return found
-
-
 def known_is_real(turn: turns.Turn) -> jax.Array:
     """-E (1 - m) D(G), which turns -log(1 - D) of patches of a fake without a missing pixel into -log D."""
     logits = turn.fake_logits
-    return -turns.per_picture((1 - missing_patches(completing.mask_of(turn.batch), logits.shape[1:])) * logits)
+    return -turns.per_picture(
+        (1 - completing.missing_patches(completing.mask_of(turn.batch), logits.shape[1:])) * logits
+    )
 
 
 def matching(turn: turns.Turn) -> jax.Array:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxgen import data, network, restoration, turns
@@ -64,6 +65,20 @@ def mask_of(batch: Mapping[str, Any]) -> Any:
                 "makes holes"
             )
     return (batch["mask"] > 0).astype(jnp.float32)
+
+
+def missing_patches(mask: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """1 for each patch of which a pixel is missing: masks [B, H, W, 1] -> [B, h, w].
+
+    Patch i of h stands for rows floor(i H / h) to ceil((i + 1) H / h) - 1; it may be smaller than what a logit sees.
+    """
+    found = mask[..., 0]
+    for axis, (side, count) in enumerate(zip(mask.shape[1:3], shape, strict=True)):
+        first, place = np.arange(count)[:, None], np.arange(side)
+        inside = (place >= first * side // count) & (place < -(-(first + 1) * side // count))
+        found = jnp.max(jnp.where(inside, jnp.expand_dims(jnp.moveaxis(found, axis + 1, -1), -2), 0.0), axis=-1)
+        found = jnp.moveaxis(found, -1, axis + 1)
+    return found
 
 
 def with_mask(batch: Mapping[str, Any]) -> jax.Array:
