@@ -6,6 +6,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import arithmetic, building, data, options, systems
@@ -13,7 +14,13 @@ from jaxgen.system import Spec, networks_of
 from jaxgen.systems.preset import Preset
 
 # Of the sets that come with the package: image size, channels, classes.
-BUILT_IN = {"mnist": (28, 1, 10), "stacked_mnist": (28, 3, 1000), "emoji": (64, 3, 9), "unpaired_emoji": (64, 3, 9)}
+BUILT_IN = {
+    "mnist": (28, 1, 10),
+    "stacked_mnist": (28, 3, 1000),
+    "emoji": (64, 3, 9),
+    "unpaired_emoji": (64, 3, 9),
+    "factors": (32, 1, 3),
+}
 
 
 def spec_of(
@@ -50,6 +57,8 @@ def spec_of(
         beside = {other: spec.batch["image"], "subcategory": spec.batch.get("label")}
         told = {name: shape for name, shape in beside.items() if shape is not None}
         spec = Spec({**spec.batch, **told}, spec.num_classes)
+    if config.data.name == "factors":
+        spec = Spec({**spec.batch, "factor": jax.ShapeDtypeStruct((5,), jnp.int32)}, spec.num_classes)
     if config.data.name in ("pairs", "halves", "unpaired"):  # of one size, as far as is known without them
         spec = Spec({**spec.batch, "source": spec.batch["image"]}, spec.num_classes)
     return Spec.of(config.wrap(stand_in(spec), "train"))
@@ -58,8 +67,16 @@ def spec_of(
 def stand_in(spec: Spec) -> data.Dataset:
     """A data set of one black example, for what only asks for the shapes of batches."""
     arrays = {name: np.zeros((1, *shape.shape), shape.dtype) for name, shape in spec.batch.items()}
-    names = tuple(map(str, range(spec.num_classes)))
-    return data.dataset.in_memory("a stand-in", arrays.pop("image"), arrays.pop("label", None), names, **arrays)
+    names, image, label = tuple(map(str, range(spec.num_classes))), arrays.pop("image"), arrays.pop("label", None)
+    return data.dataset.in_memory(
+        "a stand-in",
+        image,
+        label,
+        names,
+        data.prepare_default,
+        fingerprint="",
+        **arrays,
+    )
 
 
 def describe(config: options.Run, spec: Spec, *, name: str = "", preset: Preset | None = None) -> dict[str, Any]:

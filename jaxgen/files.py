@@ -17,6 +17,7 @@ import json
 import math
 import os
 import secrets
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,39 @@ def write_atomically(path: str | os.PathLike, data: bytes | memoryview) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+def check_replaceable(path: str | os.PathLike) -> None:
+    """Raises the OSError of `write_atomically` where a directory lies in the place of a file, before there is any.
+
+    Raises:
+      IsADirectoryError: with the path and what to do.
+    """
+    with explained(path, "write"):
+        if Path(path).is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a directory")
+
+
+def check_directory(path: str | os.PathLike) -> None:
+    """Raises an OSError where something else lies in the place of a directory that is to be made, or is there.
+
+    Raises:
+      FileExistsError: with the path and what to do.
+    """
+    with explained(path, "make the directory"):
+        if Path(path).exists() and not Path(path).is_dir():
+            raise FileExistsError(errno.EEXIST, "no directory")
+
+
+def record_crc32(record: Mapping[str, Any]) -> int:
+    """The checksum of a JSON record without its own entry `crc32`, whatever the order of its names."""
+    rest = {name: value for name, value in record.items() if name != "crc32"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
+def was_changed(record: Any) -> bool:
+    """Whether a JSON record that holds its checksum is not what was written; False for one that holds none."""
+    return isinstance(record, dict) and "crc32" in record and record["crc32"] != record_crc32(record)
 
 
 def encoded(value: Any) -> Any:

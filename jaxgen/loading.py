@@ -24,7 +24,8 @@ class Trained:
     """A run read back; its data need not be there.
 
     What its system can do are methods here, with the variables bound: `run.draw(key, 16)`, `run.decode(z)`,
-    `run.reconstruct(batch)`; `run.can` names them. They are compiled at the first call for shapes.
+    `run.reconstruct(batch)`; `run.can` names them. They are compiled at the first call for shapes, and can be called
+    inside of `jax.jit` and `jax.grad`.
 
     Attributes:
       system: what it is a run of.
@@ -80,7 +81,7 @@ class Trained:
             return functools.partial(_told, self.system, name, function)
         if name not in self._compiled:
             self._compiled[name] = compilation.jit(function, **_static(name, function))
-        compiled = functools.partial(self._compiled[name], self.variables)
+        compiled = functools.partial(_compiled_unless_traced, self._compiled[name], function, self.variables)
         return functools.partial(_told, self.system, name, compiled) if name in ("draw", "decode") else compiled
 
 
@@ -89,6 +90,12 @@ def _static(name: str, function: Callable) -> dict[str, Any]:
     if name == "draw":
         return {"static_argnums": (2,)}
     return {"static_argnames": ("direction",)} if "direction" in inspect.signature(function).parameters else {}
+
+
+def _compiled_unless_traced(compiled: Callable, function: Callable, *arguments: Any, **choices: Any) -> Any:
+    """Inside the caller's own jit or gradient the function itself: options of a compiler are of whole programs only."""
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((arguments, choices)))
+    return (function if traced else compiled)(*arguments, **choices)
 
 
 def _told(system: System, name: str, function: Callable, *arguments: Any, **choices: Any) -> jax.Array:

@@ -21,7 +21,7 @@ from jaxgen.data import decode, folder, listing, reading
 from jaxgen.system import System
 
 BATCH = 500
-BUILT_IN = ("mnist", "stacked_mnist", "emoji")
+BUILT_IN = ("mnist", "stacked_mnist", "emoji", "factors")
 SPLITS = ("train", "test")
 IN_TURNS = "all classes alike, in turns"
 """Which labels a class-conditional run is asked for, in a protocol."""
@@ -207,10 +207,11 @@ def _opened(config: options.Data, split: Literal["train", "test"], whose: str) -
 
 
 def _open_built_in(name, split, shape, image_size) -> Images:
-    own = 64 if name == "emoji" else 28
+    own = {"emoji": 64, "factors": 32}.get(name, 28)
     size = image_size or (shape[0] if shape is not None and shape[0] == shape[1] else own)
     dataset = options.Data(name, image_size=size).open(split)
-    rule = {"emoji": f"area average of 64x64 to {size}x{size}"}.get(name, f"zero padding of 28x28 to {size}x{size}")
+    rules = {"emoji": f"area average of 64x64 to {size}x{size}", "factors": f"drawn at {size}x{size}"}
+    rule = rules.get(name, f"zero padding of 28x28 to {size}x{size}")
     return Images(dataset, name, split, "none" if size == own else rule)
 
 

@@ -78,6 +78,7 @@ DATASETS = {
     "mnist": lambda d, split: data.mnist(split, image_size=d.image_size or 28, binarise=_binarise(d)),
     "stacked_mnist": lambda d, split: data.stacked_mnist(split, image_size=d.image_size or 28, binarise=_binarise(d)),
     "emoji": lambda d, split: data.emoji(split, image_size=d.image_size or 64, drawn_by=d.drawn_by),
+    "factors": lambda d, split: data.factors(split, image_size=d.image_size or 32, binarise=_binarise(d)),
     "folder": lambda d, split: _open_folder(d, split),
     "arrays": lambda d, split: _open_arrays(d, split),
     "pairs": pair_options.open_pairs,
@@ -112,7 +113,7 @@ OF_DATA = {  # settings of data that are for some sets only
     "value_range": ("arrays",),
     "image_key": ("arrays", "hub"),
     "label_key": ("arrays", "hub"),
-    "binarise": ("mnist", "stacked_mnist"),
+    "binarise": ("mnist", "stacked_mnist", "factors"),
     "drawn_by": ("emoji", "unpaired_emoji"),
 }
 
@@ -157,7 +158,7 @@ class Data:
     label_key: str | None = None
     """For `arrays` and hub sets: that of the labels."""
     binarise: Literal[*BINARISATIONS] = "none"
-    """For MNIST: a Bernoulli draw at every visit (dynamic) or one for ever (static), a threshold, or grey levels."""
+    """For MNIST and factors: a Bernoulli draw at each visit (dynamic) or once (static), a threshold, or grey levels."""
     drawn_by: Literal["noto", "twemoji"] = "noto"
     """For emoji: the house that drew what should come out; the other one's drawings are beside it."""
 

@@ -25,7 +25,7 @@ from jaxgen.metrics import image as metrics
 
 
 def init(
-    key: jax.Array, model: nn.Module, *, optimizer: optax.GradientTransformation, source_shape: tuple[int, int, int]
+    key: jax.Array, model: nn.Module, *, optimizer: optax.GradientTransformation, source_shape: tuple[int, ...]
 ) -> objective.State:
     """The state before the first step.
 
@@ -93,8 +93,8 @@ def make_train_step(
     )
 
 
-def source_of(batch: Mapping[str, jax.Array]) -> jax.Array:
-    """batch["source"].
+def source_of(batch: Mapping[str, Any]) -> Any:
+    """batch["source"], or its shape in a batch of shapes.
 
     Raises:
       ValueError: where there is none.

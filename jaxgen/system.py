@@ -125,6 +125,37 @@ class Measure(NamedTuple):
         return short(self)
 
 
+class Space(NamedTuple):
+    """Latents of another kind than `System.latents` gives, of which images are made, too: StyleGAN's w.
+
+    of: (variables, latents, **choices) -> latents of this kind, of some as `System.latents` gives them.
+    decode: (variables, latents of this kind, **choices) -> images. Choices are those of `System.decode` that say what
+      is drawn, such as a label, and may mean nothing here.
+    kernels: variables -> [D, F] of each layer that these latents enter, for directions of them by weights.
+    """
+
+    of: Callable
+    decode: Callable
+    kernels: Callable | None = None
+
+    def __repr__(self) -> str:
+        return short(self)
+
+
+class Inference(NamedTuple):
+    """What a system with diagonal Gaussian posteriors says of images: see `metrics.amortisation`.
+
+    posterior: (variables, batch) -> (mean, logvar), each [B, latent_dim].
+    bound: (variables, batch, (mean, logvar), noise [B, k, latent_dim]) -> the ELBO [B] of any such posterior, in nats.
+    """
+
+    posterior: Callable
+    bound: Callable
+
+    def __repr__(self) -> str:
+        return short(self)
+
+
 def _averaged(state: Any) -> Any:
     return state.ema
 
@@ -144,6 +175,7 @@ class System:
         A `decode` that is told `toward` (other latents) and `share` knows itself what lies between two latents.
       latent_choices: names of those that are of the latents: `latents` is told them, and `decode` is not.
       latents: (key, n, **latent choices) -> latents of new images; `decode`: (variables, latents, **choices) -> images.
+      spaces: name -> `Space`: latents of other kinds that `decode` does not take, such as StyleGAN's w.
       batch_statistics: (variables, key, n, **choices) -> {network: batch statistics of n new images that are drawn as
         in training}, {} where there is no batch normalisation; they stand under `variables[network]["batch_stats"]`.
       encode: (variables, batch) -> latents.
@@ -156,6 +188,7 @@ class System:
         trains, always of the same latents; the batch holds up to 32 examples. By default samples and reconstructions,
         as far as there are any (`watching.views_of`).
       measure: numbers on held-out images.
+      inference: of a variational autoencoder: its posterior, and the bound of any other.
       protocol: what its numbers depend on, in words: how images are drawn, which weights, which precision.
       game: the two players with all settings, where it is a game: for the stability laboratory.
       frozen: arrays that `state.frozen` holds, which are neither trained nor checkpointed: a run stores their digest.
@@ -172,6 +205,7 @@ class System:
     latent_choices: tuple[str, ...] = ()
     latents: Callable | None = None
     decode: Callable | None = None
+    spaces: Mapping[str, Space] = dataclasses.field(default_factory=dict)
     encode: Callable | None = None
     reconstruct: Callable | None = None
     translate: Callable | None = None
@@ -180,6 +214,7 @@ class System:
     views: Callable | None = None
     batch_statistics: Callable | None = None
     measure: Measure | None = None
+    inference: Inference | None = None
     protocol: Mapping[str, str] = dataclasses.field(default_factory=dict)
     game: gan.Game | None = None
     frozen: Any = None

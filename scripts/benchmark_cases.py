@@ -100,7 +100,7 @@ CASES = {
         System("stylegan2", "emoji-stylegan2", 32, period=16),
         System("r3gan", "emoji-r3gan", 64),
         System("progan", "emoji-progan", 16),
-        System("fastgan", "emoji-fastgan", 16),
+        System("fastgan", "emoji-fastgan", 16, check_learning_rate=1e-3),
         System("wgan-gp", "emoji-wgan-gp", 64),
     )
 }

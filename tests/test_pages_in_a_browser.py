@@ -9,8 +9,10 @@ import pytest
 from a_run import make_run, system_of, told
 
 from jaxgen import images, report
+from jaxgen.editing import page as edited
 from jaxgen.evaluation import page
 from jaxgen.evaluation.pictures import Picture
+from jaxgen.pages.pictures import Picture as PagePicture
 from jaxgen.report import comparison
 from jaxgen.stability import atlas, sweep, sweep_page, sweep_report
 from jaxgen.stability.atlas import page as atlas_page
@@ -74,6 +76,13 @@ def an_atlas(directory, patch):
     return directory / "atlas.html"
 
 
+def an_edit(path):
+    before, after = (images.grid(noise(1, 64, 64, 3) * share) for share in (1, 0.5))
+    both = [PagePicture.of(images.png_bytes(x), label) for x, label in ((before, "before"), (after, "after"))]
+    views = [edited.View(EVIL, both[0], both[1], EVIL), edited.View(EVIL, both[0])]
+    return edited.write(path, views, title="restore", subject=EVIL, settings={LONG: LONG}, failed={EVIL: EVIL})
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     path = tmp_path_factory.mktemp("pages")
@@ -86,6 +95,7 @@ def pages(tmp_path_factory):
             "evaluation": an_evaluation(path / "evaluation.html"),
             "sweep": a_sweep(path / "sweep.html"),
             "atlas": an_atlas(path / "atlas", patch),
+            "edit": an_edit(path / "edited.html"),
         }
 
 
@@ -96,7 +106,7 @@ def tab():
 
 
 @pytest.mark.parametrize("width", [390, 1200])
-@pytest.mark.parametrize("kind", ["report", "runs side by side", "evaluation", "sweep", "atlas"])
+@pytest.mark.parametrize("kind", ["report", "runs side by side", "evaluation", "sweep", "atlas", "edit"])
 def test_a_page_fits_its_window_shows_its_pictures_and_has_no_error(pages, tab, kind, width):
     tab.open(pages[kind], width=width)
     assert tab.value("document.images.length") > 0 and tab.faults() == []
@@ -131,6 +141,17 @@ def test_a_slider_goes_through_the_steps_by_the_keyboard(pages, tab):
     assert tab.value(shown) == "step 100"
     assert tab.value("document.activeElement.getAttribute('aria-valuetext')") == "step 100"
     assert tab.faults() == []
+
+
+def test_before_and_after_lie_one_over_the_other_and_side_by_side_without_scripts(pages, tab):
+    tab.open(pages["edit"], width=1200)
+    left = "[...document.querySelectorAll('.wipe img')].map((image) => image.getBoundingClientRect().left)"
+    assert len(set(tab.value(left))) == 1 and tab.faults() == []
+    tab.value("document.querySelector('.wipe input').focus()")
+    tab.press("Home")
+    assert tab.value("document.querySelector('.wipe').style.getPropertyValue('--at')") == "0%"
+    tab.open(pages["edit"], width=1200, scripts=False)
+    assert len(set(tab.value(left))) == 2
 
 
 def test_without_scripts_all_pictures_are_there(pages, tab):

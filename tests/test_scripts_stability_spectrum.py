@@ -234,6 +234,54 @@ def test_what_has_no_spectrum_is_one_sentence_and_code_2(directory, capsys, run,
     assert captured.out == "" and errors[0].startswith("error: ") and message in errors[0] and len(errors) == 2
 
 
+QUICK = ["--json", "--iterations", 12, "--probes", 2, "--latents", 0, "--no-layers", "--no-train-step"]
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_one_that_was_asked_for_is_told(directory, tmp_path, capsys):
+    run = shutil.copytree(directory / "gan", tmp_path / "run")
+    (run / "checkpoints" / "3" / "record" / "metadata").write_bytes(b"")
+    (run / "checkpoints" / "notes.txt").write_text("mine")
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match="the checkpoint of step 3 is damaged: .* Trying step 2 instead"):
+        assert call("stability", "spectrum", run, *QUICK) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["step"] == 2 and not record["schedule_ended_after"]
+    assert call("stability", "spectrum", run, *QUICK, "--step", 3) == 2
+    told = capsys.readouterr().err
+    assert "error: the checkpoint of step 3 is damaged" in told
+    assert "Bring back a copy of it, or take another step: 1, 2" in told
+    with pytest.warns(UserWarning, match="Trying step 2 instead"):
+        assert call("stability", "spectrum", run, *QUICK, "--from-step", 2) == 2
+    assert "--from-step 2 must be before the other checkpoint, 2" in capsys.readouterr().err
+    shutil.rmtree(run / "checkpoints")
+    assert call("stability", "spectrum", run, *QUICK) == 2
+    assert "no checkpoint in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["spectrum", "sweep"])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda stored: json.dumps(stored)[:-9], "config.json is damaged"),
+        (lambda stored: "", "config.json is empty; restore it from a copy"),
+        (lambda stored: "[]", "config.json is damaged (it holds a list, not an object)"),
+        (lambda stored: json.dumps({n: v for n, v in stored.items() if n != "seed"}), "does not say seed, as train"),
+        (lambda stored: json.dumps(stored | {"images": []}), "it does not say what the images were"),
+        (lambda stored: json.dumps(stored | {"num_steps": "many"}), "--num-steps"),
+        (lambda stored: json.dumps(stored | {"latent_dim": -1}), "--latent-dim must be at least 1"),
+        (lambda stored: json.dumps(stored | {"system": 3}), "its system is 3, which is no name"),
+    ],
+)
+def test_damaged_settings_of_a_run_are_one_message(directory, tmp_path, capsys, command, damage, message):
+    run = shutil.copytree(directory / "gan", tmp_path / "run")
+    (run / "config.json").write_text(damage(json.loads((run / "config.json").read_text())))
+    capsys.readouterr()
+    options = QUICK if command == "spectrum" else ["--directory", tmp_path / "made"]
+    assert call("stability", command, run, *options) == 2
+    told = capsys.readouterr().err
+    assert message in told and str(run) in told and not (tmp_path / "made").exists()
+
+
 # A system of one's own ------------------------------------------------------------------------------------------------
 
 OWN = '''

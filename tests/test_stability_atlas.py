@@ -12,7 +12,7 @@ import pytest
 from in_process import call
 
 from jaxgen.stability import atlas
-from jaxgen.stability.atlas import closed_forms, linear_vae, networks, page, record
+from jaxgen.stability.atlas import clipping, closed_forms, divergence, linear_vae, networks, page, record, simulation
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 RUN = {"devices": jax.devices()[:1]}
@@ -39,7 +39,7 @@ def test_a_wrong_boundary_would_be_noticed(monkeypatch):
 
 @pytest.mark.slow
 def test_clipping_follows_its_closed_forms():
-    found = closed_forms.clipping(num_rates=5, num_norms=7, num_steps=512)
+    found = clipping.clipping(num_rates=5, num_norms=7, num_steps=512)
     assert found.disagreeing == 0 and not failed(found)
     assert set(found.numbers["laws"]["joint"].ravel()) >= {"square-root growth", "exponential"}
 
@@ -51,7 +51,7 @@ def test_the_clipped_radius_is_that_of_the_steps_themselves():
         scale = min(1.0, c / math.hypot(theta, psi))
         theta, psi = theta - h * scale * psi, psi + h * scale * theta
         radii.append(math.hypot(theta, psi))
-    np.testing.assert_allclose(closed_forms.clipped_radius_in_theory(1.0, np.arange(41), h, c), radii, rtol=1e-12)
+    np.testing.assert_allclose(clipping.clipped_radius_in_theory(1.0, np.arange(41), h, c), radii, rtol=1e-12)
 
 
 def test_limit_cycles_have_the_predicted_radii():
@@ -60,9 +60,9 @@ def test_limit_cycles_have_the_predicted_radii():
 
 
 def test_the_spectrum_of_the_shift_gan_predicts_the_rate_at_which_it_diverges():
-    found = closed_forms.shift_gan(dimension=2, gammas=(0.5,), num_steps=1024)
+    found = divergence.shift_gan(dimension=2, gammas=(0.5,), num_steps=1024)
     assert found.disagreeing == 0 and not failed(found)
-    assert list(found.numbers["predicted"]) == list(closed_forms.PREDICTABLE)
+    assert list(found.numbers["predicted"]) == list(divergence.PREDICTABLE)
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_plates_of_networks_are_made():
 
 @pytest.mark.slow
 def test_the_spectrum_of_a_trained_network_is_compared_with_what_it_does():
-    found = networks.trained_ring(
+    found = divergence.trained_ring(
         width=6, num_points=16, num_steps=500, settling_steps=500, test_steps=200, num_rates=13, num_iterations=30
     )
     assert set(found.numbers["predicted"]) == set(found.numbers["observed"]) and found.cells >= 1
@@ -106,10 +106,10 @@ def test_the_spectrum_of_a_trained_network_is_compared_with_what_it_does():
 
 def test_a_crossing_is_found_between_points():
     scale = np.array([1.0, 2.0, 3.0])
-    assert networks._crossing(scale, np.array([1.0, 1.0, 100.0]), 10.0) == pytest.approx(2.5)
-    assert networks._crossing(scale, np.array([1.0, np.nan, 1.0]), 10.0) == 2.0
-    assert networks._crossing(scale, np.array([20.0, 30.0, 40.0]), 10.0) == 1.0
-    assert networks._crossing(scale, np.ones(3), 10.0) == math.inf
+    assert divergence._crossing(scale, np.array([1.0, 1.0, 100.0]), 10.0) == pytest.approx(2.5)
+    assert divergence._crossing(scale, np.array([1.0, np.nan, 1.0]), 10.0) == 2.0
+    assert divergence._crossing(scale, np.array([20.0, 30.0, 40.0]), 10.0) == 1.0
+    assert divergence._crossing(scale, np.ones(3), 10.0) == math.inf
 
 
 def test_a_band_is_one_cell_wide_on_either_side():
@@ -186,7 +186,7 @@ def test_slopes_are_those_of_the_time_in_which_the_game_is_linear():
     slow_beneath_fast = 1e-6 * (np.exp(0.001 * time) + np.exp(-0.01 * time))
     saturating = np.minimum(1e-6 * np.exp(0.05 * time), 3.0)
     vanishing = np.maximum(1e-6 * np.exp(-0.1 * time), 1e-17)
-    found = closed_forms.linear_slopes(np.stack([slow_beneath_fast, saturating, vanishing]))
+    found = simulation.linear_slopes(np.stack([slow_beneath_fast, saturating, vanishing]))
     np.testing.assert_allclose(found, [0.001, 0.05, -0.1], rtol=1e-3)
 
 
@@ -194,3 +194,72 @@ def test_a_plate_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match="no plate of the atlas is called A0; there are A1, A2"):
         atlas.write(tmp_path, ["A0"])
     assert list(tmp_path.iterdir()) == []
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda made: (made / "A1.json").unlink(),
+        lambda made: cut(made / "A1.json"),
+        lambda made: (made / "A1.json").write_text((made / "A1.json").read_text().replace('"cells": 3', '"cells": 4')),
+        lambda made: (made / "A1.json").write_text(
+            (made / "A1.json").read_text().replace('"cells": 3', '"cells": "x"')
+        ),
+        lambda made: (made / "A1.png").unlink(),
+        lambda made: cut(made / "A1.png"),
+        lambda made: (made / "A1.png").write_bytes(b""),
+        lambda made: (made / "A1.png").write_bytes((made / "A2.png").read_bytes()),
+        lambda made: (made / "A1.svg").unlink(),
+    ],
+)
+def test_a_damaged_plate_is_made_anew_and_the_others_are_kept(tmp_path, monkeypatch, damage):
+    calls = []
+
+    def plate(name):
+        def make():
+            calls.append(name)
+            figure, _ = record.new_figure(2 + len(calls), 2)
+            return record.Record(name, "Title", "Question?", ["Theory."], [], 3, 0, {"x": [1.5, math.nan]}, figure)
+
+        return page.Plate(make, {})
+
+    for name in ("A1", "A2"):
+        monkeypatch.setitem(page.PLATES, name, plate(name))
+    atlas.write(tmp_path, ["A1", "A2"])
+    (tmp_path / "notes.txt").write_text("mine")
+    atlas.write(tmp_path, ["A1", "A2"])
+    assert calls == ["A1", "A2"]
+    damage(tmp_path)
+    records = atlas.write(tmp_path, ["A1", "A2"])
+    assert calls == ["A1", "A2", "A1"] and [made.cells for made in records] == [3, 3]
+    atlas.write(tmp_path, ["A1", "A2"])
+    assert len(calls) == 3 and (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_directory_in_the_place_of_a_plate_or_of_the_page_is_told_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setitem(page.PLATES, "A1", page.Plate(lambda: pytest.fail("it was computed"), {}))
+    for name in ("A1.json", "A1.png", "atlas.html"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(OSError, match=f"could not write .*{name}: a directory lies there.*: move it away"):
+            atlas.write(tmp_path, ["A1"])
+        (tmp_path / name).rmdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="could not make the directory .*file: something that is not a directory"):
+        atlas.write(tmp_path / "file", ["A1"])
+
+
+def test_plates_of_an_older_atlas_which_hold_no_checksums_are_kept(tmp_path, monkeypatch):
+    figure, _ = record.new_figure(2, 2)
+    whole = record.Record("A1", "Title", "Question?", ["Theory."], [], 3, 0, {}, figure)
+    monkeypatch.setitem(page.PLATES, "A1", page.Plate(lambda: whole, {}))
+    atlas.write(tmp_path, ["A1"])
+    stored = json.loads((tmp_path / "A1.json").read_text())
+    older = {name: value for name, value in stored.items() if name not in ("crc32", "png_crc32")}
+    assert len(older) == len(stored) - 2
+    (tmp_path / "A1.json").write_text(json.dumps(older))
+    (kept,) = atlas.write(tmp_path, ["A1"])
+    assert kept.figure is None

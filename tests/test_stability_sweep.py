@@ -1,10 +1,13 @@
 """Sweeps: many settings in one program behave as one after the other."""
 
 import csv
+import functools
 import itertools
 import json
 import math
 import re
+import shutil
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +16,24 @@ import pytest
 from a_run import Page
 from in_process import call, script
 
-from jaxgen import evaluation
+from jaxgen import checkpoint, data, evaluation, opening
 from jaxgen import gan as gans
 from jaxgen import vae as vaes
 from jaxgen.data import toy
 from jaxgen.losses import adversarial, penalties
-from jaxgen.metrics import protocol
+from jaxgen.metrics import comparison, features, protocol
 from jaxgen.models import dcgan, mlp
-from jaxgen.stability import games, members, oracles, sweep, sweep_page, sweep_presets, sweep_report, updates
+from jaxgen.stability import (
+    games,
+    members,
+    oracles,
+    sweep,
+    sweep_metrics,
+    sweep_page,
+    sweep_presets,
+    sweep_report,
+    updates,
+)
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 GENERATOR, DISCRIMINATOR, LATENT_DIM = mlp.Generator(widths=(8,)), mlp.Discriminator(widths=(8,)), 3
@@ -395,6 +408,209 @@ def test_the_command_writes_a_table_and_resumes(tmp_path, monkeypatch, capsys):
     arguments[arguments.index("--clip") + 1] = "2"
     assert command(*arguments) == 2
     assert "holds another sweep (clip 1 inf there, 2 inf now): choose another" in capsys.readouterr().err
+
+
+# Directories that somebody damaged ------------------------------------------------------------------------------------
+
+
+def half(file):
+    """Cuts a file in the middle."""
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def a_directory(path):
+    """Puts a directory in the place of what is there."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def arrays_of(step):
+    """The largest file of a checkpoint, which holds numbers."""
+    return max((file for file in (step / "state").rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+
+
+RECORD = "record/metadata"
+DAMAGES = {
+    "its record is gone": lambda step: (step / RECORD).unlink(),
+    "its record is empty": lambda step: (step / RECORD).write_bytes(b""),
+    "its record was cut": lambda step: half(step / RECORD),
+    "its record is no text": lambda step: (step / RECORD).write_bytes(b"\xff\xfe\x80"),
+    "its record is a list": lambda step: (step / RECORD).write_text("[1]"),
+    "a directory lies in its record's place": lambda step: a_directory(step / RECORD),
+    "a setting was edited": lambda step: (step / RECORD).write_text(
+        (step / RECORD).read_text().replace("fall", "rise")
+    ),
+    "its numbers were cut": lambda step: half(arrays_of(step)),
+    "a number was changed": lambda step: arrays_of(step).write_bytes(
+        bytes(b ^ 1 for b in arrays_of(step).read_bytes())
+    ),
+    "its numbers are gone": lambda step: shutil.rmtree(step / "state"),
+    "it is an empty directory": a_directory,
+}
+FALL = sweep.Program(
+    "fall", lambda s, key: s["x"], lambda s, x, batch, key: (x / 2, {"loss": x}), lambda s, x, key: {"score": x}
+)
+
+
+def fall(directory, seen=None):
+    """Four records of two members, of which the last two have a checkpoint each."""
+    settings, arguments = {"x": [1.0, 3.0]}, {"num_steps": 8, "num_records": 4, "devices": ONE_DEVICE}
+    on_record = None if seen is None else lambda step, record: seen.append(step)
+    return sweep.run(
+        FALL, sweep.NO_DATA, settings, directory=directory, checkpoint_every=1, on_record=on_record, **arguments
+    )
+
+
+@pytest.fixture(scope="module")
+def fallen(tmp_path_factory):
+    """(directory of a finished sweep, its result)."""
+    directory = tmp_path_factory.mktemp("sweep") / "made"
+    return directory, fall(directory)
+
+
+def same_result(one, other):
+    assert list(one.table) == list(other.table) and list(one.history) == list(other.history)
+    for name in one.table:
+        np.testing.assert_array_equal(one.table[name], other.table[name])
+    for name in one.history:
+        np.testing.assert_array_equal(one.history[name], other.history[name])
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_a_damaged_checkpoint_held_is_computed_again(fallen, tmp_path, damage):
+    directory = shutil.copytree(fallen[0], tmp_path / "made")
+    DAMAGES[damage](directory / "checkpoints" / "8")
+    seen = []
+    with pytest.warns(UserWarning, match="the checkpoint of step 8 is damaged: .*Trying step 6 instead"):
+        same_result(fall(directory, seen), fallen[1])
+    assert seen == [8]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is whole again
+        same_result(fall(directory, seen), fallen[1])
+    assert seen == [8]
+
+
+def test_a_sweep_without_a_whole_checkpoint_says_so_and_one_without_any_begins_anew(fallen, tmp_path):
+    directory = shutil.copytree(fallen[0], tmp_path / "made")
+    half(directory / "checkpoints" / "8" / RECORD)
+    half(arrays_of(directory / "checkpoints" / "6"))
+    with pytest.warns(UserWarning), pytest.raises(checkpoint.CheckpointDamaged) as raised:
+        fall(directory)
+    told = str(raised.value)
+    assert (
+        told.startswith(f"every checkpoint in {directory / 'checkpoints'} is damaged") and "another directory" in told
+    )
+    shutil.rmtree(directory / "checkpoints")
+    seen = []
+    same_result(fall(directory, seen), fallen[1])
+    assert seen == [2, 4, 6, 8]
+    shutil.rmtree(directory / "checkpoints")
+    (directory / "checkpoints").write_text("")
+    with pytest.raises(OSError, match="checkpoints cannot be written to .*: it is a file. Choose a directory"):
+        fall(directory)
+
+
+def test_what_else_lies_beside_checkpoints_changes_nothing(fallen, tmp_path):
+    directory = shutil.copytree(fallen[0], tmp_path / "made")
+    (directory / "notes.json").write_text("{")
+    (directory / "checkpoints" / "notes.txt").write_text("mine")
+    (directory / "checkpoints" / "old").mkdir()
+    (directory / "checkpoints" / "9").write_text("no checkpoint")
+    seen = []
+    same_result(fall(directory, seen), fallen[1])
+    assert not seen and (directory / "checkpoints" / "notes.txt").read_text() == "mine"
+    shutil.rmtree(directory / "checkpoints" / "6")  # the older one, which nobody needs
+    same_result(fall(directory, seen), fallen[1])
+    assert not seen
+
+
+def test_files_of_a_sweep_are_written_anew_and_a_directory_in_their_place_is_told_before_training(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    made = tmp_path / "made"
+    arguments = ["ring", "--directory", made, "--clip", "1", *SMALL.split(), "--discriminator-rate", "0.1"]
+    assert command(*arguments) == 0
+    table, record = (made / "members.csv").read_bytes(), json.loads((made / "sweep.json").read_text())
+    half(made / "members.csv")
+    (made / "sweep.json").write_text(json.dumps(record | {"members": 7}))
+    (made / "columns.txt").unlink()
+    (made / "sweep.html").write_bytes(b"\xff")
+    assert command(*arguments) == 0
+    assert (made / "members.csv").read_bytes() == table and json.loads((made / "sweep.json").read_text()) == record
+    assert (made / "columns.txt").read_text() and "Sweep of ring" in (made / "sweep.html").read_text()
+    monkeypatch.setattr(sweep, "run", None)  # nothing is trained before it is told
+    for name in ("members.csv", "sweep.json", "sweep.html", "scores.png"):
+        a_directory(made / name)
+        capsys.readouterr()
+        assert command(*arguments) == 2
+        errors = capsys.readouterr().err.splitlines()
+        assert f"error: could not write {made / name}: a directory lies there, where a file is expected" in errors[-2]
+        shutil.rmtree(made / name)
+    (tmp_path / "file").write_text("")
+    arguments[arguments.index(made)] = tmp_path / "file"
+    assert command(*arguments) == 2 and "file: something that is not a directory lies there" in capsys.readouterr().err
+    with pytest.raises(OSError, match="could not make the directory .*file: something that is not a directory lies"):
+        sweep.write(made_up(falls_without_a_clip), tmp_path / "file")
+
+
+RECORDS = {
+    "gone": lambda file: file.unlink(),
+    "empty": lambda file: file.write_bytes(b""),
+    "cut": half,
+    "no text": lambda file: file.write_bytes(b"\xff\xfe\x80"),
+    "a list": lambda file: file.write_text("[]"),
+    "without metrics": lambda file: file.write_text('{"protocol": {}}'),
+    "another number": lambda file: file.write_text(file.read_text().replace('"swd": 0', '"swd": 9')),
+    "a word for a number": lambda file: file.write_text(file.read_text().replace('"swd": 0', '"swd": "none", "x": 0')),
+    "another setting": lambda file: file.write_text(file.read_text().replace('"n_fake": 6', '"n_fake": 60')),
+}
+
+
+@pytest.mark.parametrize("damage", RECORDS)
+def test_a_record_of_a_member_that_was_damaged_is_measured_again_and_no_table_takes_it(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    reference = opening.Images(data.from_arrays("real", np.zeros((8, 2, 2, 1), np.uint8)), "real", "test")
+    backbone, directory = features.Backbone("none", "1" * 64, "none", None), tmp_path / "made" / "evaluation"
+    settings = {"clip": np.array([1.0, np.inf]), "seed": np.zeros(2, int)}
+    table = settings | {"finite": np.ones(2, bool)}
+    result = sweep.Result(settings, table, np.array([1]), {}, jnp.array([0.0, 0.5]), 1.0)
+    draw = lambda state, key, n: jnp.full((n, 2, 2, 1), state)  # noqa: E731
+    preset = sweep_presets.Preset({}, None, None, 1, 1, 1, 1, draw=draw)
+    compared = []
+
+    def compare(fake, *_, **__):
+        compared.append(fake.name)
+        same = {"fake_sha256": comparison.content_digest(fake.dataset), "backbone_sha256": backbone.digest}
+        same["reference_sha256"] = comparison.content_digest(reference.dataset)
+        told = {"metrics": {"swd": len(fake.name) / 100}, "protocol": same | {"n_fake": 6} | evaluation.code_version()}
+        return told | {"subject": fake.name}
+
+    monkeypatch.setattr(evaluation, "compare", compare)
+    measure = functools.partial(
+        sweep_metrics.measure, "toy", preset, result, reference, backbone, ["swd"], 6, directory, False
+    )
+    measured = measure().table["swd"]
+    assert compared == ["clip 1", "clip inf"] and measure().table["swd"].tolist() == measured.tolist()
+    assert len(compared) == 2
+    RECORDS[damage](directory / "member_0000.json")
+    if damage != "gone":
+        with pytest.raises(ValueError, match="member_0000.json .*; leave it out, or delete it and evaluate again"):
+            protocol.read(directory.parent)
+    assert measure().table["swd"].tolist() == measured.tolist() and compared[2:] == ["clip 1"]
+    assert [record.value for record in protocol.read(directory.parent)] == measured.tolist()
+
+
+def test_a_file_in_the_place_of_the_records_and_a_directory_in_that_of_one_are_told(tmp_path):
+    sweep_metrics.check_place(tmp_path / "evaluation", 3)
+    (tmp_path / "evaluation").write_text("")
+    with pytest.raises(OSError, match="could not make the directory .*evaluation: something that is not a directory"):
+        sweep_metrics.check_place(tmp_path / "evaluation", 3)
+    (tmp_path / "evaluation").unlink()
+    (tmp_path / "evaluation" / "member_0002.json").mkdir(parents=True)
+    sweep_metrics.check_place(tmp_path / "evaluation", 2)
+    with pytest.raises(OSError, match="member_0002.json: a directory lies there, where a file is expected"):
+        sweep_metrics.check_place(tmp_path / "evaluation", 3)
 
 
 def test_the_help_of_the_command_tells_the_presets_values():

@@ -35,7 +35,7 @@ def test_help_that_is_a_text_imports_nothing(arguments):
 @pytest.mark.parametrize(
     "arguments",
     [["sample", "--help"], ["evaluate", "--help"], ["evaluate", "--table", "--help"], ["stability", "--help"]]
-    + [["stability", name, "--help"] for name in ("dirac", "spectrum", "sweep", "atlas")],
+    + [["stability", name, "--help"] for name in ("dirac", "spectrum", "sweep", "collapse", "atlas")],
 )
 def test_help_of_options_imports_no_jax(arguments):
     assert imported_by(*arguments) <= {"numpy"}

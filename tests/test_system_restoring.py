@@ -184,7 +184,7 @@ def test_borders_and_luminance_and_eight_ways_are_settings_that_the_protocol_nam
     found = other.measure.of_batch(variables, batch, KEY)
     np.testing.assert_allclose(found["psnr"], expected["psnr"], rtol=1e-4)
     assert "luminance" in other.protocol["numbers"] and "without 2 pixels a side" in other.protocol["numbers"]
-    assert "eight ways" in other.protocol["images"] and "eight" not in plain.protocol["images"]
+    assert "eight ways" in other.protocol["output"] and "eight" not in plain.protocol["output"]
 
 
 def test_large_images_are_measured_fewer_at_once():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import zlib
 from typing import TYPE_CHECKING, Any
 
 from jaxgen import __version__, files
@@ -41,7 +40,7 @@ def read_record(source: "ocp.CheckpointManager | str | os.PathLike", step: int) 
         raise CheckpointDamaged(f"{damaged} is no file") from error
     except ValueError as error:  # not JSON, or not even text
         raise CheckpointDamaged(f"{damaged} is not readable as JSON ({error})") from error
-    if not isinstance(record, dict) or record.get("crc32") != record_crc32(record):
+    if not isinstance(record, dict) or record.get("crc32") != files.record_crc32(record):
         raise CheckpointDamaged(f"{damaged} was changed after it was written (crc32 differs)")
     if record["format"] > FORMAT:
         raise CheckpointMismatch(
@@ -49,9 +48,3 @@ def read_record(source: "ocp.CheckpointManager | str | os.PathLike", step: int) 
             f"and reads up to format {FORMAT}. Upgrade jaxgen to read it."
         )
     return record
-
-
-def record_crc32(record: dict[str, Any]) -> int:
-    """The checksum of a record without its own entry, whatever the order of its names."""
-    rest = {name: value for name, value in record.items() if name != "crc32"}
-    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import jax
 
-from jaxgen import __version__, orbax_log
+from jaxgen import __version__, files, orbax_log
 from jaxgen.checkpoint import record as records
 from jaxgen.checkpoint.errors import CheckpointDamaged, SaveFailed
 from jaxgen.checkpoint.leaves import crc32, flatten, host_copy, is_key, signature, storable
@@ -148,7 +148,7 @@ def save(
         record = json.loads(json.dumps(record))
     except TypeError as error:
         raise TypeError(f"metadata of step {step} must hold JSON values only: {error}. Got {metadata}") from error
-    record["crc32"] = records.record_crc32(record)
+    record["crc32"] = files.record_crc32(record)
 
     existing = sorted(manager.all_steps())
     if step in existing and not force:

@@ -7,10 +7,11 @@ import sys
 COMMANDS = {
     "train": "train a preset, or a system of your own",
     "sample": "draw images from a run",
+    "edit": "pictures in, pictures out: translate, restore, complete, invert, walk, mix",
     "evaluate": "measure a run, or anybody's images against others",
     "report": "write a run's page anew",
     "describe": "what a preset is: networks, parameters, arithmetic, paper; without data or training",
-    "stability": "the stability laboratory: dirac, spectrum, sweep, atlas",
+    "stability": "the stability laboratory: dirac, spectrum, sweep, collapse, atlas",
 }
 
 DOES_FIRST = {"train": "setting up", "describe": "building", "stability": "setting up"}
@@ -60,6 +61,8 @@ def first_line(arguments: list[str]) -> str:
     if name not in COMMANDS or not (rest or name == "train") or {"-h", "--help"}.intersection(rest):
         return ""
     named = list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
+    if name == "edit":  # the run; what follows are the action and pictures
+        named = named[:1]
     if not named:  # options come first
         named = ["the default preset"] if name == "train" else rest[-1:]
     from jaxgen.names import show

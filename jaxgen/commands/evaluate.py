@@ -24,6 +24,7 @@ import tyro  # noqa: E402
 
 from jaxgen import command_line, ranges  # noqa: E402
 from jaxgen.commands import words  # noqa: E402
+from jaxgen.commands.by_itself import evaluate_run, keep, progress, represent  # noqa: E402
 from jaxgen.ranges import Count, CountOrZero, Seed, WholeShare  # noqa: E402
 
 
@@ -45,6 +46,7 @@ def evaluate(
     seed: Seed = 0,
     step: CountOrZero | None = None,
     samples: int | None = None,
+    representation: bool = False,
     system: Path | None = None,
     pictures: bool = True,
     output: Path | None = None,
@@ -63,6 +65,11 @@ def evaluate(
     of digits in this package counts. With --classifier it draws images, and a run that classifies tells how many it is
     sure of and how often it sees each class; the same of its own test images stands beside it.
 
+    With --representation it is asked what the codes are good for that it gives to images: labels by a linear probe and
+    by nearest neighbours; MIG, DCI and SAP where the data know their factors (`--data.name factors`); active units;
+    what it measures on test images beside the same on training images; and, of a VAE, the gap between its encoder's
+    bound and that of posteriors that are optimised for each image. A page has traversals.
+
     `jaxgen evaluate --table A B ...` shows stored evaluations side by side: see `jaxgen evaluate --table --help`.
 
     Args:
@@ -74,7 +81,8 @@ def evaluate(
         or the run of a classifier. By default the package's own for such images.
       classifier: Run directory of a classifier trained on the same kind of images.
       num_images: How many images a run draws; 10,000 by default, and 26,000 for Stacked MNIST, as is usual. Of a set:
-        how many of its images, the first in the order of their paths or rows; all by default.
+        how many of its images, the first in the order of their paths or rows; all by default. With --representation:
+        how many of each split are encoded; up to 20,000 by default.
       num_real_images: How many of the reference's images, the first likewise; all by default.
       train: Images that may have been copied: for the page, for nearest_ratio, nearer_share and fid_of_train. The
         reference must be others. By default those that the run was trained on, or the training split of a built-in
@@ -86,6 +94,7 @@ def evaluate(
       seed: Of the latents and of subsets.
       step: Of the checkpoint; the newest by default.
       samples: k of the importance-weighted bound, for a run that measures one; as configured by default.
+      representation: What codes are good for, of a run that encodes images.
       system: The file of a system of your own, for runs of it: nothing that a run names is imported.
       pictures: Write the page of pictures.
       output: Directory for JSON and pictures: by default RUN/evaluation, or evaluation where no run is evaluated.
@@ -104,7 +113,8 @@ def evaluate(
         raise ValueError(f"--output {output}: something that is not a directory lies there")
     own = None if system is None else systems.from_file(system)
     if reference is not None or metrics:
-        for option, value in (("--classifier", classifier), ("--samples", samples)):
+        asked = representation or None
+        for option, value in (("--classifier", classifier), ("--samples", samples), ("--representation", asked)):
             if value is not None:
                 raise ValueError(f"{option} is for a run by itself, not for a comparison with a REFERENCE or --metrics")
         record = compare(
@@ -125,6 +135,12 @@ def evaluate(
             pictures=pictures,
             output=output,
         )
+    elif representation:
+        if classifier is not None:
+            raise ValueError("--classifier judges images that a run draws, and --representation is of its codes")
+        record = represent(
+            what, num=num_images, seed=seed, step=step, samples=samples, system=own, pictures=pictures, output=output
+        )
     else:
         record = evaluate_run(
             what,
@@ -137,13 +153,6 @@ def evaluate(
             output=output,
         )
     return json.dumps(record, indent=2) if as_json else "\n".join(evaluation_page.in_words(record))
-
-
-def progress(batches: Any, total: Any, what: Any) -> Any:
-    """A bar on a terminal, and elsewhere a line for each stage: minutes of silence look like a program that hangs."""
-    if not sys.stderr.isatty():
-        print(f"{what} ...", file=sys.stderr, flush=True)
-    return command_line.progress(batches, total, what)
 
 
 def compare(
@@ -263,83 +272,6 @@ def open_sides(
     elif real.split:
         train = opening.open_images(f"{real.name}:train", shape=shape, **shared).dataset
     return fake, real, train, network
-
-
-def keep(output: Path | None, directory: Path, name: str, record: dict) -> tuple[Path, dict]:
-    """Stores a record, and says where; (path, what is stored there with what was there already).
-
-    Where the usual directory takes no file (somebody else's run, a full disk) the numbers are still printed.
-
-    Raises:
-      OSError: for an output that was asked for.
-    """
-    from jaxgen.metrics import protocol
-
-    try:
-        path, record = protocol.write((output or directory) / name, record)
-        print(f"numbers: {path}", file=sys.stderr)
-    except OSError as error:
-        if output is not None:
-            raise
-        path = directory / name
-        warnings.warn(f"the numbers could not be kept: {error}", stacklevel=2)
-    return path, record
-
-
-def evaluate_run(
-    what: str,
-    *,
-    classifier: Path | None,
-    num: int | None,
-    seed: int,
-    step: int | None,
-    samples: int | None,
-    system: Any,
-    output: Path | None,
-) -> dict[str, Any]:
-    """A run by itself; see `evaluate`."""
-    from jaxgen import evaluation, loading, opening, run_directory
-    from jaxgen.data import listing
-    from jaxgen.evaluation import of_runs
-    from jaxgen.metrics import features
-
-    run = Path(what)
-    holds_images = run.is_dir() and any(listing.is_image_name(file.name) for file in run.iterdir())
-    if not run_directory.is_run(run) and (
-        holds_images
-        or run.suffix in (".npz", ".npy")
-        or not run.is_dir()
-        and what.partition(":")[0] in opening.BUILT_IN
-    ):
-        raise ValueError(f"{what} is no run; give a REFERENCE to compare these images with")
-    trained = loading.load(run, step=step, system=system)
-    shared: dict[str, Any] = {"seed": seed, "progress": progress}
-    measures = classifier is None and trained.system.measure is not None
-    if samples is not None and not (measures and samples >= 1):
-        raise ValueError(f"--samples is for a run that measures a bound, and at least 1; got {samples} for {run}")
-    if measures:
-        found = of_runs.measured(trained, str(run), samples=samples, **shared)
-        suffix = f"bound_of_{found['protocol']['samples']}" if "samples" in found["protocol"] else "test"
-    elif classifier is not None:
-        num = 10_000 if num is None else num
-        judge = loading.load(classifier, system=system)
-        found = of_runs.confidence_of_drawn(trained, judge, classifier, num=num, **shared)
-        suffix = f"confidence_of_{num}"
-    else:
-        trained.system.need("draw", f"an evaluation of {run}")
-        if trained.config is None or trained.config.data.name != "stacked_mnist":
-            raise ValueError(
-                f"{run} draws images, and measures nothing by itself: give a REFERENCE, or --metrics fid kid prdc "
-                "(then against the test split of its own data), or --classifier the run of a classifier of such images"
-            )
-        num = 26_000 if num is None else num
-        found = of_runs.stacked_mnist(trained, features.shipped("mnist-cnn"), num=num, **shared)
-        suffix = f"modes_of_{num}"
-    common = {"run": str(run), **evaluation.training_of(trained), "seed": seed, **evaluation.code_version()}
-    record = {"subject": str(run), "metrics": found["metrics"], "protocol": common | found["protocol"]}
-    name = f"{trained.step:08d}_{suffix}{f'_seed{seed}' if seed else ''}.json"
-    keep(output, run / "evaluation", name, record)
-    return record
 
 
 GROUPS = {

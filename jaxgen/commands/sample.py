@@ -32,6 +32,8 @@ def sample(
     mixing: CountOrZero | None = None,
     film: bool = False,
     over_training: bool = False,
+    traversals: bool = False,
+    image: tuple[CountOrZero, ...] = (),
     seconds: Positive | None = None,
     num_frames: Count | None = None,
     num_latents: Count | None = None,
@@ -64,6 +66,10 @@ def sample(
         class-conditional run's each of one class. An animated WebP, or a GIF where --output ends in .gif.
       over_training: A film of the pictures that the training kept in RUN/samples, always of the same latents, the last
         one held for two seconds. Nothing is drawn.
+      traversals: Of a run that encodes images: a picture of what its latents mean. An image, what is decoded of its
+        code, and below it a row for each latent, which goes from -3 to 3 while the others stay; ten of them, those
+        first that vary most over the run's own test images, which must be there.
+      image: Of --traversals: which of the test images, one picture below the other; 0 by default.
       seconds: Of a film: how long it takes; 8 by default, of few pictures over training half a second each.
       num_frames: Of --film: how many frames; 15 a second by default.
       num_latents: Of --film: how many latents the loop goes through; 4 by default.
@@ -86,6 +92,12 @@ def sample(
     of_images |= {"--temperature": temperature, "--standing-statistics": standing_statistics, "--system": system}
     of_tables = {"--mixing": mixing, "--separate": separate or None}
     of_films = {"--num-frames": num_frames, "--num-latents": num_latents}
+    if not traversals:
+        refuse({"--image": image or None}, "it is of --traversals")
+    else:
+        ignored = {name: given for name, given in of_images.items() if name != "--system"}
+        refuse({**ignored, **of_films, "--mixing": mixing, "--film": film or None}, "--traversals walks along latents")
+        refuse({"--over-training": over_training or None, "--seconds": seconds}, "--traversals is one picture")
     if over_training:
         refuse({**of_images, **of_tables, **of_films, "--step": step}, "--over-training shows pictures that are there")
         return film_over_training(Path(what), output, seconds)
@@ -103,7 +115,8 @@ def sample(
         if output is None:
             raise ValueError(f"{what} is a set and no run: say with --output where its images are to go")
         of_runs = {name: given for name, given in of_images.items() if name != "--num-images"}
-        for option, given in {**of_runs, "--mixing": mixing, "--film": film or None, "--step": step}.items():
+        of_runs |= {"--mixing": mixing, "--film": film or None, "--step": step, "--traversals": traversals or None}
+        for option, given in of_runs.items():
             if given is not None:
                 raise ValueError(f"{option} is for runs, and {what} is a set of images")
         num = 64 if num_images is None else num_images
@@ -113,6 +126,8 @@ def sample(
             warnings.warn(f"{what} has {len(drawn):,} images, not {num:,}", stacklevel=2)
         return write(output, drawn, separate=separate)
     trained = loading.load(what, step=step, system=None if system is None else systems.from_file(system))
+    if traversals:
+        return write_traversals(trained, Path(what), image or (0,), output, seed=seed, separate=separate)
     choices = {"truncation": truncation, "temperature": temperature, "mixing": mixing}
     told: dict[str, Any] = {name: value for name, value in choices.items() if value is not None}
     loading.check_choices(trained.system, told)
@@ -236,6 +251,36 @@ def write(path: Path, drawn: Any, *, separate: bool, columns: int | None = None)
     else:
         images.save_png(path, images.grid(drawn, columns=columns, upscale=None))
     return path
+
+
+def write_traversals(
+    trained: Any, run: Path, rows: tuple[int, ...], output: Path | None, *, seed: int, separate: bool
+) -> Path:
+    """A picture of `traversal.table` for test images of a run; says which latents are its rows.
+
+    Raises:
+      ValueError: for codes that are no vectors, data that are not there, or an image that is not among them.
+    """
+    import jax
+    import numpy as np
+
+    from jaxgen import data, opening, traversal
+    from jaxgen.evaluation import code_pictures, representation
+
+    trained.system.need("decode", "--traversals")
+    if len(representation.code_shape(trained, "--traversals")) != 1:
+        raise ValueError(f"--traversals goes along numbers of vectors, and codes of {trained.system.name} are maps")
+    test = opening.open_test_split(opening.data_of(trained, str(run)), str(run)).dataset
+    if max(rows) >= test.num_examples:
+        raise ValueError(f"--image {max(rows)}: {test.name} has the images 0 to {test.num_examples - 1}")
+    key = jax.random.key(seed)
+    few = data.subset(test, min(2000, test.num_examples))
+    units = traversal.most_active(representation.rows_of(trained, few, key)["codes"])[: code_pictures.MOST_UNITS]
+    drawn = traversal.table(trained, test.prepare(test.fetch(np.array(rows)), key), units)
+    print(f"units of the rows: {', '.join(map(str, units))}", file=sys.stderr)
+    name = f"{trained.step:08d}_traversals_{'-'.join(map(str, rows))}"
+    path = output or run / "generated" / (name if separate else f"{name}.png")
+    return write(path, drawn, separate=separate, columns=traversal.STEPS)
 
 
 def mixing_table(trained: Any, side: int, key: Any, *, mixing: int, label: list[int], **told: Any) -> Any:

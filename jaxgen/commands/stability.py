@@ -11,6 +11,7 @@ import tyro
 
 from jaxgen import command_line, ranges
 from jaxgen.commands import words
+from jaxgen.commands.collapse import collapse
 from jaxgen.commands.dirac import Momentum, UpdateRule, dirac, require, without_infinities
 from jaxgen.ranges import Count, CountOrZero, Norm, Positive, Range, Seed, Weight
 
@@ -67,12 +68,14 @@ def spectrum(
 
     own = None if system is None else systems.from_file(system)
     newest = step is None
-    if newest:
-        step = runs.moving_step(run, system=own)
+    steps = runs.moving_steps(run, system=own) if step is None else [step]
+    step = steps[-1] if steps else None
     if from_step is not None and step is not None:
         require(from_step != step, f"--from-step {from_step} is the checkpoint itself; give another one")
         require(from_step < step, f"--from-step {from_step} must be before the other checkpoint, {step}")
-    found = runs.load_game(run, step=step, batch_size=batch_size, system=own)
+    found = runs.load_newest(run, steps, batch_size=batch_size, system=own)
+    at = int(found.state.step)  # before `step` where that is damaged
+    require(from_step is None or from_step < at, f"--from-step {from_step} must be before the other checkpoint, {at}")
     earlier = None
     if from_step is not None:
         earlier = runs.load_game(run, step=from_step, batch_size=batch_size, system=own)
@@ -93,7 +96,7 @@ def spectrum(
         latents=latents,
         seed=seed,
         earlier=earlier,
-        schedule_ended_after=newest and int(found.state.step) < (checkpoint.latest_step(run / "checkpoints") or 0),
+        schedule_ended_after=newest and step is not None and step < (checkpoint.latest_step(run / "checkpoints") or 0),
         tell=tell,
     )
     bar.close()
@@ -183,7 +186,7 @@ def sweep(
     """
     one_device_for_each_core()
     from jaxgen import systems
-    from jaxgen.stability import sweep_presets, sweep_report
+    from jaxgen.stability import sweep_directory, sweep_presets, sweep_report
 
     given = {
         "generator_rate": generator_rate,
@@ -194,7 +197,7 @@ def sweep(
         "momentum": momentum,
         "beta": beta,
     }
-    swept = sweep_presets.run(
+    swept = sweep_directory.run(
         what,
         Path("sweeps") / (what if what in sweep_presets.PRESETS else Path(what).resolve().name)
         if directory is None
@@ -259,7 +262,7 @@ def one_device_for_each_core() -> None:
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(len(os.sched_getaffinity(0))))
 
 
-COMMANDS = {"dirac": dirac, "spectrum": spectrum, "sweep": sweep, "atlas": atlas}
+COMMANDS = {"dirac": dirac, "spectrum": spectrum, "sweep": sweep, "collapse": collapse, "atlas": atlas}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,8 +13,9 @@ from jaxgen.data.batches import (
     sequential_batches,
 )
 from jaxgen.data.check import check_batch, check_images
-from jaxgen.data.dataset import Dataset, fingerprint_of, from_arrays, prepare_default, subset, to_unit_range
+from jaxgen.data.dataset import Dataset, Factor, fingerprint_of, from_arrays, prepare_default, subset, to_unit_range
 from jaxgen.data.emoji import emoji, emoji_captions, emoji_subcategories, unpaired_emoji
+from jaxgen.data.factors import factors
 from jaxgen.data.folder import image_folder
 from jaxgen.data.hub import hub_dataset
 from jaxgen.data.mnist import mnist, stacked_mnist
@@ -24,6 +25,7 @@ from jaxgen.data.unpaired import unpaired
 
 __all__ = [
     "Dataset",
+    "Factor",
     "array_file",
     "augmentation",
     "augmented",
@@ -39,6 +41,7 @@ __all__ = [
     "emoji_captions",
     "emoji_subcategories",
     "epoch_permutation",
+    "factors",
     "fingerprint_of",
     "from_arrays",
     "halves",

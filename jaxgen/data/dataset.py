@@ -10,7 +10,7 @@ import functools
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,20 @@ from jaxgen.data import check, labels
 
 Raw = dict[str, np.ndarray]
 Batch = dict[str, jax.Array]
+
+
+class Factor(NamedTuple):
+    """One thing that varies between images, and that the set knows.
+
+    Attributes:
+        name: such as "orientation".
+        values: what the numbers from 0 in its column of `factor` stand for.
+        categorical: whether these have no order, as shapes.
+    """
+
+    name: str
+    values: tuple
+    categorical: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +53,7 @@ class Dataset:
         prepare: `(raw, key) -> batch`, jittable; `key` feeds what is random in the data, such as dynamic binarisation.
         num_sources: of a set whose sources are read in an order of their own (`data.unpaired`), how many there are:
             `gather` and `fetch` then also take indices [B, 2], of images and of sources. 0 for all others.
+        factors: what the columns of `batch["factor"]` are, () where there are none, or nobody said.
     """
 
     name: str
@@ -51,6 +66,7 @@ class Dataset:
     fetch: Callable[[np.ndarray], Raw]
     prepare: Callable[[Mapping, jax.Array], Batch]
     num_sources: int = 0
+    factors: tuple[Factor, ...] = ()
 
 
 def to_unit_range(image: jax.Array) -> jax.Array:

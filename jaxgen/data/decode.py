@@ -120,7 +120,7 @@ def decode_image(
 
     height, width = image_size_pair(image_size)
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as opened:
-        _check_claim(opened)
+        check_claim(opened)
         opened.load()
         image = _to_eight_bits(_upright(opened))
     mode = "L" if channels == 1 else "RGB"
@@ -149,7 +149,7 @@ def look(path: str | os.PathLike) -> Look:
     from PIL import Image
 
     with Image.open(path, formats=FORMATS) as image:
-        _check_claim(image)
+        check_claim(image)
         if image.format == "TIFF":  # Pillow turns it when it decodes it
             image.load()
         # Pillow decodes a PNG to look for EXIF that no early chunk holds: only where a late one does.
@@ -169,7 +169,8 @@ def quiet_bombs() -> Iterator[None]:
         yield
 
 
-def _check_claim(image) -> None:
+def check_claim(image: "PIL.Image.Image") -> None:
+    """Raise a ValueError for an image that claims more pixels than `PIL.Image.MAX_IMAGE_PIXELS`."""
     from PIL import Image
 
     limit = Image.MAX_IMAGE_PIXELS

@@ -51,12 +51,7 @@ def measured(
     asked = opening.data_of(trained, name)
     assert trained.config is not None  # without one it has no data, which is refused above
     config: Any = dataclasses.replace(trained.config, seed=seed, num_devices=None, eval_metric="none")
-    if samples is not None:
-        if not hasattr(config, "eval_samples"):
-            raise ValueError(
-                f"--samples is for systems with the setting eval_samples, and {trained.system.name} has none"
-            )
-        config = dataclasses.replace(config, eval_samples=samples)
+    config = with_samples(trained, config, samples)
     if not asked.has_test_split:
         raise ValueError(f"the data {asked.name!r} of {name} have no test split to evaluate on")
     test = trained.config.wrap(opening.open_test_split(asked, name).dataset, "test")
@@ -77,6 +72,19 @@ def measured(
         metrics |= code_length(trained, metrics[BOUND])
         protocol |= {"binarisation": asked.binarise, "dims": num_dims(trained)}
     return {"metrics": metrics, "protocol": protocol}
+
+
+def with_samples(trained: loading.Trained, config: Any, samples: int | None) -> Any:
+    """The settings of a run with another k of the bound; as they are for None.
+
+    Raises:
+      ValueError: for a system without `eval_samples`.
+    """
+    if samples is None:
+        return config
+    if not hasattr(config, "eval_samples"):
+        raise ValueError(f"--samples is for systems with the setting eval_samples, and {trained.system.name} has none")
+    return dataclasses.replace(config, eval_samples=samples)
 
 
 def check_same_kind(trained: loading.Trained, test: data.Dataset, name: str) -> None:

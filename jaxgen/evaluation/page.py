@@ -6,12 +6,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen import files, images, pages
+from jaxgen import files, fingerprints, images, pages
 from jaxgen.evaluation.pictures import Picture
 from jaxgen.metrics import features
 from jaxgen.pages import pictures
 from jaxgen.report import numbers
 
+CODES = {
+    "probe_accuracy": "share of test images whose label a linear classifier names by their codes; it learnt from codes "
+    "of training images",
+    "neighbours_accuracy": "the same by the labels of the nearest training codes",
+    "accuracy_by_chance": "share of the most frequent label",
+    "mig": "mutual information gap: 1 where of each factor one latent knows all and no other anything; 0 where two "
+    "know as much, or none",
+    "dci_disentanglement": "1 where no latent serves two factors",
+    "dci_completeness": "1 where no factor needs two latents",
+    "dci_informativeness": "1 where all factors of test images can be told by their codes, 0 where none",
+    "sap": "how much better the best latent alone predicts a factor than the second best: 1 at best",
+    "latent_dim": "numbers of a code",
+    "active_units": "latents whose posterior means vary over the data by more than 0.01",
+    "elbo": "evidence lower bound of test images, nats an image: more is better",
+    "importance_weighted_bound": "the same with the samples that the protocol names: nearer to the likelihood",
+    "generalisation_gap": "by how much training images are better: 0 where nothing is learnt by heart",
+    "elbo_of_encoder": "of the test images that were optimised, by the encoder's posteriors",
+    "elbo_optimised": "of the same with a posterior of its own for each image, the decoder as it is",
+    "amortisation_gap": "nats that one encoder for all images loses against these: a lower bound",
+}
 MEANINGS = {
     "fid": "distance between the features' means and covariances: 0 at best. Comparable under one protocol only",
     "fid_standard_error": "of the FID, had the generator drawn other images. Two generators differ by more than chance "
@@ -62,6 +82,7 @@ MEANINGS = {
     "logit_of_fake": "of generated images",
     "discriminator_overfitting": "0: held-out images look as real to the discriminator as those of the training; "
     "1: as fake as generated ones",
+    **CODES,
 }
 """How to read a number."""
 
@@ -85,7 +106,7 @@ def _of_backbone(protocol) -> str:
     name = protocol["backbone"]
     if name in features.SHIPPED:
         return f"{name} of this package: comparable with other numbers of it, not with published ones"
-    return f"{name}, {protocol['backbone_sha256'][:12]}..."
+    return fingerprints.after(name, "its weights", protocol["backbone_sha256"])
 
 
 def write_page(path: Path, record: Mapping[str, Any], found: Sequence[Picture]) -> Path:
@@ -112,10 +133,10 @@ def write_page(path: Path, record: Mapping[str, Any], found: Sequence[Picture]) 
             (name, _in_words(value), MEANINGS.get(name, ""), _how(record, name))
             for name, value in record["metrics"].items()
         ],
-        features=_of_backbone(record["protocol"]),
+        features=_of_backbone(record["protocol"]) if "backbone" in record["protocol"] else "",
         warnings=record.get("warnings", []),
         pictures=shown,
-        protocol={name: _in_words(value) for name, value in record["protocol"].items()},
+        protocol=_protocol(record["protocol"]),
     )
     files.write_atomically(path, page)
     return path
@@ -146,6 +167,14 @@ def _how(record: Mapping[str, Any], name: str) -> str:
     """What a number depends on beyond the protocol."""
     told = record.get("settings", {}).get(name, {})
     return ", ".join(f"{entry} {_in_words(value)}" for entry, value in told.items() if entry != "train_sha256")
+
+
+def _protocol(protocol: Mapping[str, Any]) -> dict[str, str]:
+    """The protocol as text, its digests behind what they are of."""
+    return {
+        name: fingerprints.entry(name, protocol) if name in fingerprints.ENTRIES else _in_words(value)
+        for name, value in protocol.items()
+    }
 
 
 def _in_words(value) -> str:

@@ -29,10 +29,12 @@ class Perceptual(NamedTuple):
 
     weights: a tree of arrays.
     distance: (weights, images [B, H, W, C], targets of the same shape) -> [B], 0 for equal images, never negative.
+    maps: (weights, images) -> what it compares, a list of [B, h, w, C]; of tiles those of an image below each other.
     """
 
     weights: Any
     distance: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    maps: Callable[[Any, jax.Array], list[jax.Array]] | None = None
 
     def __repr__(self) -> str:
         return short(self)
@@ -82,7 +84,7 @@ def judge(image_shape: tuple[int, int, int]) -> Perceptual:
     def distance(weights, images, targets):
         return distance_of_maps(maps(weights, images), maps(weights, targets))
 
-    return Perceptual(variables, distance)
+    return Perceptual(variables, distance, maps)
 
 
 def judge_of_tiles(image_shape: tuple[int, int, int]) -> Perceptual:
@@ -106,7 +108,10 @@ def judge_of_tiles(image_shape: tuple[int, int, int]) -> Perceptual:
     def distance(weights, images, targets):
         return jnp.mean(found.distance(weights, cut(images), cut(targets)).reshape(len(images), -1), axis=1)
 
-    return Perceptual(found.weights, distance)
+    def maps(weights, images):
+        return [x.reshape(len(images), -1, *x.shape[2:]) for x in found.maps(weights, cut(images))]
+
+    return Perceptual(found.weights, distance, maps)
 
 
 def named(name: str, image_shape: tuple[int, int, int]) -> Perceptual | None:
@@ -169,7 +174,7 @@ def vgg(path: str | os.PathLike) -> Perceptual:
         if name not in arrays or arrays[name].shape != shape:
             there = f"is of shape {list(arrays[name].shape)}" if name in arrays else "is not there"
             raise ValueError(f"{path}: the array {name!r} {there}, and should be of shape {list(shape)}")
-    return Perceptual({name: np.asarray(arrays[name], np.float32) for name in expected}, _vgg_distance)
+    return Perceptual({name: np.asarray(arrays[name], np.float32) for name in expected}, _vgg_distance, vgg_maps)
 
 
 def _vgg_distance(weights, images, targets):

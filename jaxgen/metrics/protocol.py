@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen import files
+from jaxgen import files, fingerprints
+from jaxgen.fingerprints import short
 from jaxgen.local_path import local
 
 SUBJECT = ("images", "latents", "labels", "weights", "precision")
@@ -115,7 +116,8 @@ def stored(file: Path) -> dict[str, Any] | None:
     """An evaluation that can be read, or None: what is damaged is replaced."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return found if isinstance(found["metrics"], dict) and isinstance(found["protocol"], dict) else None
+        is_whole = isinstance(found["metrics"], dict) and isinstance(found["protocol"], dict)
+        return found if is_whole and not files.was_changed(found) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -146,7 +148,7 @@ def read(path: str | os.PathLike) -> list[Record]:
 
     Raises:
       FileNotFoundError: if there is nothing.
-      ValueError: for a file that is no evaluation.
+      ValueError: for a file that is no evaluation, or was changed since (of those that hold a checksum).
     """
     path = local(path, "the evaluation")
     if path.is_dir():
@@ -163,11 +165,15 @@ def read(path: str | os.PathLike) -> list[Record]:
     try:
         with files.explained(path, "read"):
             found = json.loads(path.read_text(encoding="utf-8"))
-        return [dataclasses.replace(record, file=str(path)) for record in records(found, subject=path.stem)]
-    except ValueError as error:
-        raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: no JSON ({error}){REMEDY}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: {error}{REMEDY}") from error
+        stated = [dataclasses.replace(record, file=str(path)) for record in records(found, subject=path.stem)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"no JSON ({error})" if isinstance(error, ValueError) else error
+        raise ValueError(f"{path} is no evaluation with `metrics` and `protocol`: {why}{REMEDY}") from error
+    if files.was_changed(found):
+        raise ValueError(f"{path} was changed after it was written: it does not say what was measured{REMEDY}")
+    if not stated:
+        raise ValueError(f"{path} is no evaluation: it holds no number{REMEDY}")
+    return stated
 
 
 def records(stored: Mapping[str, Any], *, subject: str = "") -> list[Record]:
@@ -214,9 +220,9 @@ def by_preset(records: Sequence[Record]) -> list[Record]:
 def differences(records: Sequence[Record], *, ignoring: Sequence[str] = REPLICATES) -> dict[str, list[Any]]:
     """In which entries the protocols differ, with each entry's values in the order of the records; None: not stated."""
     names = dict.fromkeys(name for record in records for name in record.protocol if name not in ignoring)
-    if len({record.protocol.get("reference_sha256") for record in records}) == 1:
-        if records and records[0].protocol.get("reference_sha256"):  # the same images, whatever they are called
-            names = {name: None for name in names if name not in ("reference", "reference_split")}
+    references = {record.protocol.get("reference_sha256") for record in records}
+    if len(references) == 1 and all(references):  # the same images, whatever they are called
+        names = {name: None for name in names if name not in ("reference", "reference_split")}
     values = {name: [record.protocol.get(name) for record in records] for name in names}
     return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
 
@@ -227,26 +233,19 @@ def require_alike(records: Sequence[Record]) -> None:
         if unlike := differences(group):
             raise UnlikeProtocols(
                 f"these values of {metric} cannot stand in one table, because they were not made in the same way:\n"
-                + "\n".join(_told(name, values, group) for name, values in unlike.items())
+                + "\n".join(_told(name, group) for name in unlike)
                 + "\nGive the files of one protocol, evaluate again under one, or ask for a mixed table (--mix), which "
                 "says all this."
             )
 
 
-def _told(name, values, group) -> str:
-    texts = ["not stated" if value is None else short(value) for value in values]
+def _told(name, group) -> str:
+    texts = [fingerprints.entry(name, record.protocol) for record in group]
     whose: dict[str, dict[str, None]] = {}  # text -> subjects, or files where a subject alone does not tell
     for record, text in zip(group, texts, strict=True):
         unlike = any(r.subject == record.subject and t != text for r, t in zip(group, texts, strict=True))
         whose.setdefault(text, {})[record.file if unlike and record.file else record.subject] = None
     return f"  {name}: " + "; ".join(f"{text} ({', '.join(who)})" for text, who in whose.items())
-
-
-def short(value: object) -> str:
-    """An entry of a protocol in a few characters: digests by their beginning."""
-    text = str(value)
-    is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
-    return f"{text[:12]}..." if is_digest else text
 
 
 def _by_metric(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -282,11 +281,9 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
     columns = _by_metric(records)
     notes: list[str] = []
     steps: dict[str, set] = {}
-    for record in records:
-        steps.setdefault(record.subject, set()).add(record.protocol.get("step"))
-
     contents: dict[str, set] = {}
     for record in records:
+        steps.setdefault(record.subject, set()).add(record.protocol.get("step"))
         contents.setdefault(record.subject, set()).add(record.protocol.get("fake_sha256"))
 
     def row_of(record):  # two checkpoints of one run are no two seeds, and other images under one name are others
@@ -294,7 +291,7 @@ def table(records: Sequence[Record], *, mix: bool = False) -> str:
         if len(steps[record.subject]) > 1:
             return f"{record.subject} at step {step}"
         if "run" not in record.protocol and step is None and len(contents[record.subject]) > 1:
-            return f"{record.subject} ({short(images)})"
+            return fingerprints.after(record.subject, "the images", images) if images else record.subject
         return record.subject
 
     rows = {
@@ -328,7 +325,10 @@ def _cells(found: Sequence[Record], first: Record, notes: list[str]) -> str:
     for group in groups:
         text = _mean(group)
         if unlike := differences([first, group[0]]):
-            why = "; ".join(f"{name} {short(b)} instead of {short(a)}" for name, (a, b) in unlike.items())
+            pairs = {
+                name: [fingerprints.entry(name, record.protocol) for record in (group[0], first)] for name in unlike
+            }
+            why = "; ".join(f"{name} {here} instead of {there}" for name, (here, there) in pairs.items())
             if why not in notes:
                 notes.append(why)
             text += f" [{notes.index(why) + 1}]"
@@ -385,12 +385,12 @@ def _protocols(records: Sequence[Record]) -> list[str]:
     entries: dict[str, list[str]] = {}  # metrics -> entries
     for entry, metrics in whose.items():
         entries.setdefault(", ".join(metrics), []).append(entry)
-    lines = [f"Protocol: {_in_a_line(shared) or 'nothing in common'}"]
-    return lines + [f"  of {metrics}: {', '.join(own)}" for metrics, own in entries.items()]
+    told = [f"  of {metrics}: {', '.join(own)}" for metrics, own in entries.items()]
+    return [f"Protocol: {_in_a_line(shared) or 'nothing in common'}", *told]
 
 
 def _in_a_line(entries: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {short(value)}" for name, value in entries.items())
+    return ", ".join(f"{fingerprints.label(name)} {short(value)}" for name, value in entries.items())
 
 
 def _common(records: Sequence[Record]) -> dict[str, Any]:

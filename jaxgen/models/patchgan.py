@@ -73,9 +73,11 @@ class PatchDiscriminator(nn.Module):
     kernel_init: Any = normal
     dtype: Any = None
     axis_name: str | None = None
+    use_bias: bool | None = None  # beside a normalisation, too; None: where that brings no shift of its own
 
     @nn.compact
     def __call__(self, x: jax.Array, told: jax.Array | None = None, *, train: bool) -> jax.Array | Output:
+        biased = has_bias(self.norm) if self.use_bias is None else self.use_bias
         smallest = self._least()
         if min(x.shape[1:3]) < smallest:
             raise ValueError(
@@ -90,7 +92,7 @@ class PatchDiscriminator(nn.Module):
                 4,
                 2 if halves and not self.blur else 1,
                 self.padding,
-                use_bias=i == 0 or has_bias(self.norm),
+                use_bias=i == 0 or biased,
                 kernel_init=self.kernel_init,
                 dtype=self.dtype,
             )(x)

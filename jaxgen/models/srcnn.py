@@ -20,8 +20,8 @@ class SRCNN(nn.Module):
 
     scale: int = 3
     channels: int = 3
-    widths: tuple[int, int] = (64, 32)  # of the two hidden maps
-    kernel_sizes: tuple[int, int, int] = (9, 5, 5)
+    widths: tuple[int, ...] = (64, 32)  # of the two hidden maps
+    kernel_sizes: tuple[int, ...] = (9, 5, 5)  # one more than widths
     dtype: Any = None
 
     @nn.compact

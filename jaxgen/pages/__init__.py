@@ -50,13 +50,14 @@ def _environment():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = (TEMPLATES / "time.js").read_text(encoding="utf-8")
     environment.globals |= {
         "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
-        "script": Markup(script),
-        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "data_uri": data_uri,
     }
+    for prefix, file in (("", "time.js"), ("wipe_", "wipe.js")):
+        script = (TEMPLATES / file).read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        environment.globals |= {f"{prefix}script": Markup(script), f"{prefix}script_digest": digest}
     environment.filters |= {
         "breakable": words.breakable,
         "number": words.number,

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from jaxgen import files, pages, run_directory
+from jaxgen import files, fingerprints, pages, run_directory
 from jaxgen.pages import curves
 from jaxgen.pages.pictures import Picture
 from jaxgen.report import commands as report_commands
@@ -21,6 +21,13 @@ from jaxgen.report.reading import Run
 REPORT = "report.html"
 MAX_CLASSES = 20  # named
 MAX_ROWS = 16  # of classes, in a picture of samples
+
+DIGESTS = {
+    "images.data_fingerprint": "the data",
+    "images.held_out_fingerprint": "the data",
+    "frozen_sha256": "their weights",
+}
+"""Settings that are digests, and of what."""
 
 CAPTIONS = {"reconstructions": "In each pair: left an original, right its reconstruction."}
 
@@ -67,7 +74,7 @@ def write(run_directory_path: str | os.PathLike, *, tell: Callable[[str], None] 
         commands=commands,
         python=python,
         networks=_networks(run.system),
-        tables={"Configuration": settings(run_directory.flatten(run.config)), "Environment": _environment(run)},
+        tables={"Configuration": _configuration(run), "Environment": _environment(run)},
     )
     if tell is not None:
         for note in run.notes:
@@ -134,15 +141,39 @@ def _networks(system: Mapping) -> tuple[str, dict[str, str]]:
 
 def _data(facts: Mapping) -> str:
     """What the run was trained on, in one line."""
-    try:
-        height, width, channels = facts["image_shape"]
-        names = [str(name) for name in facts["class_names"]]
-        kind = {1: ", grey", 3: ", colour"}.get(channels, f", {channels} channels")
-        text = f"{facts['name']}: {facts['num_examples']:,} images of {height} × {width} pixels{kind}"
-    except (KeyError, TypeError, ValueError):  # no such file, or not by this version
+    text = _images(facts)
+    if not text or not isinstance(facts.get("class_names"), list):  # no such file, or not by this version
         return ""
+    names = [str(name) for name in facts["class_names"]]
     shown = ", ".join(names[:MAX_CLASSES]) + (", ..." if len(names) > MAX_CLASSES else "")
     return text + (f"; {len(names)} classes ({shown})" if names else "; no labels")
+
+
+def _images(facts: Mapping) -> str:
+    """Name, number and size of the images that a run was trained on; nothing where it does not say."""
+    try:
+        height, width, channels = facts["image_shape"]
+        kind = {1: ", grey", 3: ", colour"}.get(channels, f", {channels} channels")
+        return f"{facts['name']}: {facts['num_examples']:,} images of {height} × {width} pixels{kind}"
+    except (KeyError, TypeError, ValueError):
+        return ""
+
+
+def _configuration(run: Run) -> dict[str, str]:
+    rows = settings(run_directory.flatten(run.config))
+    return {name: digest_in_words(name, text, run) if name in DIGESTS else text for name, text in rows.items()}
+
+
+def digest_in_words(name: str, digest: str, run: Run) -> str:
+    """A setting in `DIGESTS` as a reader of the page wants it: what it is of, and then its beginning."""
+    data = run_directory.flatten(run.config).get("data.name")
+    if name == "images.data_fingerprint":
+        words = _images(run.facts) or str(data or "training images")
+    elif name == "images.held_out_fingerprint":
+        words = f"held-out images of {data}" if data else "held-out images"
+    else:
+        words = "networks that are not trained"
+    return fingerprints.after(words, DIGESTS[name], digest)
 
 
 def settings(values: Mapping) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen import files, pages, report, run_directory
+from jaxgen import files, fingerprints, pages, report, run_directory
 from jaxgen.metrics import protocol
 from jaxgen.pages import curves, words
 from jaxgen.report import numbers, reading
@@ -46,9 +46,9 @@ def write(run_directories: Sequence[str | os.PathLike]) -> Path:
         "comparison",
         title=f"{len(runs)} runs side by side",
         runs=cards,
-        settings=differing,
+        settings=_with_words(differing, runs),
         num_same=num_same,
-        partly=partly,
+        partly=_with_words(partly, runs),
         panels=_panels(runs),
         numbers=_last_numbers(runs),
         evaluations=evaluations,
@@ -103,6 +103,19 @@ def different_settings(configs: Mapping[str, Mapping]) -> tuple[dict[str, list[s
     partly = {name: values for name, values in rows.items() if ABSENT in values}
     different = {name: values for name, values in rows.items() if name not in partly and len(set(values)) > 1}
     return different, len(rows) - len(different) - len(partly), partly
+
+
+def _with_words(rows: Mapping[str, list[str]], runs: Mapping[str, Run]) -> dict[str, list[str]]:
+    """Settings of runs, those that are digests behind what they are of."""
+    return {
+        name: [
+            value if value == ABSENT else report.digest_in_words(name, value, run)
+            for value, run in zip(values, runs.values(), strict=True)
+        ]
+        if name in report.DIGESTS
+        else values
+        for name, values in rows.items()
+    }
 
 
 def _changes_a_measurement(setting: str) -> bool:
@@ -176,8 +189,8 @@ def compared_evaluations(
             firsts = {run: records[0] for group in groups for run, records in group.items()}
             firsts |= {run: records[0] for run, records in most.items()}
             lines = [
-                f"{entry}: " + ", ".join(f"{_short(value)} ({run})" for run, value in zip(firsts, values, strict=True))
-                for entry, values in protocol.differences(list(firsts.values())).items()
+                f"{name}: " + ", ".join(f"{fingerprints.entry(name, r.protocol)} ({run})" for run, r in firsts.items())
+                for name in protocol.differences(list(firsts.values()))
             ]
             unlike.setdefault(tuple(lines), []).append(metric)
     return rows, [(metrics, list(lines)) for lines, metrics in unlike.items()]
@@ -205,7 +218,3 @@ def _value(records: Sequence[protocol.Record], of_run: Sequence[protocol.Record]
             error = (r.value for r in of_run if (r.metric, r.file) == (f"{record.metric}_standard_error", record.file))
             texts[" ± ".join(words.number(value) for value in (record.value, *error))] = None
     return ", ".join(texts)
-
-
-def _short(value) -> str:
-    return "not stated" if value is None else protocol.short(value)

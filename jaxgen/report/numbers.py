@@ -14,7 +14,7 @@ from jaxgen.report.reading import Run
 _LOWER = ("fid", "kid", "nll", "bits_per_dim", "loss", "distortion", "error", "mse", "perplexity", "distance", "swd")
 _HIGHER = (
     *("elbo", "bound", "log_likelihood", "accuracy", "inception_score", "precision", "recall", "coverage"),
-    *("density", "psnr", "ssim", "active_units"),
+    *("density", "psnr", "ssim", "active_units", "mig", "disentanglement", "completeness", "informativeness", "sap"),
 )
 _NO_DIRECTION = ("std", "stderr", "seconds", "time", "num", "gap")
 

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -96,7 +96,20 @@ def open_run(directory: str | os.PathLike, *, system: OwnSystem | None = None, *
             f"{directory} is a run of the system {system.name!r}, which is no game: the stability laboratory needs a "
             "two-player system, a generator against a discriminator"
         )
+    _check_stored(stored, directory)
     return Opened(system, config, stored)
+
+
+def _check_stored(stored, directory):
+    """Raises a ValueError unless a run says what its data were, from which seed it came, and how long it was to be."""
+    wrong = [name for name in ("seed", "num_steps") if type(stored.get(name)) is not int or stored[name] < 0]
+    if not isinstance(stored.get("images"), Mapping):
+        wrong.append("images")
+    if wrong:
+        raise ValueError(
+            f"{directory}/{run_directory.CONFIG} does not say {' and '.join(wrong)}, as train wrote it: it is damaged, "
+            "or of another program; restore it from a copy"
+        )
 
 
 def open_data(opened: Opened, directory: str | os.PathLike, dataset: data.Dataset | None = None) -> data.Dataset:
@@ -152,7 +165,13 @@ def load_game(
         raise ValueError(
             f"the batch size of a system of your own is the system's: it takes {opened.system.images_per_step} images"
         )
-    state = loading.load(Path(directory), step=step, system=system).state
+    try:
+        state = loading.load(Path(directory), step=step, system=system).state
+    except checkpoint.CheckpointDamaged as error:
+        others = [str(other) for other in checkpoint.all_steps(Path(directory) / "checkpoints") if other != step]
+        if step is not None:
+            error.add_note(f"Bring back a copy of it, or take another step: {', '.join(others) or 'there is none'}")
+        raise
     dataset = open_data(opened, directory, dataset)
     indices = data.batch_rows(
         dataset, int(state.step), batch_size=opened.system.images_per_step, seed=opened.stored["seed"]
@@ -192,15 +211,46 @@ def update_rule_of(game: gan.Game) -> str:
     return named[0] if named else getattr(rule, "__name__", "a rule of your own")
 
 
-def moving_step(directory: str | os.PathLike, *, system: OwnSystem | None = None) -> int | None:
-    """The newest checkpoint of a run at which its schedules leave a rate above 0, and a train step moves.
+def moving_steps(directory: str | os.PathLike, *, system: OwnSystem | None = None) -> list[int]:
+    """The checkpoints of a run at which its schedules leave a rate above 0, and a train step moves; the newest last.
 
-    None where there is none: at the end of a cosine or linear schedule nothing moves any more; and where nobody knows
+    Empty where there is none: at the end of a cosine or linear schedule nothing moves any more; and where nobody knows
     the schedules, of optimisers that are no `options.Optimizer`.
     """
     opened = open_run(directory, system=system)
     steps = checkpoint.all_steps(local(directory, "the run") / "checkpoints")
-    return max((step for step in steps if any(learning_rates(opened, step) or ())), default=None)
+    return [step for step in steps if any(learning_rates(opened, step) or ())]
+
+
+def moving_step(directory: str | os.PathLike, *, system: OwnSystem | None = None) -> int | None:
+    """The newest of `moving_steps`; None where there is none."""
+    return max(moving_steps(directory, system=system), default=None)
+
+
+def load_newest(
+    directory: str | os.PathLike,
+    steps: Sequence[int],
+    *,
+    batch_size: int | None = None,
+    system: OwnSystem | None = None,
+) -> GameRun:
+    """The newest of these checkpoints that is not damaged, as `load_game` reads it; warns of those that are.
+
+    Args:
+      directory: of the run.
+      steps: of checkpoints, in increasing order; the newest good one of all if empty.
+      batch_size, system: as for `load_game`.
+
+    Raises:
+      checkpoint.CheckpointDamaged: if all are.
+      ValueError, RunDirectoryError and others: as `load_game`.
+    """
+    for place in range(len(steps) - 1, 0, -1):
+        try:
+            return load_game(directory, step=steps[place], batch_size=batch_size, system=system)
+        except checkpoint.CheckpointDamaged as error:
+            warnings.warn(f"{error}. Trying step {steps[place - 1]} instead.", stacklevel=2)
+    return load_game(directory, step=steps[0] if steps else None, batch_size=batch_size, system=system)
 
 
 def peak_rates(game: gan.Game) -> Players | None:

@@ -11,6 +11,7 @@ moving average.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def noise_beside_its_level(
 ) -> jax.Array:
     """`degradations.gaussian_noise`, in a last channel its standard deviation in the unit of images: [H, W, C + 1]."""
     of_level, of_noise = jax.random.split(key)
-    level = number_between(of_level, sigma, "sigma")
+    level: Any = number_between(of_level, sigma, "sigma")
     noisy = degradations.gaussian_noise(image, of_noise, sigma=level, grey=grey, clip=clip)
     plane = jnp.broadcast_to(jnp.asarray(level, image.dtype) / 127.5, (*image.shape[:-1], 1))
     return jnp.concatenate([noisy, plane], axis=-1)

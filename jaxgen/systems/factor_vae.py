@@ -20,10 +20,11 @@ import jax.numpy as jnp
 
 from jaxgen import sharding, vae
 from jaxgen.losses import adversarial, latent, variational
+from jaxgen.metrics import amortisation
 from jaxgen.models import pairs
 from jaxgen.options import LIKELIHOODS, Data, Optimizer, lookup
 from jaxgen.ranges import Count, Weight
-from jaxgen.system import Measure, Spec, System
+from jaxgen.system import Inference, Measure, Spec, System
 from jaxgen.systems.preset import Preset
 from jaxgen.systems.shared import autoencoder, three_networks
 
@@ -93,7 +94,8 @@ def build(config: Config, spec: Spec) -> System:
         picture=likelihood.mean,
     )
     bound = Measure(vae.make_eval_step(encoder, decoder, likelihood=likelihood), vae.summarize, best="elbo")
-    return dataclasses.replace(system, measure=bound)
+    inference = Inference(*amortisation.make_inference(encoder, decoder, likelihood=likelihood))
+    return dataclasses.replace(system, measure=bound, inference=inference)
 
 
 TINY = Config(
@@ -109,6 +111,11 @@ PRESETS = {
     "mnist-factor-vae": Preset(
         "dynamically binarised digits as 10 numbers, by FactorVAE",
         Config(data=Data(binarise="dynamic"), num_steps=20_000, evaluate_every=5000),
+        paper="Kim and Mnih 2018",
+    ),
+    "factors-factor-vae": Preset(
+        "shapes of known factors as ten numbers, by FactorVAE at the paper's gamma for dSprites",
+        Config(**autoencoder.SHAPES, gamma=35.0),
         paper="Kim and Mnih 2018",
     ),
 }

@@ -24,7 +24,7 @@ import optax
 from jaxgen import latent_model
 from jaxgen.losses import latent
 from jaxgen.models import posteriors, priors
-from jaxgen.options import Data
+from jaxgen.options import Data, Optimizer
 from jaxgen.ranges import Count, CountOrZero, Weight
 from jaxgen.system import Spec, System
 from jaxgen.systems.preset import Preset, Settings
@@ -141,6 +141,7 @@ TINY = Config(
 DIGITS: Settings = autoencoder.DIGITS | {"latent_dim": 10, "num_steps": 30_000}
 POINTS: Settings = DIGITS | {"model": "conv", "data": Data(), "likelihood": "gaussian", "latent_dim": 16}
 POINTS["deterministic"] = True
+FACTORS: Settings = autoencoder.SHAPES | {"num_examples": 20_480, "optimizer": Optimizer(learning_rate=5e-4)}
 
 PRESETS = {
     "mnist-beta-vae": Preset("ten latents at beta = 4", Config(**DIGITS, beta=4.0), paper="Higgins et al. 2017"),
@@ -185,5 +186,13 @@ PRESETS = {
         Config(**POINTS, latent_size=1.0, decoder_slope=1e-3, num_components=10),
         paper="Ghosh, Sajjadi, Vergari, Black, Schoelkopf 2020",
         published="FID 9.4 on MNIST, of their networks and Inception features",
+    ),
+    "factors-beta-vae": Preset(
+        "shapes of known factors as ten numbers at beta = 4", Config(**FACTORS, beta=4.0), paper="Higgins et al. 2017"
+    ),
+    "factors-beta-tcvae": Preset(
+        "shapes of known factors as ten numbers, total correlation at weight beta = 6",
+        Config(**FACTORS, total_correlation=5.0),
+        paper="Chen, Li, Grosse, Duvenaud 2018",
     ),
 }

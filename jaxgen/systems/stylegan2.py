@@ -27,7 +27,7 @@ from jaxgen.options import Data, Optimizer, square_size
 from jaxgen.ranges import Count, Positive, Weight, WholeShare
 from jaxgen.system import Between, Spec, System
 from jaxgen.systems.preset import Preset, Settings
-from jaxgen.systems.shared import two_player
+from jaxgen.systems.shared import style_spaces, two_player
 
 GROUPS = {"bgcfnc"[:i]: augmentation.ALL[:i] for i in range(1, 7)}
 _LAYERS = ("truncated_layers", "mixing")  # what is told as a number of layers
@@ -149,7 +149,7 @@ def build(config: Config, spec: Spec) -> System:
             told["fine"] = system.latents(jax.random.fold_in(key, 3), n)
         return system.draw(variables, key, n, **told)
 
-    return dataclasses.replace(system, draw=draw)
+    return dataclasses.replace(system, draw=draw, spaces=style_spaces.spaces_of(generator, num_layers))
 
 
 _THIN: Settings = {"latent_dim": 6, "style_dim": 6, "capacity": 32, "max_features": 6, "mapping_layers": 1}

@@ -8,11 +8,24 @@ makes PNG and SVG of each and one page, `atlas.html`, which opens without a netw
     atlas.write(directory, ["A1", "A4"], atlas.FULL)
 """
 
-from jaxgen.stability.atlas import closed_forms, linear_vae, networks
+from jaxgen.stability.atlas import clipping, closed_forms, divergence, linear_vae, networks
 from jaxgen.stability.atlas.page import PLATES, Size, write
 from jaxgen.stability.atlas.record import Claim, Record
 
 FULL = Size.FULL
 QUICK = Size.QUICK
 
-__all__ = ["FULL", "PLATES", "QUICK", "Claim", "Record", "Size", "closed_forms", "linear_vae", "networks", "write"]
+__all__ = [
+    "FULL",
+    "PLATES",
+    "QUICK",
+    "Claim",
+    "Record",
+    "Size",
+    "clipping",
+    "closed_forms",
+    "divergence",
+    "linear_vae",
+    "networks",
+    "write",
+]

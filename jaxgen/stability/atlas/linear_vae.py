@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from jaxgen import vae
 from jaxgen.losses import variational
+from jaxgen.metrics import collapse as closed_form
 from jaxgen.stability import games, members, sweep
 from jaxgen.stability.atlas.record import INK, LINES, SOFT, Claim, Record, folder, new_figure
 
@@ -46,8 +47,7 @@ def rate_in_theory(eigenvalues: np.ndarray, variance: float, beta: np.ndarray) -
 
     Lucas, Tucker, Grosse, Norouzi 2019, "Don't blame the ELBO! A linear VAE perspective on posterior collapse".
     """
-    ratio = np.asarray(eigenvalues) / (np.asarray(beta)[..., None] * variance)
-    return np.maximum(0.5 * np.log(ratio), 0.0)
+    return closed_form.rates(eigenvalues, variance, beta)
 
 
 def collapse(

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from jaxgen import files, pages
 from jaxgen.console import tell_nobody
 from jaxgen.local_path import local
 from jaxgen.stability import sweep
-from jaxgen.stability.atlas import closed_forms, linear_vae, networks
+from jaxgen.stability.atlas import clipping, closed_forms, divergence, linear_vae, networks
 from jaxgen.stability.atlas.record import Claim, Record, finish
 
 
@@ -38,9 +39,9 @@ class Plate:
 
 PLATES = {
     "A1": Plate(closed_forms.ttur_and_r1, {"num_ratios": 41, "num_gammas": 40, "num_steps": 1024}),
-    "A2": Plate(closed_forms.clipping, {"num_rates": 16, "num_norms": 17, "num_steps": 2048}),
+    "A2": Plate(clipping.clipping, {"num_rates": 16, "num_norms": 17, "num_steps": 2048}),
     "A3": Plate(closed_forms.limit_cycles, {"num_rates": 4, "num_turns": 200}),
-    "A4": Plate(closed_forms.shift_gan, {"dimension": 4, "gammas": (0.0, 1.0)}),
+    "A4": Plate(divergence.shift_gan, {"dimension": 4, "gammas": (0.0, 1.0)}),
     "A5": Plate(networks.ring, {"ratios": (0.1, 1.0, 10.0), "gammas": (0.0, 0.1)}, True),
     "A6": Plate(
         networks.grid,
@@ -50,7 +51,9 @@ PLATES = {
     ),
     "A7": Plate(networks.budget, {"num_members": 16, "num_steps": 1500}, True),
     "A8": Plate(linear_vae.collapse, {"num_betas": 10, "num_steps": 3000}, True),
-    "A9": Plate(networks.trained_ring, {"num_steps": 3000, "settling_steps": 3000, "test_steps": 400, "num_rates": 31}),
+    "A9": Plate(
+        divergence.trained_ring, {"num_steps": 3000, "settling_steps": 3000, "test_steps": 400, "num_rates": 31}
+    ),
 }
 
 
@@ -66,7 +69,8 @@ def write(
     """Computes plates and writes, after each, its pictures, numbers and the page of all plates so far.
 
     What is there is kept: a plate that the directory holds, computed with the same arguments, is read and not computed
-    again, and a sweep that was interrupted goes on from its newest checkpoint.
+    again, and a sweep that was interrupted goes on from its newest checkpoint. A plate is made anew of which a file is
+    missing, damaged, or changed by hand.
 
     Args:
       directory: of `atlas.html`, `A1.png`, `A1.svg`, `A1.json`, ..., and of `sweeps/`, the checkpoints of its sweeps;
@@ -82,13 +86,17 @@ def write(
 
     Raises:
       ValueError: for a name that is no plate.
+      OSError: with the path and what to do, if a file cannot be written.
     """
     names = list(names) or list(PLATES)
     unknown = [name for name in names if name not in PLATES]
     if unknown:
         raise ValueError(f"no plate of the atlas is called {', '.join(unknown)}; there are {', '.join(PLATES)}")
     directory = local(directory, "the directory of the atlas")
-    directory.mkdir(parents=True, exist_ok=True)
+    with files.explained(directory, "make the directory"):
+        directory.mkdir(parents=True, exist_ok=True)
+    for file in ("atlas.html", *(f"{name}.{kind}" for name in names for kind in ("png", "svg", "json"))):
+        files.check_replaceable(directory / file)
     records, shown = [], []
     for name in names:
         plate = PLATES[name]
@@ -132,7 +140,7 @@ def _kept(directory: Path, name: str, arguments: dict) -> tuple[Record, float] |
     """(record without a figure, seconds) of a plate that is there and was made with these arguments."""
     try:
         found = json.loads((directory / f"{name}.json").read_text())
-        if found["arguments"] != arguments or not (directory / f"{name}.png").is_file():
+        if found["arguments"] != arguments or files.was_changed(found) or not _has_pictures(directory, name, found):
             return None
         claims = [Claim(**claim) for claim in found["claims"]]
         told = {key: found[key] for key in ("name", "title", "question", "theory", "cells", "disagreeing", "numbers")}
@@ -140,6 +148,13 @@ def _kept(directory: Path, name: str, arguments: dict) -> tuple[Record, float] |
         return record, found["seconds"]
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is made anew
         return None
+
+
+def _has_pictures(directory: Path, name: str, found: dict) -> bool:
+    """Whether both pictures are there, and the one that the page shows is that of the record."""
+    png = (directory / f"{name}.png").read_bytes()
+    is_its_own = found.get("png_crc32", zlib.crc32(png)) == zlib.crc32(png)  # older atlases do not say
+    return png.startswith(b"\x89PNG\r\n") and is_its_own and (directory / f"{name}.svg").is_file()
 
 
 def save(record: Record, directory: Path, seconds: float = 0.0, arguments: dict | None = None) -> None:
@@ -164,8 +179,10 @@ def save(record: Record, directory: Path, seconds: float = 0.0, arguments: dict 
         "claims": [dataclasses.asdict(claim) for claim in record.claims],
         "seconds": seconds,
         "numbers": _plain(record.numbers),
+        "png_crc32": zlib.crc32(png.getvalue()),
     }
-    text = json.dumps(sweep.finite_json(numbers), allow_nan=False)
+    stored = sweep.finite_json(numbers)
+    text = json.dumps(stored | {"crc32": files.record_crc32(stored)}, allow_nan=False)
     files.write_atomically(directory / f"{record.name}.json", text.encode())
 
 

@@ -9,11 +9,12 @@ from flax import linen as nn
 
 from jaxgen import latent_model, sharding, vae
 from jaxgen.losses import variational
+from jaxgen.metrics import amortisation
 from jaxgen.metrics import likelihood as likelihoods
 from jaxgen.models import conv_vae, mlp, posteriors, priors
 from jaxgen.options import LIKELIHOODS, Data, Optimizer, Run, lookup, square_size
 from jaxgen.ranges import Count
-from jaxgen.system import Between, Measure, Spec, System, drawn_labels
+from jaxgen.system import Between, Inference, Measure, Spec, System, drawn_labels
 from jaxgen.systems.preset import Settings
 
 
@@ -45,6 +46,17 @@ DIGITS: Settings = {
     "optimizer": Optimizer(learning_rate=1e-3, schedule="cosine"),
 }
 """Of presets on dynamically binarised digits."""
+
+SHAPES: Settings = {
+    "data": Data("factors", binarise="threshold"),
+    "model": "conv",
+    "features": 16,
+    "latent_dim": 10,
+    "num_steps": 20_000,
+    "log_every": 500,
+    **dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_every"), 5000),
+}
+"""Of presets on drawn shapes, whose factors are known; pixels are made binary, as those of dSprites are."""
 
 
 def networks(config: Any, spec: Spec, posterior: nn.Module = latent_model.DIAGONAL) -> tuple[nn.Module, nn.Module]:
@@ -199,6 +211,11 @@ def build(
             best="elbo" if has_density else "distortion",
             mode="max" if has_density else "min",
         ),
+        inference=Inference(
+            *amortisation.make_inference(encoder, decoder, likelihood=likelihood, prior=prior, condition=condition)
+        )
+        if posterior == latent_model.DIAGONAL
+        else None,
         protocol={
             "latents": "standard normal, not truncated" if standard else prior_in_words,
             "images": drawn,

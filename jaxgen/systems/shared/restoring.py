@@ -179,7 +179,7 @@ def that_restores(
         ),
         protocol={
             "source": said,
-            "images": "the network's output, clipped" + (", the mean of eight ways" if config.self_ensemble else ""),
+            "output": "the network's, clipped" + (", the mean of eight ways" if config.self_ensemble else ""),
             "numbers": f"of {'luminance' if config.on_luminance else 'all channels'} in 256 levels{border}; means over "
             "images of each image's own; beside them those of the source, or of its enlargement by interpolation",
             **config.weights,
