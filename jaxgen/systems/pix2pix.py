@@ -108,8 +108,8 @@ _OFTEN: Settings = dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_
 
 
 def _facades(size, **changes):
-    """400 pairs of a map of a facade and its photograph, side by side: 200 passes."""
-    sides = Data("halves", path="facades", image_size=size * 143 // 128)
+    """400 photographs with their maps to the right: 200 passes."""
+    sides = Data("halves", path="facades", image_size=size * 143 // 128, direction="right-to-left")
     return Config(data=sides, patch=size, num_steps=80_000, **_OFTEN, **changes)
 
 

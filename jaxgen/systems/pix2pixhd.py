@@ -135,11 +135,12 @@ TINY = Config(
 )
 
 _OFTEN: Settings = dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_every"), 10_000)
+_STREETS = Data("pairs", path="cityscapes/maps", target_path="cityscapes/photographs", image_size=512)
 
 PRESETS = {
     "cityscapes-pix2pixhd": Preset(
-        "photographs of maps of streets, 512 pixels, pix2pixHD's network for 1024x512; give --data.path",
-        Config(data=Data("halves", path="cityscapes", image_size=512), num_steps=595_000, **_OFTEN),
+        "photographs of maps of streets, 512 pixels, pix2pixHD; give --data.path and --data.target-path",
+        Config(data=_STREETS, num_steps=595_000, **_OFTEN),  # 2,975 pairs, 200 passes
         paper="Wang, Liu, Zhu, Tao, Kautz and Catanzaro 2018",
         spec=((512, 512, 3), 0),
     ),
