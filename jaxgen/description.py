@@ -56,8 +56,16 @@ def spec_of(
 def stand_in(spec: Spec) -> data.Dataset:
     """A data set of one black example, for what only asks for the shapes of batches."""
     arrays = {name: np.zeros((1, *shape.shape), shape.dtype) for name, shape in spec.batch.items()}
-    names = tuple(map(str, range(spec.num_classes)))
-    return data.dataset.in_memory("a stand-in", arrays.pop("image"), arrays.pop("label", None), names, **arrays)
+    names, image, label = tuple(map(str, range(spec.num_classes))), arrays.pop("image"), arrays.pop("label", None)
+    return data.dataset.in_memory(
+        "a stand-in",
+        image,
+        label,
+        names,
+        data.prepare_default,
+        fingerprint="",
+        **arrays,
+    )
 
 
 def describe(config: options.Run, spec: Spec, *, name: str = "", preset: Preset | None = None) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from scipy import special
 
 from jaxgen import degradations
 from jaxgen.data.dataset import function_name
-from jaxgen.degradations import kernels, real_world, resizing
+from jaxgen.degradations import blurring, kernels, resizing, two_rounds
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 KEY = jax.random.key(5)
 IMAGE = np.random.RandomState(0).uniform(-1, 1, (24, 36, 3)).astype(np.float32)
 PILLOW = {
@@ -60,7 +61,7 @@ def test_a_flat_image_stays_flat_and_traced_sizes_are_the_same(name):
     np.testing.assert_allclose(flat, 0.3, atol=1e-6)
     traced = jax.jit(lambda old, new: resizing.weights(old, new, kernel, room=(16, 12)))(9, 14)
     np.testing.assert_allclose(traced[:14, :9], resizing.weights(9, 14, kernel), atol=2e-6)
-    assert np.array_equal(traced[14:], traced[[13, 13]]) and not np.any(traced[:, 9:])
+    assert np.array_equal(traced[14:], traced[np.array([13, 13])]) and not np.any(traced[:, 9:])
 
 
 def test_backprojection_through_the_pseudoinverse_restores_the_small_image():
@@ -117,7 +118,7 @@ def test_what_is_not_linear_has_no_adjoint(degrade):
 
 
 def drawn(degrade, image, num=64):
-    return jax.vmap(degrade, (None, 0))(jnp.asarray(image), jax.random.split(KEY, num)) - image
+    return jax.jit(jax.vmap(degrade, (None, 0)))(jnp.asarray(image), jax.random.split(KEY, num)) - image
 
 
 def test_gaussian_noise_has_the_sigma_that_is_asked_for_and_independent_channels():
@@ -149,11 +150,11 @@ def test_clipped_noise_stays_in_the_range_and_none_changes_nothing():
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_the_variance_of_poisson_noise_is_proportional_to_the_light(strength):
     light = np.array([0.1, 0.3, 0.5, 0.8], np.float32)
-    image = np.broadcast_to(2 * light - 1, (64, 64, 4))
+    image = np.broadcast_to(2 * light - 1, (24, 24, 4))
     noise = drawn(partial(degradations.poisson_noise, peak=30.0, strength=strength, clip=False), image, 8)
     variance = np.var(np.asarray(noise).reshape(-1, 4) / 2, axis=0)
-    np.testing.assert_allclose(variance, strength**2 * light / 30, rtol=0.05)
-    np.testing.assert_allclose(np.mean(np.asarray(noise), axis=(0, 1, 2)), 0, atol=5e-3)
+    np.testing.assert_allclose(variance, strength**2 * light / 30, rtol=0.08)
+    np.testing.assert_allclose(np.mean(np.asarray(noise), axis=(0, 1, 2)), 0, atol=1e-2)
 
 
 def test_grey_poisson_noise_is_the_same_in_all_channels():
@@ -237,7 +238,7 @@ def test_both_gaussian_blurs_are_one_and_no_blur_is_none():
 def test_blur_of_a_part_does_not_see_what_is_beside_it():
     kernel = kernels.gaussian(9, 2.0)
     wanted = degradations.blur(jnp.asarray(IMAGE[:10, :12]), kernel=kernel)
-    part = jax.jit(lambda h, w: degradations.blurring.convolve(jnp.asarray(IMAGE), kernel, (h, w)))(10, 12)
+    part = jax.jit(lambda h, w: blurring.convolve(jnp.asarray(IMAGE), kernel, (h, w)))(10, 12)
     np.testing.assert_allclose(part[:10, :12], wanted, atol=1e-5)
 
 
@@ -262,32 +263,35 @@ def test_what_is_stored_has_256_levels_and_the_derivative_of_the_cut():
 # Two rounds -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_real_world_is_drawn_for_each_image_and_has_one_shape():
     degrade = partial(degradations.real_world, scale=4)
     smooth = np.broadcast_to(np.linspace(-0.8, 0.8, 64, dtype=np.float32)[:, None, None], (64, 64, 3))
-    many = jax.jit(jax.vmap(degrade, (None, 0)))(smooth, jax.random.split(KEY, 24))
+    spoil, keys = jax.jit(jax.vmap(degrade, (None, 0))), jax.random.split(KEY, 24)
+    many = spoil(smooth, keys)
     assert many.shape == (24, 16, 16, 3) and bool(jnp.all(jnp.isfinite(many))) and float(jnp.max(jnp.abs(many))) <= 1
     levels = np.asarray(many) * 127.5 + 127.5
     np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
-    again = jax.jit(degrade)(smooth, jax.random.split(KEY, 24)[5])
-    np.testing.assert_allclose(again, many[5], atol=1.01 / 127.5)
+    assert np.array_equal(spoil(smooth, keys[::-1]), many[::-1])  # whatever is beside an image
     wanted = degradations.downscale(jnp.asarray(smooth), scale=4, kernel=degradations.box)
     errors = np.sqrt(np.mean((np.asarray(many) - wanted) ** 2, axis=(1, 2, 3))) * 127.5
     assert errors.max() > 3 * errors.min() and np.median(errors) < 40  # spoilt, more or less, and not destroyed
     np.testing.assert_allclose(np.mean(many, axis=0), wanted, atol=0.2)
 
 
+@pytest.mark.slow
 def test_without_any_strength_the_two_rounds_are_a_resize_and_two_jpegs():
-    none = real_world.Round(0.0, (0.2, 3.0), 0.0, 0.0, (1.0, 1.0), (0.0, 0.0), (0.0, 0.0), quality=(100, 100))
+    none = two_rounds.Round(0.0, (0.2, 3.0), 0.0, 0.0, (1.0, 1.0), (0.0, 0.0), (0.0, 0.0), quality=(100, 100))
     smooth = np.broadcast_to(np.linspace(-0.8, 0.8, 32, dtype=np.float32)[:, None, None], (32, 32, 3))
     degrade = partial(degradations.real_world, scale=2, first=none, second=none, last_sinc=0.0, sharpened=False)
-    found = jax.vmap(degrade, (None, 0))(smooth, jax.random.split(KEY, 4))
+    found = jax.jit(jax.vmap(degrade, (None, 0)))(smooth, jax.random.split(KEY, 4))
     wanted = degradations.downscale(jnp.asarray(smooth), scale=2, kernel=degradations.box)
     np.testing.assert_allclose(found[:, 2:-2], np.broadcast_to(wanted, found.shape)[:, 2:-2], atol=4 / 127.5)
 
 
 def test_kernels_of_a_round_add_up_to_1_and_are_of_all_kinds():
-    found = np.asarray(jax.vmap(lambda key: real_world.blur_kernel(key, real_world.SECOND))(jax.random.split(KEY, 300)))
+    draw = jax.jit(jax.vmap(lambda key: two_rounds.blur_kernel(key, two_rounds.SECOND)))
+    found = np.asarray(draw(jax.random.split(KEY, 300)))
     np.testing.assert_allclose(found.sum(axis=(1, 2)), 1, rtol=1e-4)
     none = np.isclose(found[:, 10, 10], 1)
     assert 0.1 < none.mean() < 0.35  # 0.2, and the narrowest of the others

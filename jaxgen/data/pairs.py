@@ -68,7 +68,7 @@ def pair_folders(
         if not side.files:
             raise ValueError(folder.nothing_found(side))
         folder.tell_ignored(name, side, tell)
-    pairs = _matched(name, *found, tell)
+    pairs = _matched(name, found[0], found[1], tell)
     threads = num_threads or os.cpu_count() or 1
     headers = [listing.check_headers(side.root, [pair[i] for pair in pairs], threads) for i, side in enumerate(found)]
     reasons = [source or target for source, target in zip(headers[0][0], headers[1][0], strict=True)]
@@ -228,7 +228,11 @@ def _matched(name, sources, targets, tell) -> list[tuple[str, str]]:
             f"{name}: no source has the name of a target (there are {examples[0]} and {examples[1]}): pairs are files "
             "of the same name, apart from their endings"
         )
-    for what, own, other in (("sources", *by_name), ("targets", *by_name[::-1])):
+    sources_by_name, targets_by_name = by_name
+    for what, own, other in (
+        ("sources", sources_by_name, targets_by_name),
+        ("targets", targets_by_name, sources_by_name),
+    ):
         if alone := sorted(set(own) - set(other)):
             shown = ", ".join(show(own[stem]) for stem in alone[:5]) + (", ..." if len(alone) > 5 else "")
             tell(f"{name}: {len(alone)} of {len(own)} {what} have no partner and are left out: {shown}")

@@ -87,7 +87,8 @@ def from_reader(
             label = None if label is None else label[keep]
             fingerprint = fingerprint_of(fingerprint, keep)
         images = unpack(image)
-        return from_arrays(name, images.pop("image"), label, class_names, fingerprint=fingerprint, **images)
+        image = images.pop("image")
+        return from_arrays(name, image, label, class_names, prepare_default, fingerprint=fingerprint, **images)
     read_batch = replacing_reader(name, read, describe, num_examples, max_broken_share, num_threads)
 
     def fetch(indices):
@@ -108,7 +109,7 @@ def from_reader(
 
 
 def decode_all(
-    read: Callable[[int], np.ndarray], num_examples: int, image_shape: tuple[int, int, int], num_threads: int
+    read: Callable[[int], np.ndarray], num_examples: int, image_shape: tuple[int, ...], num_threads: int
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Decode every image; return them, uint8 [N, H, W, C], and why the broken ones (left black) are broken."""
     image = np.zeros((num_examples, *image_shape), np.uint8)

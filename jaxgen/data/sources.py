@@ -10,7 +10,6 @@ In a batch `image` is what should come out, `source` what goes in, and `mask` is
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -51,9 +50,11 @@ def degraded(dataset: Dataset, degrade: Degrade, *, once: bool = False) -> Datas
     """
     check_function(degrade, "image, key", "degrade", "functools.partial(degradations.downscale, scale=4)")
 
+    spoil = _compiled(degrade)
+
     def prepare(raw, key):
         batch = dict(dataset.prepare(raw, key))
-        source = jax.vmap(degrade)(batch["image"], _keys(batch["image"], key, _OF_SOURCE, once))
+        source = spoil(batch["image"], _keys(batch["image"], key, _OF_SOURCE, once))
         return batch | {"source": jnp.asarray(source, jnp.float32)}
 
     return _wrapped(dataset, prepare, "degraded", degrade, once)
@@ -77,11 +78,12 @@ def with_holes(dataset: Dataset, draw_mask: DrawMask, *, once: bool = False) -> 
     """
     check_function(draw_mask, "key, shape", "draw_mask", "masks.centre")
 
+    draw = _compiled(lambda image, key: draw_mask(key, image.shape[:2]))
+
     def prepare(raw, key):
         batch = dict(dataset.prepare(raw, key))
         image = batch["image"]
-        draw = functools.partial(draw_mask, shape=image.shape[1:3])
-        mask = jax.vmap(draw)(_keys(image, key, _OF_MASK, once)).astype(jnp.float32)
+        mask = draw(image, _keys(image, key, _OF_MASK, once)).astype(jnp.float32)
         return batch | {"mask": mask, "source": jnp.where(mask > 0, GREY, image)}
 
     return _wrapped(dataset, prepare, "with holes", draw_mask, once)
@@ -145,6 +147,11 @@ def names_of(dataset: Dataset) -> tuple[str, ...]:
     """The names of the entries of a batch. Reads one row."""
     raw = dict(dataset.fetch(np.zeros(1, np.int32)))
     return tuple(jax.eval_shape(dataset.prepare, raw, jax.random.key(0)))
+
+
+def _compiled(function: Callable) -> Callable:
+    """Of a batch; one program where a batch is prepared outside of `jit`, and part of the other's inside."""
+    return jax.jit(jax.vmap(function), inline=True)
 
 
 def _keys(image: jax.Array, key: jax.Array, number: int, once: bool) -> jax.Array:

@@ -8,13 +8,13 @@ Strengths are in levels of 255 and in pixels, as papers give them.
     noisy = jax.vmap(degrade)(images, jax.random.split(key, len(images)))
 """
 
-from jaxgen.degradations import kernels
+from jaxgen.degradations import compression, kernels, two_rounds
 from jaxgen.degradations.blurring import blur, gaussian_blur, sharpen
-from jaxgen.degradations.jpeg import jpeg
+from jaxgen.degradations.compression import jpeg
 from jaxgen.degradations.linear import adjoint, chain, hide, stored
 from jaxgen.degradations.noise import gaussian_noise, poisson_noise
-from jaxgen.degradations.real_world import real_world
 from jaxgen.degradations.resizing import bicubic, bilinear, box, downscale, lanczos3, resize, upscale
+from jaxgen.degradations.two_rounds import real_world
 
 __all__ = [
     "adjoint",
@@ -23,6 +23,7 @@ __all__ = [
     "blur",
     "box",
     "chain",
+    "compression",
     "downscale",
     "gaussian_blur",
     "gaussian_noise",
@@ -35,5 +36,6 @@ __all__ = [
     "resize",
     "sharpen",
     "stored",
+    "two_rounds",
     "upscale",
 ]

@@ -11,7 +11,7 @@ def gaussian_noise(
     key: jax.Array,
     *,
     sigma: float | tuple[float, float] = 25.0,
-    grey: bool = False,
+    grey: bool | jax.Array = False,
     clip: bool = False,
 ) -> jax.Array:
     """image + N(0, sigma^2), drawn for each pixel and channel.
@@ -35,8 +35,7 @@ def gaussian_noise(
     check_key(key)
     of_level, of_pixels = jax.random.split(key)
     level = number_between(of_level, sigma, "sigma") / 127.5
-    shape = (*image.shape[:-1], 1) if grey else image.shape
-    noisy = image + level * jax.random.normal(of_pixels, shape, image.dtype)
+    noisy = image + level * _grey_or_not(jax.random.normal(of_pixels, image.shape, image.dtype), grey)
     return jnp.clip(noisy, -1.0, 1.0) if clip else noisy
 
 
@@ -46,7 +45,7 @@ def poisson_noise(
     *,
     peak: float | tuple[float, float] = 30.0,
     strength: float | tuple[float, float] = 1.0,
-    grey: bool = False,
+    grey: bool | jax.Array = False,
     clip: bool = True,
 ) -> jax.Array:
     """Counts of photons: with x = (image + 1) / 2 in [0, 1],
@@ -75,9 +74,9 @@ def poisson_noise(
     times = number_between(of_strength, strength, "strength")
     most = number_between(of_peak, peak, "peak", above_zero=True)
     light = jnp.maximum((image + 1.0) / 2.0, 0.0)
-    seen = jnp.mean(light, axis=-1, keepdims=True) if grey else light
+    seen = jnp.where(grey, jnp.mean(light, axis=-1, keepdims=True), light)
     counts = jax.random.poisson(of_pixels, most * seen).astype(image.dtype)
-    noisy = image + 2.0 * times * (counts / most - seen)
+    noisy = image + 2.0 * times * _grey_or_not(counts / most - seen, grey)
     return jnp.clip(noisy, -1.0, 1.0) if clip else noisy
 
 
@@ -97,5 +96,11 @@ def number_between(
         if most < least:
             raise ValueError(f"{name} is drawn between two numbers, the smaller first, not {least:g} and {most:g}")
     if isinstance(value, (tuple, list)):
+        check_key(key)
+        assert key is not None
         return jax.random.uniform(key, (), minval=value[0], maxval=value[1])
     return value
+
+
+def _grey_or_not(noise, grey):
+    return jnp.where(grey, noise[..., :1], noise)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxgen.arguments import check_key
 from jaxgen.degradations import kernels, resizing
 from jaxgen.degradations.blurring import convolve, sharpen
-from jaxgen.degradations.jpeg import jpeg
+from jaxgen.degradations.compression import jpeg
 from jaxgen.degradations.linear import stored
 from jaxgen.degradations.noise import gaussian_noise, poisson_noise
 
@@ -105,23 +105,24 @@ def real_world(
             f"a scale of {scale} does not divide images of {height}x{width}: crop them to a multiple of it"
         )
     final = (height // scale, width // scale)
-    of_first, of_second, of_end = jax.random.split(key, 3)
+    of_first, of_second, of_jpegs, of_end = jax.random.split(key, 4)
+    of_qualities = jax.random.split(of_jpegs)
     image = sharpen(image) if sharpened else image
     size = (jnp.asarray(height), jnp.asarray(width))
-    image, size = _round(image, size, of_first, first, (height, width), _room((height, width), first))
-    image = _jpeg(image, size, jax.random.fold_in(of_first, 1), first.quality)
-    image, size = _round(image, size, of_second, second, final, _room(final, second))
+    image, size = _round(image, size, of_first, first, (height, width))
+    image = _jpeg(image, size, of_qualities[0], first.quality)
+    image, size = _round(image, size, of_second, second, final)
 
-    of_order, of_kernel, of_resize, of_quality = jax.random.split(of_end, 4)
-    kernel = jnp.where(_happens(of_kernel, last_sinc), _sinc_kernel(of_kernel, all_sizes=True), _no_blur())
+    filtered, of_side, of_cutoff, kind, order = jax.random.uniform(of_end, (5,))
+    ringing = _cut(kernels.sinc(SIZES[-1], _between(of_cutoff, (np.pi / 3, np.pi))), _side(of_side))
+    kernel = jnp.where(filtered < last_sinc, ringing, kernels.identity(SIZES[-1]))
 
     def small(image, size):
-        image = _resized(image, size, (jnp.asarray(final[0]), jnp.asarray(final[1])), final, of_resize)
-        return convolve(image, kernel)
+        return convolve(_resized(image, size, (jnp.asarray(final[0]), jnp.asarray(final[1])), final, kind), kernel)
 
-    resized_first = jpeg(_clipped(small(image, size)), of_quality, quality=second.quality)
-    compressed_first = small(_jpeg(image, size, of_quality, second.quality), size)
-    return stored(jnp.where(jax.random.bernoulli(of_order), resized_first, compressed_first))
+    small_first = jpeg(_clipped(small(image, size)), of_qualities[1], quality=second.quality)
+    compressed_first = small(_jpeg(image, size, of_qualities[1], second.quality), size)
+    return stored(jnp.where(order < 0.5, small_first, compressed_first))
 
 
 def blur_kernel(key: jax.Array, ranges: Round) -> jax.Array:
@@ -135,81 +136,63 @@ def blur_kernel(key: jax.Array, ranges: Round) -> jax.Array:
         float32 [21, 21], adding up to 1; smaller kernels have zeros around them.
     """
     check_key(key)
-    keys = jax.random.split(key, 9)
-    uniform = functools.partial(jax.random.uniform, shape=())
-    kind = jax.random.choice(keys[0], 6, p=np.array(ranges.kinds))
-    sigma, across = (uniform(k, minval=ranges.sigma[0], maxval=ranges.sigma[1]) for k in keys[1:3])
+    # One call for all numbers: each takes a second to compile.
+    draws = jax.random.uniform(key, (10,))
+    kind = jnp.sum(draws[0] >= np.cumsum(ranges.kinds)[:-1] / np.sum(ranges.kinds))
+    side = _side(draws[1])
+    sigma, across = _between(draws[2], ranges.sigma), _between(draws[3], ranges.sigma)
     across = jnp.where(kind % 2 == 0, sigma, across)
-    generalised = uniform(keys[3], minval=ranges.generalised[0], maxval=ranges.generalised[1])
-    flat = uniform(keys[4], minval=ranges.plateau[0], maxval=ranges.plateau[1])
-    angle = uniform(keys[5], minval=-np.pi, maxval=np.pi)
-    shape = functools.partial(kernels.gaussian, SIZES[-1], sigma, sigma_across=across, angle=angle)
+    generalised, plateau = _between(draws[4], ranges.generalised), _between(draws[5], ranges.plateau)
+    shape = functools.partial(
+        kernels.gaussian, SIZES[-1], sigma, sigma_across=across, angle=_between(draws[6], (-np.pi, np.pi))
+    )
     bell = shape(beta=jnp.where(kind < 2, 1.0, generalised))
-    chosen = jnp.where(kind < 4, bell, shape(beta=flat, plateau=True))
-    chosen = _cut(chosen, _size(keys[6]))
-    chosen = jnp.where(_happens(keys[7], ranges.sinc), _sinc_kernel(keys[7]), chosen)
-    return jnp.where(_happens(keys[8], ranges.blur), chosen, _no_blur())
+    chosen = jnp.where(kind < 4, bell, shape(beta=plateau, plateau=True))
+    least = jnp.where(side < 13, np.pi / 3, np.pi / 5)
+    ringing = kernels.sinc(SIZES[-1], least + draws[7] * (np.pi - least))
+    chosen = _cut(jnp.where(draws[8] < ranges.sinc, ringing, chosen), side)
+    return jnp.where(draws[9] < ranges.blur, chosen, kernels.identity(SIZES[-1]))
 
 
-def _size(key):
-    return jax.random.choice(key, np.array(SIZES))
+def _between(draw, ends):
+    return ends[0] + draw * (ends[1] - ends[0])
 
 
-def _cut(kernel, size):
+def _side(draw):
+    return SIZES[0] + 2 * jnp.floor(draw * len(SIZES))
+
+
+def _cut(kernel, side):
     """The middle of a kernel, of a side that is drawn."""
     far = np.abs(np.arange(SIZES[-1]) - SIZES[-1] // 2)
-    kept = jnp.where(jnp.maximum(far[:, None], far[None]) <= size // 2, kernel, 0.0)
+    kept = jnp.where(np.maximum(far[:, None], far[None]) <= side // 2, kernel, 0.0)
     return kept / jnp.sum(kept)
-
-
-def _sinc_kernel(key, all_sizes=False):
-    of_size, of_cutoff = jax.random.split(jax.random.fold_in(key, 1))
-    size = _size(of_size)
-    least = np.pi / 3 if all_sizes else jnp.where(size < 13, np.pi / 3, np.pi / 5)
-    return _cut(kernels.sinc(SIZES[-1], jax.random.uniform(of_cutoff, minval=least, maxval=np.pi)), size)
-
-
-def _no_blur():
-    return kernels.identity(SIZES[-1])
-
-
-def _happens(key, probability):
-    return jax.random.bernoulli(key, probability)
-
-
-def _room(size, ranges):
-    """The largest that an image can become."""
-    return tuple(max(side, int(np.ceil(ranges.scale[1] * side))) for side in size)
 
 
 def _clipped(image):
     return jnp.clip(image, -1.0, 1.0)
 
 
-def _round(image, size, key, ranges, reference, room):
-    """Blur, resize, noise. Images are the upper left parts, of a size, of arrays with room."""
-    of_kernel, of_scale, of_resize, of_noise = jax.random.split(jax.random.fold_in(key, 0), 4)
+def _round(image, size, key, ranges, reference):
+    """Blur, resize, noise. Images are the upper left parts, of a size, of arrays with room for the largest."""
+    of_kernel, of_numbers, of_noise = jax.random.split(key, 3)
     image = convolve(image, blur_kernel(of_kernel, ranges), size)
-    factor = _factor(of_scale, ranges)
+    way, amount, kind, grey, noise = jax.random.uniform(of_numbers, (5,))
+    up, down = _between(amount, (1.0, ranges.scale[1])), _between(amount, (ranges.scale[0], 1.0))
+    factor = jnp.where(way < ranges.up, up, jnp.where(way < ranges.up + ranges.down, down, 1.0))
+    room = tuple(max(side, int(np.ceil(ranges.scale[1] * side))) for side in reference)
     new_size = tuple(
         jnp.clip(jnp.floor(side * factor).astype(jnp.int32), 1, most)
         for side, most in zip(reference, room, strict=True)
     )
-    image = _resized(image, size, new_size, room, of_resize)
-    return _noisy(_clipped(image), of_noise, ranges), new_size
+    image = _clipped(_resized(image, size, new_size, room, kind))
+    gaussian = gaussian_noise(image, of_noise, sigma=ranges.gaussian, grey=grey < ranges.grey, clip=True)
+    poisson = poisson_noise(image, of_noise, peak=256.0, strength=ranges.poisson, grey=grey < ranges.grey, clip=True)
+    return jnp.where(noise < 0.5, gaussian, poisson), new_size
 
 
-def _factor(key, ranges):
-    of_kind, of_up, of_down = jax.random.split(key, 3)
-    kind = jax.random.uniform(of_kind)
-    up = jax.random.uniform(of_up, minval=1.0, maxval=ranges.scale[1])
-    down = jax.random.uniform(of_down, minval=ranges.scale[0], maxval=1.0)
-    return jnp.where(kind < ranges.up, up, jnp.where(kind < ranges.up + ranges.down, down, 1.0))
-
-
-def _resized(image, size, new_size, room, key):
+def _resized(image, size, new_size, room, draw):
     """By area averages, bilinear or bicubic interpolation, at equal odds; the latter two without antialiasing."""
-    kind = jax.random.randint(key, (), 0, 3)
     interpolations = (
         (resizing.box, True),
         (resizing.bilinear, False),
@@ -222,20 +205,9 @@ def _resized(image, size, new_size, room, key):
             resizing.weights(size[axis], new_size[axis], kernel, room=shape, antialias=antialias)
             for kernel, antialias in interpolations
         ]
-        return jnp.select([kind == number for number in range(3)], found)
+        return jnp.where(draw < 1 / 3, found[0], jnp.where(draw < 2 / 3, found[1], found[2]))
 
     return resizing.apply_weights(image, along(0), along(1))
-
-
-def _noisy(image, key, ranges):
-    of_kind, of_grey, of_noise = jax.random.split(key, 3)
-    gaussian = functools.partial(gaussian_noise, sigma=ranges.gaussian, clip=True)
-    poisson = functools.partial(poisson_noise, peak=256.0, strength=ranges.poisson, clip=True)
-    grey = jax.random.bernoulli(of_grey, ranges.grey)
-    with_gaussian, with_poisson = (
-        jnp.where(grey, noise(image, of_noise, grey=True), noise(image, of_noise)) for noise in (gaussian, poisson)
-    )
-    return jnp.where(jax.random.bernoulli(of_kind), with_gaussian, with_poisson)
 
 
 def _jpeg(image, size, key, quality):

@@ -47,11 +47,12 @@ _COSINES[0] /= np.sqrt(2)  # [frequency, place], orthogonal
 _COSINES = _COSINES.astype(np.float32)
 # libjpeg rounds halves up in one column and down in the next: less than the step between two sums decides.
 _TIE_OF_MEANS, _TIE_OF_NEIGHBOURS = np.float32(1 / 8), np.float32(1 / 32)
+_TIE_OF_QUOTIENTS = np.float32(1e-3)
 
 
 def to_nearest(x: jax.Array) -> jax.Array:
-    """The nearest whole number, halves upwards. Its derivative is 0 everywhere."""
-    return jnp.floor(x + 0.5)
+    """The nearest whole number, halves away from 0. Its derivative is 0 everywhere."""
+    return jnp.sign(x) * jnp.floor(jnp.abs(x) + 0.5)
 
 
 def straight_through(x: jax.Array) -> jax.Array:
@@ -90,8 +91,8 @@ def jpeg(
 ) -> jax.Array:
     """The image as it comes back from a JPEG file.
 
-    Against Pillow's (libjpeg, which computes in whole numbers) nearly all pixels are equal; tests say how near the
-    others are.
+    Pixels differ by 0.01 to 0.5 levels in the mean from Pillow's (libjpeg computes in whole numbers), more at high
+    qualities; where a coefficient lies between two steps, a block may be rounded otherwise. PSNRs are the same.
 
     Args:
         image: [H, W, C] in [-1, 1], of any size, grey (C = 1) or RGB; rounded to 256 levels first, as in a file.
@@ -152,7 +153,9 @@ def _coded(plane, table, rounding):
     table = jnp.asarray(table, jnp.float32)[:, None, :]
     transform = jnp.asarray(_COSINES)
     coefficients = jnp.einsum("ui,hiwj,vj->huwv", transform, blocks, transform, precision=lax.Precision.HIGHEST)
-    kept = rounding(coefficients / table) * table
+    quotients = coefficients / table
+    # Means of whole numbers lie on halves often, which floats miss by a little.
+    kept = rounding(quotients + _TIE_OF_QUOTIENTS * jnp.sign(quotients)) * table
     found = jnp.einsum("ui,huwv,vj->hiwj", transform, kept, transform, precision=lax.Precision.HIGHEST)
     found = found.reshape(padded.shape)[:height, :width] + 128.0
     return rounding(jnp.clip(found, 0.0, 255.0))
