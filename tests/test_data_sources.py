@@ -2,15 +2,32 @@
 
 import dataclasses
 import functools
+import sys
+import warnings
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import data, degradations, description, options, sharding
+from jaxgen import (
+    building,
+    data,
+    degradations,
+    description,
+    evaluation,
+    experiment,
+    loading,
+    opening,
+    options,
+    run_directory,
+    sharding,
+)
 from jaxgen.data import augmentation, masks
-from jaxgen.system import Spec
+from jaxgen.evaluation import of_runs
+from jaxgen.system import Measure, Spec, System
+from jaxgen.systems.preset import Preset
 from jaxgen.systems.shared import degrading
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -286,11 +303,95 @@ class Config(options.Run):
         return degrading.with_sources(dataset, self.noise, split)
 
 
+PRESETS = {"noisy": Preset("", Config())}
+
+
+class State(NamedTuple):
+    step: jax.Array
+
+
+def build(config, spec):
+    """A system that learns nothing, and measures how noisy its sources are."""
+    assert spec.batch["source"].shape == spec.image_shape
+
+    def of_batch(variables, batch, key):
+        return {"sigma": jnp.sqrt(jnp.mean((batch["source"] - batch["image"]) ** 2, axis=(1, 2, 3))) * 127.5}
+
+    def train_step(state, batch, key):
+        return State(state.step + 1), {"loss": jnp.mean(batch["source"] ** 2)}
+
+    return System(
+        init=lambda key: State(jnp.zeros((), jnp.int32)),
+        train_step=train_step,
+        images_per_step=config.batch_size,
+        variables=lambda state: state,
+        translate=lambda variables, batch, key: batch["source"],
+        measure=Measure(of_batch, lambda rows: {name: rows[name].tolist() for name in rows}),
+        name="noisy",
+    )
+
+
 def test_a_runs_data_have_sources_and_those_of_comparisons_have_none():
     config = Config(data=options.Data("emoji", image_size=16))
     assert "source" in Spec.of(config.open("train")).batch and "source" not in Spec.of(config.data.open("train")).batch
     test = config.open("test")
     assert np.array_equal(batch_of(test, [3])["source"], batch_of(test, [4, 3], jax.random.key(1))["source"][1:])
-    from jaxgen.systems.preset import Preset
-
     assert description.spec_of(config, Preset("", config)) == Spec.of(config.open("train"))
+
+
+def test_a_run_is_built_of_its_sources_and_evaluated_on_the_same_noise_whatever_its_seed():
+    config = Config(data=options.Data("emoji", image_size=16), batch_size=8)
+    found = []
+    for seed in (0, 1):
+        built = building.build(dataclasses.replace(config, seed=seed))
+        state = built.system.init(KEY)
+        found += [built.evaluate(state)["sigma"], built.evaluate(state)["sigma"]]
+    assert len(found[0]) == 440 and found.count(found[0]) == 4 and abs(np.mean(found[0]) - 20) < 0.2
+    assert (
+        built.dataset.name
+        == "emoji/train, degraded (gaussian_noise()[('clip', False), ('grey', False), ('sigma', 20.0)])"
+    )
+
+
+def test_a_run_trains_resumes_and_is_measured_on_its_own_sources(tmp_path):
+    directory = str(tmp_path / "run")
+    small = options.Data("emoji", image_size=8)
+    config = Config(data=small, batch_size=8, num_steps=2, num_devices=1)
+    experiment.train(config, directory, progress=False)
+    experiment.train(dataclasses.replace(config, num_steps=3), directory, progress=False)
+    with pytest.raises(run_directory.ConfigMismatch, match="noise.sigma"):
+        experiment.train(dataclasses.replace(config, noise=degrading.Noise(sigma=5.0), num_steps=4), directory)
+    trained = loading.load(directory, system=sys.modules[__name__])
+    assert trained.step == 3 and trained.spec.batch["source"].shape == (8, 8, 3)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        record = of_runs.measured(trained, "noisy", seed=7)
+        assert opening.open_training_images(trained, "noisy").fingerprint == small.open("train").fingerprint
+    assert not any("have changed" in str(one.message) for one in said)
+    assert abs(np.mean(record["metrics"]["sigma"]) - 20) < 0.5
+
+
+# What was learnt ------------------------------------------------------------------------------------------------------
+
+
+def test_a_protocol_says_how_many_held_out_images_are_in_the_training_set():
+    train, test = images(), data.from_arrays("test", np.concatenate([IMAGES[:2], 255 - IMAGES[:8]]))
+    with pytest.warns(UserWarning, match="2 of 10 images of test are in images, too, pixel by pixel"):
+        assert evaluation.leak_of(test, train) == {"in_training": "2 of 10 images"}
+    assert evaluation.leak_of(data.from_arrays("other", 255 - IMAGES), train) == {}
+    assert evaluation.leak_of(train, train) == {}  # told otherwise: it is the training set itself
+
+
+def test_a_batch_with_wrong_sources_or_masks_is_refused():
+    image = np.zeros((2, 8, 8, 3), np.float32)
+    image[:, 4:] = -1
+    checked = functools.partial(data.check_batch, image_shape=(8, 8, 3))
+    checked({"image": image, "source": image[:, ::4, ::4] * 3, "mask": np.ones((2, 8, 8, 1))})
+    for wrong, text in (
+        ({"source": image[:1]}, r"source has the shape \(1, 8, 8, 3\), expected \[2, h, w, c\]"),
+        ({"source": image * np.nan}, "source has values that are not finite"),
+        ({"mask": np.ones((2, 8, 8, 3))}, r"mask has the shape .*, expected \[2, 8, 8, 1\]"),
+        ({"mask": np.full((2, 8, 8, 1), 0.5)}, "mask has other values than 0, where the image is known"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            checked({"image": image, **wrong})

@@ -9,7 +9,7 @@ have their neutral and their gendered drawings on different sides, because their
 import csv
 import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 
@@ -29,6 +29,10 @@ SHEET_SIZE = 64  # pixels of a cell, and cells in a row of the sheet
 
 def emoji(split: str = "train", *, image_size: int = 64, drawn_by: str = "noto") -> Dataset:
     """Emoji on white: 3,341 training and 440 test images, each with the other house's drawing of the same emoji.
+
+    A few are drawn alike: 2 test images by Noto and 3 by Twemoji equal a training image (flags of Norway and of the
+    United States, whose islands have them, too; of Twemoji a woman with blond hair). No other test image is nearer to a
+    training image than 11 of 255 levels (root mean square).
 
     Args:
         split: "train" or "test".
@@ -73,8 +77,8 @@ def unpaired_emoji(split: str = "train", *, image_size: int = 64, drawn_by: str 
     """Emoji of one house as sources, those of the other as images, for methods that learn without pairs.
 
     In training the concepts are divided: half of them are only seen as sources, half only as images, so that the true
-    partner of no source is ever seen. Drawings that differ in skin tone or gender are on one side. In the test split
-    each source has its true partner, which no method was told, as its image: the truth that unpaired data usually lack.
+    partner of no source is ever seen. What differs in skin tone or gender, or looks the same, is on one side. In the
+    test split each source has its true partner as its image: the truth that unpaired data usually lack.
 
     Args:
         split: "train" or "test".
@@ -156,12 +160,20 @@ def _names(column: str) -> tuple[str, ...]:
 
 
 def _sides(rows: np.ndarray) -> Iterator[int]:
-    """0 or 1 for each row, in turns, the same for concepts that differ in skin tone or gender."""
-    seen: dict[tuple[str, ...], int] = {}
+    """0 or 1 for each row, in turns: one number for concepts that differ in skin tone or gender, or look the same."""
+    drawings, table = [load_emoji(house) for house in HOUSES], _table()
+    group: dict[Hashable, list[Hashable]] = {}  # each name of a concept -> all that are joined with it
+    names: list[Hashable] = []
     for row in rows:
-        points = [point for point in _table()[row]["codepoints"].split("-") if point not in _VARIATIONS]
+        points = [point for point in table[row]["codepoints"].split("-") if point not in _VARIATIONS]
         concept = tuple("1F9D1" if point in ("1F468", "1F469") else point for point in points)
-        yield seen.setdefault(concept, len(seen) % 2)
+        names.append(concept)
+        joined: list[Hashable] = [concept, *((i, drawn[row].tobytes()) for i, drawn in enumerate(drawings))]
+        whole = list({name: None for one in joined for name in group.get(one, [one])})
+        group.update(dict.fromkeys(whole, whole))
+    seen: dict[int, int] = {}
+    for name in names:
+        yield seen.setdefault(id(group[name]), len(seen) % 2)
 
 
 def _resize(images: np.ndarray, image_size: int) -> np.ndarray:
