@@ -45,7 +45,8 @@ def test_the_linear_autoencoder_has_the_units_and_the_rate_that_theory_says(tmp_
     )
     assert found.observed.shape == (3, 2)
     assert found.predicted.tolist() == [2, 1, 0]
-    np.testing.assert_array_equal(found.observed, np.repeat(found.predicted[:, None], 2, axis=1))
+    for counts in (found.observed, found.directions):
+        np.testing.assert_array_equal(counts, np.repeat(found.predicted[:, None], 2, axis=1))
     np.testing.assert_allclose(found.rate, np.repeat(found.predicted_rate[:, None], 2, axis=1), atol=0.15)
     paths = collapse_map.write(tmp_path, found)
     assert [path.name for path in paths] == ["collapse.json", "collapse.txt", "collapse.png"]
@@ -69,7 +70,7 @@ def test_the_command_writes_a_map_and_resumes(tmp_path, capsys):
     arguments += ["--records", 2, "--batch-size", 8, "--num-devices", 1, "--directory", tmp_path]
     assert call("stability", "collapse", *arguments) == 0
     shown = capsys.readouterr()
-    assert "4 autoencoders" in shown.err and "active units: linear theory" in shown.out
+    assert "4 autoencoders" in shown.err and "directions" in shown.out
     first = json.loads((tmp_path / "collapse.json").read_text())
     assert np.shape(first["observed"]) == (2, 2)
     assert call("stability", "collapse", *arguments) == 0

@@ -16,8 +16,8 @@ def collapse(
     seeds: Count = 8,
     latent_dim: Count = 24,
     variance: Positive = 0.25,
-    learning_rate: Positive = 1e-3,
-    num_steps: Count = 2000,
+    learning_rate: Positive = 5e-3,
+    num_steps: Count = 3000,
     records: Count | None = None,
     batch_size: Count = 100,
     block_size: Count | None = None,
@@ -37,7 +37,7 @@ def collapse(
       seeds: How many autoencoders for each.
       latent_dim: Units.
       variance: Of a pixel given the latents, in units of images in [-1, 1].
-      learning_rate: Of Adam.
+      learning_rate: Of Adam at the start; it falls to 0 by a cosine.
       num_steps: Of training.
       records: How often all are scored; up to 10 by default.
       batch_size: Images in a step.
