@@ -34,7 +34,7 @@ class Perceptual(NamedTuple):
 
     weights: Any
     distance: Callable[[Any, jax.Array, jax.Array], jax.Array]
-    maps: Callable[[Any, jax.Array], list[jax.Array]] | None = None
+    maps: Callable[[Any, jax.Array], list[jax.Array]]
 
     def __repr__(self) -> str:
         return short(self)

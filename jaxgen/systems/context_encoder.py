@@ -14,8 +14,10 @@ the middle. The published version with holes of any form, which has another netw
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 
 from jaxgen import network, turns
@@ -56,13 +58,13 @@ class Config(two_player.Adversaries, completing.Completing):
     """The discriminator's optimiser."""
 
 
-def told_around(batch, step, key) -> turns.Conditions:
+def told_around(batch: Mapping[str, Any], step: Any, key: Any) -> turns.Conditions:
     """The generator's source, grey in the hole."""
     hole = completing.mask_of(batch) > 0
     return turns.Conditions(generator=jnp.where(hole, 0.0, batch["source"]))
 
 
-def middles(batch, step):
+def middles(batch: Mapping[str, Any], step: Any) -> jax.Array:
     """What is imitated: the middle of each image."""
     return networks.middle(network.images_of(batch))
 

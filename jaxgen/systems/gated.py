@@ -17,6 +17,8 @@ any pixel is missing is missing for the attention, not one whose first pixel is.
 import dataclasses
 from typing import Literal
 
+import jax
+
 from jaxgen import turns
 from jaxgen.losses import terms
 from jaxgen.models import gated as networks
@@ -60,7 +62,7 @@ class Config(two_player.Adversaries, completing.Completing):
     """The discriminator's optimiser."""
 
 
-def of_stages(turn: turns.Turn):
+def of_stages(turn: turns.Turn) -> jax.Array:
     """The mean absolute differences of both stages' images, whole ones, added up."""
     coarse, fine = turn.generated_aux
     return turns.per_picture([terms.l1(coarse, turn.real), terms.l1(fine, turn.real)])

@@ -72,6 +72,8 @@ def build(config: Config, spec: Spec) -> System:
     optimizer = config.optimizer.build(config.num_steps)
 
     def of_maps(frozen, images, target):
+        assert perceptual is not None
+
         def maps(x):
             return perceptual.maps(frozen, x)[:STAGES]
 
