@@ -68,6 +68,7 @@ def objectives(axis_name=None):
     return losses
 
 
+@pytest.mark.slow
 def test_each_network_moves_along_its_own_loss_at_its_own_parameters():
     state = first_state()
     step = adversarial_autoencoder.make_train_step(*MODULES, objectives(), optimizers=SGD)

@@ -143,6 +143,7 @@ def test_the_probability_follows_the_sign_of_real_logits_with_the_speed_of_image
     }
 
 
+@pytest.mark.slow
 def test_an_adaptive_augmentation_changes_as_many_images_as_its_state_says_and_not_what_they_are_told():
     told = {"label": jnp.arange(64)}
     pipeline = augmentation.adaptive(64, pipeline=lambda key, images, probability: images * probability)

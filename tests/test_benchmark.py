@@ -338,6 +338,7 @@ def test_the_published_sngan_has_its_number_of_parameters_in_jaxgen_and_in_pytor
             assert ask("build", **benchmark.build_arguments(case, "torch", settings))["parameters"] == published
 
 
+@pytest.mark.slow
 def test_forms_of_convolutions_are_timed_and_the_one_that_is_taken_is_among_them(tmp_path, capsys):
     spec = importlib.util.spec_from_file_location("convolutions", SCRIPT.parent / "benchmark_convolutions.py")
     script = importlib.util.module_from_spec(spec)

@@ -116,6 +116,7 @@ def test_a_class_that_there_is_not_is_one_sentence(run, capsys, arguments, messa
     assert message in capsys.readouterr().err.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_no_label_says_so(tmp_path, capsys):
     arguments = ["mnist-dcgan", "--features", 1, "--latent-dim", 2, "--batch-size", 8, "--num-steps", 1]
     assert call("train", *arguments, "--num-devices", 1, "--directory", tmp_path / "run") == 0

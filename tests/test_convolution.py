@@ -350,6 +350,7 @@ def test_no_call_of_onednn_comes_to_the_cache_on_disk():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("geometry", [GEOMETRIES[1], GEOMETRIES[9]._replace(groups=2)])
 @pytest.mark.parametrize("name", NAMES)
 def test_inside_scan_and_vmap_nothing_changes(name, geometry):
@@ -373,6 +374,7 @@ def test_inside_scan_and_vmap_nothing_changes(name, geometry):
         )
 
 
+@pytest.mark.slow
 def test_transposed_is_the_adjoint_of_convolve():
     for geometry in GEOMETRIES:
         x, w, y = draw(geometry)
@@ -414,6 +416,7 @@ def test_transposed_layer_with_kernel_four_and_strides_two_doubles_the_size():
     close(y, theirs.apply(variables, x))
 
 
+@pytest.mark.slow
 def test_max_pool_equals_flax_and_drops_what_does_not_fill_a_window():
     x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
     close(max_pool(x), nn.max_pool(x, (2, 2), strides=(2, 2)))

@@ -63,6 +63,7 @@ def close(found, expected, atol=1e-6):
 # The objective --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_both_sides_move_along_the_gradients_of_their_objectives_at_where_they_stand():
     weights = {"adversarial_weight": 2.0, "cycle_weight": 7.0, "identity_weight": 0.3}
     state = first(optimizers=RECORDING)
@@ -167,6 +168,7 @@ def _exchanged(state):
 # Pools ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_discriminators_see_earlier_fakes_from_the_pool_and_without_one_the_newest_alone():
     batches = [{name: jnp.roll(x, i, 1) * (0.5 + 0.1 * i) for name, x in BATCH.items()} for i in range(4)]
     found = {}

@@ -227,6 +227,7 @@ def test_the_licences_travel_with_the_data():
         assert fact in text
 
 
+@pytest.mark.slow
 def test_embedded_sets_load_quickly_in_a_fresh_process():
     code = """if True:
         import time

@@ -99,6 +99,7 @@ def test_holes_are_grey_and_known_pixels_are_those_of_the_image():
     assert np.array_equal(batch_of(once, [5])["mask"], batch_of(once, [1, 5], jax.random.key(2))["mask"][1:])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.device_count() != 8, reason="needs the eight virtual devices of conftest.py")
 def test_one_device_and_eight_make_the_same_batch_and_divide_the_work():
     degrade = functools.partial(

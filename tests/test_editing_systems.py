@@ -38,6 +38,7 @@ def test_what_decodes_is_inverted_and_what_translates_is_of_sizes_that_are_known
         assert multiple in (1, 2, 4, 8, 16, 32, 64) and scale in (1, 2, 3, 4)
 
 
+@pytest.mark.slow
 def test_a_run_of_codes_is_inverted_by_its_encoder_and_completes_nothing():
     trained = trained_of(vqvae)
     batch = batch_of(trained.system, trained.spec)
@@ -49,6 +50,7 @@ def test_a_run_of_codes_is_inverted_by_its_encoder_and_completes_nothing():
         Decoder.of(trained).invert(np.asarray(batch["image"]), KEY, mask=mask)
 
 
+@pytest.mark.slow
 def test_the_spaces_of_a_stylegan_draw_what_its_latents_draw():
     trained = trained_of(stylegan2)
     variables, label = trained.variables, jnp.array([0, 1, 2])
@@ -79,6 +81,7 @@ def test_directions_of_styles_by_weights_are_of_the_layers_that_styles_enter():
     assert by_styles.rows.shape == (2, 6) and by_styles.strengths[0] >= by_styles.strengths[1]
 
 
+@pytest.mark.slow
 def test_a_start_in_w_is_its_mean_and_what_becomes_of_an_image_does_not_depend_on_others():
     trained = trained_of(stylegan2)
     inverter = Decoder.of(trained, space="w", label=(1,))

@@ -42,6 +42,7 @@ def short(monkeypatch):
     monkeypatch.setattr(representation, "NUM_OPTIMISED", 5)
 
 
+@pytest.mark.slow
 def test_a_run_is_told_what_its_codes_are_good_for(run, short, capsys):
     assert call("evaluate", run, "--representation", "--num-images", 640, "--json") == 0
     record = json.loads(capsys.readouterr().out)

@@ -122,6 +122,7 @@ def grey(variables, key, n):
 # Class-conditional systems --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_class_conditional_run_of_a_users_file_is_asked_for_all_classes_and_measured_within_them(own, capsys):
     run, file = own
     arguments = [run, "--system", file, "--metrics", "fid", "kid", "--num-images", 200, "--json"]

@@ -191,6 +191,7 @@ def run(tmp_path_factory, digits):
     return config, directory, result
 
 
+@pytest.mark.slow
 def test_a_run_evaluates_and_samples_what_its_preset_names(run):
     config, directory, result = run
     assert {"eval/elbo", "eval/rate", "eval/distortion"} <= set(result.evaluation)
@@ -294,6 +295,7 @@ def test_a_run_is_made_longer_and_told_what_that_does_to_a_schedule(tmp_path, di
         experiment.train(dataclasses.replace(longer, widths=(8,)), str(tmp_path / "constant"), progress=False)
 
 
+@pytest.mark.slow
 def test_a_new_run_begins_with_the_networks_of_another_and_with_fresh_optimisers(tmp_path, digits):
     still = options.Optimizer(learning_rate=1e-30)
     config = tiny_classifier(digits, optimizer=options.Optimizer(), num_steps=3)

@@ -310,6 +310,7 @@ def test_two_runs_side_by_side_do_not_disturb_each_other():
         equal(alone, run(step, state, 2)[0])
 
 
+@pytest.mark.slow
 def test_vmap_over_seeds_and_rates_equals_a_loop():
     players = mlp.Generator(widths=()), mlp.Discriminator(widths=(4,))
     batch = {"image": IMAGES[:, 0, :, 0]}

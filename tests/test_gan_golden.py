@@ -93,7 +93,9 @@ def environment() -> dict:
 @pytest.mark.parametrize(
     "how", ["1 device", pytest.param("2 devices", marks=pytest.mark.slow), pytest.param("vmap", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize(
+    "game", [game if game in ("batch norm", "r1") else pytest.param(game, marks=pytest.mark.slow) for game in GAMES]
+)
 def test_a_game_has_the_values_that_it_had_before_conditions_and_terms(game, how):
     golden = json.loads(GOLDEN.read_text())
     expected, found = golden["states"][game][how], summary(play(game, how)[0])

@@ -80,6 +80,7 @@ def test_every_layer_equals_pytorch_with_the_same_random_weights_from_both_of_it
         file.unlink()
 
 
+@pytest.mark.slow
 def test_the_network_has_the_size_and_the_names_of_the_pytorch_port():
     shapes = weights_of.expected_shapes()
     assert len(shapes) == 94 * 5 + 2

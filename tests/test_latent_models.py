@@ -130,6 +130,7 @@ def with_flow(posterior, seed=0):
     return posterior.bind(moved), posterior.read(output), moved
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("posterior", FLOWS.values(), ids=FLOWS)
 def test_a_flows_log_determinant_is_that_of_its_jacobian(posterior):
@@ -147,6 +148,7 @@ def test_a_flows_log_determinant_is_that_of_its_jacobian(posterior):
     np.testing.assert_allclose(draws.log_q, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double_precision")
 def test_couplings_are_inverted_and_an_autoregressive_unit_sees_only_those_before_it():
     q, output, _ = with_flow(FLOWS["couplings"])
@@ -213,6 +215,7 @@ def second_moment(kappa, d):
 # -------------------------------------------------------------------------------------------------------- priors
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double_precision")
 def test_a_vampprior_is_the_mixture_of_the_models_own_posteriors():
     class Encoder(nn.Module):
@@ -398,6 +401,7 @@ def moved(state, step):
     return {name: max(jax.tree.leaves(part)) for name, part in largest.items()}, metrics
 
 
+@pytest.mark.slow
 def test_what_is_fixed_has_no_gradient_at_all():
     for fixed, still in (
         (("posterior", "latents"), ("encoder", "posterior")),
@@ -414,6 +418,7 @@ def test_what_is_fixed_has_no_gradient_at_all():
         assert {name for name, change in changes.items() if change == 0} == set(still)
 
 
+@pytest.mark.slow
 def test_bounds_see_the_same_weights_whatever_is_fixed():
     values = {}
     for name, bound in (("plain", bounds.iwae), ("dreg", bounds.dreg), ("piwae", bounds.piwae(2))):
@@ -548,6 +553,7 @@ TERMS = (
 )
 
 
+@pytest.mark.slow
 def test_terms_see_the_batch_of_all_devices():
     from jaxgen import sharding
 
@@ -580,6 +586,7 @@ def test_a_deterministic_autoencoder_has_a_distortion_and_its_terms():
 # -------------------------------------------------------------------------------------------------------- errors
 
 
+@pytest.mark.slow
 def test_what_has_no_meaning_is_refused_in_a_sentence():
     for told, message in (
         (dict(bound=bounds.iwae, importance_weighted=True), "give one of them"),

@@ -337,6 +337,7 @@ def test_evaluation_is_divided_over_the_devices_and_has_the_same_numbers_on_any_
     assert np.std(seen[0][:, 0] - seen[0][:, 1]) > 0.1  # there is noise
 
 
+@pytest.mark.slow
 def test_images_per_second_are_those_of_the_steps_and_not_of_the_pauses(tmp_path):
     def slow_step(state, batch, key):
         def wait(step):
@@ -518,6 +519,7 @@ def test_a_finished_run_started_again_changes_nothing_and_can_be_prolonged(tmp_p
         train(tmp_path / "run", num_steps=10)
 
 
+@pytest.mark.slow
 def test_another_number_of_devices_may_go_on_with_close_results(tmp_path):
     whole = train(tmp_path / "whole")
     train(tmp_path / "run", num_devices=8, sample=stop_at(6), sample_every=6)
@@ -900,6 +902,7 @@ def test_every_family_resumes_to_the_same_bits(tmp_path, monkeypatch, family):
     assert lines(tmp_path / "run", after=4) == lines(tmp_path / "whole", after=4)
 
 
+@pytest.mark.slow
 def test_a_vae_streamed_computes_what_it_computes_resident_and_resumes_bit_for_bit(tmp_path):
     config = TINY["vae"]
     resident = train_family(tmp_path / "resident", config, num_steps=6)

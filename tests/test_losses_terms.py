@@ -414,6 +414,7 @@ def three_steps(step, state, key):
 LONG = ("adaptive augmentation of all three groups", "fakes shown as real")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in METHODS])
 def test_a_method_is_arguments_of_a_step_and_does_the_same_on_two_devices_and_in_two_runs_at_once(name):
     init, step = build(METHODS[name])

@@ -133,6 +133,7 @@ SLOW = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("beta", "variance"), [(1.4, None), *SLOW])
 def test_training_arrives_at_the_closed_form(beta, variance):
     params, value = trained(COVARIANCE, 3, beta, variance)

@@ -125,6 +125,7 @@ def test_too_few_images_for_a_metric_are_refused_before_anything_is_computed():
         comparison.check_enough({"fid": comparison.frechet}, 1, 100)
 
 
+@pytest.mark.slow
 def test_the_kernel_distance_takes_subsets_only_where_there_are_enough_images():
     assert comparison.kernel(seen(30), seen(20, seed=1), KEY).settings["subset_size"] == "all"
     assert comparison.kernel(seen(1999), seen(2001, seed=1), KEY).settings["subset_size"] == "all"
@@ -134,6 +135,7 @@ def test_the_kernel_distance_takes_subsets_only_where_there_are_enough_images():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(600, 600), (900, 150), (300, 1200)])
 @pytest.mark.filterwarnings("ignore:the .ID, .* shows no difference")
 def test_what_equal_sets_have_is_what_draws_of_one_distribution_are_found_to_have(sizes):

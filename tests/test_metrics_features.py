@@ -56,6 +56,7 @@ def test_the_shipped_emoji_network_tells_the_categories_of_emoji_that_it_has_not
     assert np.mean(logits.argmax(axis=1) == labels) >= 0.88  # 89.1 %; the largest category holds 67.5 %
 
 
+@pytest.mark.slow
 def test_a_network_read_back_is_the_one_that_was_saved(saved, variables):
     backbone = features.load_cnn(saved)
     image = np.random.RandomState(0).uniform(-1, 1, (4, *SHAPE)).astype(np.float32)

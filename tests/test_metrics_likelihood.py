@@ -77,6 +77,7 @@ def test_every_sum_over_chunks_is_the_same_bound():
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-5), parts, whole)
 
 
+@pytest.mark.slow
 def test_chunks_agree_with_log_mean_exp_at_extreme_weights():
     log_weights = jnp.array([[-1e4, 3.0, -jnp.inf, 80.0, 1.0], [-1e4, -2.0, -jnp.inf, 81.0, jnp.nan]]).repeat(4, 0)
     expected = scipy.special.logsumexp(np.asarray(log_weights, np.float64), axis=0) - math.log(8)

@@ -39,6 +39,7 @@ def variables():
     return variables_of(X)
 
 
+@pytest.mark.slow
 def test_it_is_softmax_of_queries_and_keys_times_values_written_out(variables):
     w = {n: matrix(p["kernel"]) for n, p in variables["params"].items() if n != "gain"}
     w = {name: kernel / np.linalg.norm(kernel, 2) for name, kernel in w.items()}
@@ -63,6 +64,7 @@ def test_it_starts_as_the_identity_and_only_the_gain_has_a_gradient():
         assert np.any(gradient) == (path == ("gain",)), path
 
 
+@pytest.mark.slow
 def test_once_the_gain_is_not_zero_every_kernel_has_a_gradient(variables):
     gradients = jax.grad(lambda p: jnp.sum(apply({**variables, "params": p}, X) ** 3))(variables["params"])
     assert all(np.abs(gradient).max() > 1e-6 for gradient in jax.tree.leaves(gradients))
@@ -116,6 +118,7 @@ def test_an_image_sees_itself_alone(variables):
     np.testing.assert_allclose(apply(variables, other)[0], y[0], rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_the_softmax_is_in_float32(variables):
     x = jnp.asarray(X, jnp.bfloat16)
     variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), variables)

@@ -66,6 +66,7 @@ def test_networks_have_as_many_parameters_as_the_published_ones():
     assert counts(64, 120, features=64) == (31_969_540, 20_571_842)
 
 
+@pytest.mark.slow
 def test_at_256_pixels_the_latent_of_the_paper_adds_three_numbers_to_each_chunk_of_the_published_count():
     assert counts(256, 119) == (82_108_548, 99_225_890)  # 7 chunks of 17, as the first author's code divides 120
     added = 16 * 96 * 16 + 2 * 96 * (16 + 16 + 16 + 8 + 8 + 8 + 8 + 4 + 4 + 2 + 2 + 1)  # the first map, and the norms
@@ -84,6 +85,7 @@ def test_biggan_deep_has_as_many_parameters_as_the_published_one():
     assert counts(128, 128, 128, deep=True) == (50_244_484, 34_590_210)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", system.PRESETS)
 def test_presets_are_described_without_data(name):
     preset = system.PRESETS[name]
@@ -135,6 +137,7 @@ def test_the_first_chunk_alone_makes_the_first_map():
     np.testing.assert_array_equal(of_latent > 0, np.arange(6) < 2)
 
 
+@pytest.mark.slow
 def test_the_embedding_is_one_table_of_which_an_image_sees_the_row_of_its_label():
     z = jax.random.normal(jax.random.key(0), (2, 6))
     variables = drawn(GENERATOR, z.shape)
@@ -279,6 +282,7 @@ def test_kernels_and_embeddings_are_orthogonal_at_first():
             np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
 
 
+@pytest.mark.slow
 def test_the_orthogonal_term_sees_every_kernel_of_the_generator_and_neither_embedding_nor_biases():
     params = drawn(GENERATOR, (2, 6))["params"]
     one = terms.orthogonal()

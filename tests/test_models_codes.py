@@ -61,6 +61,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_images_of_codes_are_the_reconstructions_and_another_code_changes_its_surroundings_alone(name):
     model, x = MODELS[name], jax.random.uniform(KEY, (2, 16, 24, 2), minval=-1)

@@ -21,6 +21,7 @@ def test_outputs_of_a_dense_layer_start_with_unit_variance_whatever_its_width_an
         assert np.std(EqualisedDense(500, rate=rate, gain=3.0).init_with_output(KEY, x)[0]) == pytest.approx(3, abs=0.1)
 
 
+@pytest.mark.slow
 def test_outputs_of_a_convolution_start_with_unit_variance_and_it_is_the_plain_one_of_the_scaled_kernel():
     x = jax.random.normal(KEY, (4, 12, 12, 48))
     layer = EqualisedConv(64, 3, gain=2.0)

@@ -125,6 +125,7 @@ def test_the_discriminator_is_the_formula_that_computes_all_stages(progress):
     np.testing.assert_allclose(judged(JUDGING, X, progress), expected[:, 0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pixels_are_of_unit_mean_square_after_each_stage_of_the_generator():
     x = progan.pixel_norm(jnp.asarray(RNG.normal(size=(2, 3, 3, 7)), jnp.float32))
     np.testing.assert_allclose(jnp.mean(x**2, axis=-1), 1.0, rtol=1e-5)
@@ -132,6 +133,7 @@ def test_pixels_are_of_unit_mean_square_after_each_stage_of_the_generator():
     np.testing.assert_allclose(scaled, made(MAKING, 2.0), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_layers_of_later_stages_have_no_gradient_before_they_begin_and_all_have_one_in_the_last():
     def norms(progress):
         making = jax.grad(lambda params: jnp.sum(jnp.square(made(params, progress) - X)))(MAKING)

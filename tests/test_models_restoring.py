@@ -305,6 +305,7 @@ def test_a_dense_block_convolves_all_that_it_has_found_and_counts_a_fifth():
     np.testing.assert_allclose(jax.jit(block.apply)({"params": p}, x), x + 0.2 * found, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_blocks_of_a_loop_are_stacked_and_their_order_counts():
     module = rrdb.RRDBNet(4, 1, 3, 2, 2)
     x = jnp.asarray(RNG.normal(size=(1, 4, 4, 1)), jnp.float32)

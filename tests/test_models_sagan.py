@@ -157,6 +157,7 @@ def play(generator, discriminator):
     return {"image": image, "logits": judged, "states": (state, vectors)}
 
 
+@pytest.mark.slow
 def test_in_bfloat16_images_logits_and_states_are_float32_and_close():
     full = jax.jit(lambda: play(GENERATOR, DISCRIMINATOR))()
     half = {"dtype": jnp.bfloat16}

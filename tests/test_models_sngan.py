@@ -103,6 +103,7 @@ def test_every_matrix_of_the_discriminator_is_spectrally_normalised():
     assert {path[:-1] for path in params} == owners
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double_precision")
 def test_xavier_bounds_are_wider_in_residual_branches_by_the_square_root_of_two():
     key = jax.random.key(0)
@@ -225,6 +226,7 @@ def test_in_bfloat16_images_logits_and_states_are_float32_and_close(full):
 LABELS = jnp.array([[0, 1, 2, 1], [2, 2, 0, 1]])
 
 
+@pytest.mark.slow
 def test_gradients_of_hinge_and_of_a_gradient_penalty_reach_every_parameter_of_the_discriminator_in_bfloat16():
     module = DISCRIMINATOR.clone(dtype=jnp.bfloat16)
     x = jax.random.uniform(jax.random.key(0), (4, 28, 28, 1), minval=-1)

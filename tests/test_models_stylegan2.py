@@ -245,6 +245,7 @@ def test_truncation_of_one_is_none_and_of_zero_the_image_of_the_mean_style():
     np.testing.assert_allclose(made(Z, truncation=0.0, truncated_layers=0), made(Z), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mixing_equal_latents_changes_nothing_and_others_takes_the_last_layers_of_them():
     other = Z[::-1]
     labels = LABELS  # of the image: both latents are mapped with it

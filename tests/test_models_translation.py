@@ -310,6 +310,7 @@ def test_stargans_generator_hears_its_domain_as_a_label_or_as_a_vector():
         module.apply(variables, (x, jnp.zeros((2, 2))), train=False)
 
 
+@pytest.mark.slow
 def test_patches_are_unit_vectors_of_the_same_places_and_turn_back_what_was_mirrored():
     module, x = cut.Generator(3, 2, 2, 1, head_features=32), images(2, 12, 12, 3)
     variables = jax.tree.map(lambda p: 10 * p, made(module, x, train=True))

@@ -98,6 +98,7 @@ def block(x, p, i):
     return x
 
 
+@pytest.mark.slow
 def test_the_encoders_maps_are_those_written_out():
     p = drawn()[0]
     rows = [p[f"ScanAddingBlock_{i}"]["Block_0"] for i in range(4)]
@@ -145,6 +146,7 @@ def written_out(both, x):
     return convolved(found[4] * p["gain"] + p["bias"], last), log_ratio, rates
 
 
+@pytest.mark.slow
 def test_the_decoder_is_the_one_written_out_with_its_rates_and_its_weights_of_importance():
     both = drawn()
     output, log_ratio, rates = written_out(both, X)

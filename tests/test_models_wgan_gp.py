@@ -38,6 +38,7 @@ def test_ssgans_discriminator_has_a_head_for_four_turns(image_size, parameters):
     assert count_parameters(variables["params"]) == parameters
 
 
+@pytest.mark.slow
 def test_a_logit_of_the_critic_depends_on_its_image_alone():
     module = wgan_gp.Discriminator(features=4)
     x = jax.random.normal(jax.random.key(0), (3, 28, 28, 1))

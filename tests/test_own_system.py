@@ -138,6 +138,7 @@ def test_one_file_is_sampled_with_the_system_and_not_without(run, capsys):
     assert "a run of own_system.py, which is no part of jaxgen" in error and "--system own_system.py" in error
 
 
+@pytest.mark.slow
 def test_one_file_is_evaluated_by_its_measure_and_by_what_it_draws(run, tmp_path, capsys):
     assert call("evaluate", run, "--system", FILE, "--json") == 0
     assert json.loads(capsys.readouterr().out)["metrics"]["nll"] == pytest.approx(

@@ -186,6 +186,7 @@ def test_a_batch_without_a_source_or_an_output_of_another_shape_is_one_sentence(
         restoration.restore(model, state, images(1, 2, 2, 1))
 
 
+@pytest.mark.slow
 def test_slices_of_a_batch_add_up_and_images_are_clipped():
     model, optimizer = Linear(3), optax.sgd(0.1)
     batch = {"source": images(6, 2, 2, 1), "image": images(6, 2, 2, 1)}
@@ -237,6 +238,7 @@ def test_numbers_are_those_of_files_of_eight_bits():
     assert set(restoration.numbers(target[:, :10], target[:, :10])) == {"psnr"}  # no window of 11 fits
 
 
+@pytest.mark.slow
 def test_a_border_does_not_count_and_luminance_is_that_of_television():
     target = images(2, 20, 20, 3)
     spoilt = target.at[:, :2].set(0.0).at[:, -2:].set(0.0).at[:, :, :2].set(0.0).at[:, :, -2:].set(0.0)

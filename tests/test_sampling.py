@@ -207,6 +207,7 @@ def test_a_film_goes_through_its_latents_on_the_circle_with_one_class_a_tile():
         np.testing.assert_allclose(films[frame], run.decode(z, label=np.array([1, 0, 1])), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_style_generator_goes_straight_from_style_to_style():
     spec = Spec.of_images((8, 8, 3))
     config = dataclasses.replace(stylegan2.TINY, class_conditional=False, augmentation="none")
@@ -285,6 +286,7 @@ def film_at(path):
         return film.format, film.n_frames, sum(durations)
 
 
+@pytest.mark.slow
 def test_films_and_standing_statistics_are_asked_for_on_the_command_line(run, tmp_path, capsys):
     few = ("--num-images", 2, "--num-frames", 6, "--num-latents", 3, "--seconds", 2)
     assert call("sample", run, "--film", *few, "--truncation", 0.5) == 0

@@ -256,6 +256,7 @@ def runs(tmp_path_factory, digits):
     return path
 
 
+@pytest.mark.slow
 def test_sampling_writes_a_picture_an_array_or_many_pictures(runs, tmp_path, capsys):
     gan = runs / "gan"
     assert call("sample", gan, "--num", 9) == 0

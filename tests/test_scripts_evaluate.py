@@ -63,6 +63,7 @@ def gan(tmp_path_factory, sides):
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures_is_evaluated_like_the_array_of_the_same_pixels(sides, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     records = []
@@ -242,6 +243,7 @@ def test_stored_numbers_make_a_table_unless_their_protocols_differ(sides, tmp_pa
     assert "no evaluation has fid; there is: kid" in error_of(capsys, "--table", tmp_path / "40", "--metrics", "fid")
 
 
+@pytest.mark.slow
 def test_a_reference_among_the_training_images_measures_no_copying(sides, tmp_path, capsys):
     arguments = [sides / "same.npz", sides / "others.npz", "--train", "mnist:test", "--metrics", "kid", "--no-pictures"]
     with pytest.warns(UserWarning, match="others.npz is among the training images mnist/test: .* is not measured"):

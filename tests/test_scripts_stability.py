@@ -38,6 +38,7 @@ def dirac(capsys):
     return run
 
 
+@pytest.mark.slow
 def test_the_output_is_one_json_object_with_these_keys(dirac):
     record = dirac("--loss wasserstein --update simultaneous --r1 1 --start 1 0", steps=31)
     assert list(record) == KEYS
@@ -99,6 +100,7 @@ def test_a_clip_looks_stable_by_its_last_value_and_its_law_tells(dirac):
     assert record["final_radius"] == pytest.approx(np.sqrt(1 + 5000 * 0.01**2), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_without_json_it_speaks_to_people(capsys):
     assert call("dirac", "--steps", 100, "--r1", 0.6) == 0
     output = capsys.readouterr().out

@@ -157,6 +157,7 @@ def test_a_random_penalty_without_the_axis_name_draws_the_same_on_every_device()
         assert difference < 1e-5 if same else difference > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", [jit_on_mesh, pmap])
 def test_the_vae_on_eight_devices_equals_one(view):
     modules = conv_vae.Encoder(latent_dim=3, features=2), conv_vae.Decoder(features=2)
@@ -211,6 +212,7 @@ class Dropping(nn.Module):
         return nn.Dense(3)(kept) + 0 * x.reshape(x.shape[0], -1)[:, :3]
 
 
+@pytest.mark.slow
 def test_in_the_per_device_view_dropout_differs_from_device_to_device():
     # One image on each of 8 devices. Were the masks the same, every mean over devices would be 0 or 2.
     step = classifier.make_train_step(Dropping(), optimizer=OPTIMIZER, axis_name="data")

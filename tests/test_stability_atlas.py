@@ -124,6 +124,7 @@ class _Addresses(HTMLParser):
         self.found += [value for name, value in attributes if name in ("src", "href") and value]
 
 
+@pytest.mark.slow
 def test_the_command_writes_pictures_numbers_and_a_page_that_loads_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     small = {"A1": {"num_ratios": 5, "num_gammas": 4, "num_steps": 64}, "A3": {"num_rates": 2, "num_turns": 150}}

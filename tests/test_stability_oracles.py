@@ -175,6 +175,7 @@ def test_the_ellipse_of_heavy_ball_is_where_both_roots_are_inside_the_unit_circl
     assert 0.05 < inside.mean() < 0.95
 
 
+@pytest.mark.slow
 def test_the_proximal_factor_is_that_of_the_implicit_step():
     for game, eigenvalues in random_games():
         size = len(eigenvalues)
@@ -228,6 +229,7 @@ def two_rate_radius(make_rule, loss, rates):
     return np.abs(np.linalg.eigvals(np.asarray(jax.jit(jax.vmap(jacobian))(*rates)))).max(axis=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_two_rates_and_r1_are_stable_exactly_where_the_closed_forms_say(name):
     loss, link = LOSSES[name]
@@ -310,6 +312,7 @@ def distances(rule, game, start, num_steps, field=lambda field: field):
     return np.asarray(trajectories.radius(run(start), game.equilibrium))
 
 
+@pytest.mark.slow
 def test_simultaneous_non_saturating_players_end_on_a_cycle_that_grows_with_the_root_of_the_rate():
     game = games.dirac(adversarial.non_saturating)
     for h, tolerance in ((0.08, 0.02), (0.02, 0.005)):

@@ -278,6 +278,7 @@ def test_the_field_read_off_the_train_step_is_the_one_written_out_and_so_are_its
             np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-9 * float(jnp.linalg.norm(y)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["told labels", "spectral norm"])
 def test_a_game_of_labels_and_one_of_spectral_normalisation_have_spectra(name):
     read, expected, players = play(name)
@@ -362,6 +363,7 @@ def test_what_does_not_fit_into_memory_is_refused_with_what_would():
 # Products ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_reverse_passes_are_one_forward_pass(small_gan):
     field, players = small_gan
     w = random_like(0, players)
@@ -409,6 +411,7 @@ def test_the_shift_gan_of_flax_modules_has_the_eigenvalues_of_theory(shift_field
     assert_same_spectrum(ritz.values, theory, 1e-11)
 
 
+@pytest.mark.slow
 def test_ritz_values_of_a_network_are_the_dense_eigenvalues(small_gan):
     field, players = small_gan
     dense = verdict.field_eigenvalues(field, players)
@@ -448,6 +451,7 @@ def test_the_field_is_the_direction_of_the_simultaneous_train_step():
         np.testing.assert_allclose(ravel_pytree(moved)[0], expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_shares_are_those_of_the_matrix_within_their_error(small_gan):
     field, players = small_gan
     found = spectrum.shares(field, players, num_probes=400)
@@ -520,6 +524,7 @@ def test_the_step_of_adam_has_the_eigenvalues_of_its_dense_jacobian():
     assert np.abs(found.values).max() == pytest.approx(np.abs(expected).max(), rel=1e-8)
 
 
+@pytest.mark.slow
 def test_a_fresh_adam_whose_second_moments_are_zero_has_a_finite_linearisation():
     step, state, batch = adam_state(0)
     state = state.replace(  # a dead discriminator: no gradient for anyone but its last bias
@@ -575,6 +580,7 @@ def test_the_train_step_converges_below_the_predicted_rate_and_diverges_above_it
     assert below < 1e-3 / 10 and not above < 1e-1
 
 
+@pytest.mark.slow
 def test_a_trained_network_stays_below_the_predicted_rate_and_leaves_above_it_as_fast_as_predicted():
     generator = mlp.Generator(widths=(4,), activation=nn.tanh)
     discriminator = mlp.Discriminator(widths=(4,), activation=nn.tanh)
@@ -664,6 +670,7 @@ class Layers(nn.Module):
         return nn.Dense(4, name="out")(x.reshape(len(x), -1))
 
 
+@pytest.mark.slow
 def test_singular_values_of_layers_are_those_of_their_dense_matrices():
     x = jnp.zeros((2, 6, 6, 2))
     variables = double(Layers().init(jax.random.key(0), x, train=False))
@@ -699,6 +706,7 @@ class SpectralLayers(nn.Module):
         return x + nn.Embed(3, 4)(label)
 
 
+@pytest.mark.slow
 def test_layers_under_spectral_norm_count_as_they_are_used_and_networks_may_be_told_labels():
     x, label = jnp.zeros((2, 6, 6, 2)), jnp.zeros(2, jnp.int32)
     variables = double(SpectralLayers().init(jax.random.key(0), x, label, train=False))

@@ -89,6 +89,7 @@ def test_blocks_and_devices_change_nothing_beyond_rounding():
             np.testing.assert_allclose(other.history[name], reference.history[name], rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [4, 2])
 def test_a_member_that_blows_up_leaves_all_others_bit_for_bit_as_they_are(block_size):
     healthy = settings_of(4)
@@ -301,6 +302,7 @@ def test_other_mistakes_are_explained():
         ring_program(update_rule=updates.consensus)
 
 
+@pytest.mark.slow
 def test_a_sweep_too_large_for_memory_says_what_would_fit():
     with pytest.raises(MemoryError, match=r"the states of 64 members need .* are free: up to \d+ members fit"):
         run(settings_of(64), memory=20_000)
@@ -385,6 +387,7 @@ def command(*arguments):
 SMALL = "--num-steps 4 --records 2 --seeds 1 --batch-size 8 --num-devices 1 --r1 0 --generator-rate 0.1"
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_table_and_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     arguments = ["ring", "--directory", tmp_path / "made", "--clip", "1", "none", *SMALL.split()]
@@ -524,6 +527,7 @@ def test_what_else_lies_beside_checkpoints_changes_nothing(fallen, tmp_path):
     assert not seen
 
 
+@pytest.mark.slow
 def test_files_of_a_sweep_are_written_anew_and_a_directory_in_their_place_is_told_before_training(
     tmp_path, monkeypatch, capsys
 ):
@@ -623,6 +627,7 @@ def test_the_help_of_the_command_tells_the_presets_values():
         assert f"{preset.num_steps} steps, {preset.seeds} seed" in text or name == "grid"
 
 
+@pytest.mark.slow
 def test_what_is_not_of_the_right_kind_is_told():
     settings, program = settings_of(2), ring_program()
     arguments = {"num_steps": 2, "num_records": 1, "devices": ONE_DEVICE}

@@ -72,6 +72,7 @@ def test_noise_around_a_level_is_no_growth_and_growth_under_noise_is():
     assert np.mean(np.asarray(trajectories.growth_law(jnp.asarray(shrunk))) == trajectories.DECAY) > 0.95
 
 
+@pytest.mark.slow
 def test_laws_are_mapped_over_members_in_single_precision():
     radii = np.stack([np.exp(-0.01 * TIME), 1 + TURN, np.sqrt(1 + TIME), np.exp(0.005 * TIME)]).astype(np.float32)
     np.testing.assert_array_equal(jax.jit(trajectories.growth_law)(radii), range(4))
@@ -158,6 +159,7 @@ def test_the_largest_scale_of_two_rates_is_that_of_the_closed_form():
     assert found.stable and found.growth_law == "decay" and found.final_radius < 1e-100
 
 
+@pytest.mark.slow
 def test_tiny_and_huge_rates_have_a_largest_scale_too():
     game = games.dirac(adversarial.wasserstein, [penalties.r1(0.5)])
     limits = [

@@ -224,6 +224,7 @@ def test_every_rule_rests_at_an_equilibrium_and_keeps_types(name):
         assert {x.dtype for x in jax.tree.leaves(ends)} == {np.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_nested_players_move_like_flat_ones():
     def nested(players):
         flat_players = Players(jnp.stack(players.generator["a"]), players.discriminator[0])

@@ -65,6 +65,7 @@ def test_the_priors_density_is_added_to_the_logits_where_that_is_asked_for():
     np.testing.assert_allclose(added - plain, log_density, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_adversary_of_codes_moves_the_encoder_alone():
     batch = batch_of()
     state = built(aae, **PLAIN).init(KEY)
@@ -134,6 +135,7 @@ def test_a_discriminator_that_tells_them_apart_estimates_the_total_correlation_o
     assert float(estimate(KEY)) == pytest.approx(-0.5 * math.log(1 - r**2), rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_encoder_minimises_the_bound_and_the_total_correlation_and_the_decoder_the_distortion():
     system = built(factor_vae, (28, 28, 1), gamma=7.0)
     state, batch = system.init(KEY), batch_of((28, 28, 1))
@@ -166,6 +168,7 @@ def test_a_pair_is_judged_and_not_its_members():
     assert abs(own.sum() - swapped.sum()) > 1e-3  # 0 for a sum of what is said of images and of codes
 
 
+@pytest.mark.slow
 def test_encoder_and_generator_share_one_loss_of_the_exchanged_pairs_and_both_move():
     system, batch = built(bigan, **PLAIN), batch_of()
     state = system.init(KEY)

@@ -222,6 +222,7 @@ def test_what_is_minimised_is_the_bound_of_an_image_whatever_the_number_of_image
     assert float(metrics["relaxed_elbo"]) == pytest.approx(-whole, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_temperature_beta_and_rate_go_along_half_cosines_and_stay(discrete):
     _, state, step = discrete
     found = []

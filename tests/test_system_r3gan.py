@@ -143,6 +143,7 @@ def test_a_constant_b2_makes_the_state_that_it_always_made():
     assert jax.tree.structure(state) == jax.tree.structure(optax.adam(lambda step: 0.1).init({"w": jnp.zeros(3)}))
 
 
+@pytest.mark.slow
 def test_the_average_begins_as_the_generator_and_its_half_life_grows():
     config, system = built(burn_in=r3gan.BurnIn(num_images=80), ema_half_life=64.0, r1=0.0, r2=0.0)
     decay = [float(config.ema_decay(jnp.array(step))) for step in (0, 5, 10, 50)]

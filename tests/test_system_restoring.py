@@ -157,6 +157,7 @@ def test_what_is_looked_at_is_the_source_the_output_and_the_image_in_rows():
     np.testing.assert_array_equal(shown[:, 2], batch["image"])
 
 
+@pytest.mark.slow
 def test_numbers_stand_beside_those_of_the_source_or_its_enlargement():
     for module, beside in ((edsr, ("bicubic", "lanczos")), (nafnet, ("input",))):
         config, system = built(module)
@@ -295,6 +296,7 @@ def test_there_are_no_latents_and_settings_survive_json():
     assert told.generator == 1 and told.real is None and told.fake is None
 
 
+@pytest.mark.slow
 def test_images_are_judged_tile_by_tile_where_the_package_has_no_judge_of_their_size():
     x, y = (jnp.asarray(RNG.uniform(-1, 1, (2, 64, 32, 3)), jnp.float32) for _ in range(2))
     tiled, one = perceptual.judge_of_tiles((64, 32, 3)), perceptual.judge((32, 32, 3))

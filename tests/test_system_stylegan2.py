@@ -93,6 +93,7 @@ def drawn(run, tmp_path, *arguments):
     return np.load(tmp_path / "drawn.npz")["image"]
 
 
+@pytest.mark.slow
 def test_truncation_is_told_on_the_command_line_and_brings_images_to_the_mean_one(run, tmp_path):
     all_of_it, same, mean = (
         drawn(run, tmp_path, "--num-images", 6, *told) for told in ((), ("--truncation", 1.0), ("--truncation", 0.0))
@@ -103,6 +104,7 @@ def test_truncation_is_told_on_the_command_line_and_brings_images_to_the_mean_on
     assert noise < 10 < 60 < spread  # of a strength that one step made
 
 
+@pytest.mark.slow
 def test_a_table_mixes_the_coarse_styles_of_its_rows_with_the_fine_ones_of_its_columns(run, tmp_path):
     table = drawn(run, tmp_path, "--mixing", 2, "--num-images", 3)
     assert table.shape == (16, 8, 8, 3) and np.all(table[0] == 255)

@@ -84,6 +84,7 @@ def test_the_rate_is_constant_in_the_first_half_and_falls_to_0_in_the_last_also_
 # pix2pix --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_published_presets_have_networks_of_the_published_sizes():
     for name, sizes in {
         "facades-pix2pix": {"generator": 54_413_955, "discriminator": 2_768_705},
@@ -132,6 +133,7 @@ def test_a_key_draws_what_is_dropped_and_images_come_out_one_by_one_as_in_a_batc
         system.translate(variables, {"image": batch["image"]}, KEY)
 
 
+@pytest.mark.slow
 def test_images_of_any_size_are_translated():
     system, _ = built(dataclasses.replace(cyclegan.TINY, pool_size=0))
     variables = system.variables(system.init(KEY))
@@ -143,6 +145,7 @@ def test_images_of_any_size_are_translated():
     np.testing.assert_allclose(found, translate(variables, {"source": padded}, KEY)[:, :18, :27], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_numbers_of_a_perfect_translation_and_of_the_source_itself():
     image = jnp.asarray(RNG.uniform(-1, 1, (2, 32, 32, 3)), jnp.float32)
     compared = jax.jit(translating.numbers)
@@ -205,6 +208,7 @@ def test_pix2pixhd_matches_the_maps_of_each_scale_with_the_published_weights():
 # Without pairs --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cyclegan_goes_both_ways_and_a_run_is_told_which():
     system, spec = built(cyclegan.TINY)
     state, batch = system.init(KEY), batch_of(spec, 4)
@@ -221,6 +225,7 @@ def test_cyclegan_goes_both_ways_and_a_run_is_told_which():
     np.testing.assert_allclose(run.translate(batch, KEY), there, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_cut_is_told_sources_that_are_mirrored_one_by_one_where_that_is_asked_for():
     batch = {"source": jnp.asarray(RNG.uniform(-1, 1, (64, 4, 4, 1))), "image": jnp.zeros((64, 4, 4, 1))}
     told = cut.source_mirrored(batch, 0, KEY).generator
@@ -254,6 +259,7 @@ def test_stargan_learns_domains_of_real_images_asks_for_others_and_comes_back():
     )
 
 
+@pytest.mark.slow
 def test_stargan_takes_images_to_the_domain_that_is_asked_for_or_to_the_next():
     system, spec = built(stargan.TINY)
     variables, batch = system.variables(system.init(KEY)), batch_of(spec, 4)

@@ -32,6 +32,7 @@ def drawn(module, x, **told):
 # Sizes ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "generator", "latents"),
     [("imagenet-vqgan-f16", 72_141_699, (16, 16)), ("openimages-klgan-f8", 83_653_863, (32, 32, 4))],

@@ -1,6 +1,7 @@
 """What every published system promises; a new one gets these tests by being listed in `systems.MODULES`.
 
-Two tiers: what a trace shows, always; and what has to be compiled, with `-m slow` (`-k dcgan` for one system).
+Two tiers: what a trace shows, always; and what has to be compiled, with `-m slow` (`-k dcgan` for one system). What the
+systems of one family share is always looked at for `FEW`, one or two of each, and for all with `-m slow`.
 """
 
 import dataclasses
@@ -31,6 +32,17 @@ from jaxgen.systems.preset import Preset
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 EVERY = pytest.mark.parametrize("module", systems.MODULES, ids=systems.name_of)
+FEW = ("dcgan", "stylegan2", "progan", "classifier", "vae", "iwae", "vqvae", "vqgan", "aae", "edsr", "srgan", "pix2pix")
+FEW += ("cyclegan", "stargan", "lama")
+SOME = pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param(
+            module, marks=() if systems.name_of(module) in FEW else pytest.mark.slow, id=systems.name_of(module)
+        )
+        for module in systems.MODULES
+    ],
+)
 
 
 def tiny(module, **changes):
@@ -109,7 +121,7 @@ def test_a_state_is_of_single_precision_where_the_switch_for_double_is_on_too(mo
         assert leaf.dtype not in (jnp.float64, jnp.int64), jax.tree_util.keystr(path)
 
 
-@EVERY
+@SOME
 def test_a_system_is_rebuilt_from_what_its_run_stores_without_data(module):
     config, spec = tiny(module)
     stored = json.loads(json.dumps(configuration.to_dict(config) | {"images": spec.to_dict()}))
@@ -118,7 +130,7 @@ def test_a_system_is_rebuilt_from_what_its_run_stores_without_data(module):
     assert kinds(again.shapes) == kinds(building.build_system(config, spec).shapes)
 
 
-@EVERY
+@SOME
 def test_each_capability_returns_what_its_signature_says(module):
     system, spec = built(module)
     variables = jax.eval_shape(system.variables, system.shapes)
@@ -159,16 +171,24 @@ def test_each_capability_returns_what_its_signature_says(module):
         system.need(missing, "a test")
 
 
-@EVERY
-def test_a_system_describes_itself_and_its_file_is_short(module):
+@SOME
+def test_a_system_describes_itself(module):
     config, spec = tiny(module)
     record = description.describe(config, spec, name="tiny")
     assert record["parameters"] > 0 and record["operations_per_step"] > 0
     assert json.loads(description.to_json(record)) == json.loads(json.dumps(record))
     assert record["system"] in description.in_words(record, layers=True)
+
+
+@EVERY
+def test_a_file_names_its_papers_and_is_short(module):
     assert module.__doc__ and all(preset.about and preset.paper for preset in module.PRESETS.values())
     with open(module.__file__) as file:
         assert sum(1 for _ in file) < 200
+
+
+def test_one_or_two_of_each_family_are_there():
+    assert set(FEW) <= set(map(systems.name_of, systems.MODULES))
 
 
 def test_presets_have_names_of_their_own():

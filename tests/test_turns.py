@@ -847,6 +847,7 @@ def recorded_field(state, step, batch):
     return field, jax.tree.map(lambda x: x.astype(float), point)  # flax makes parameters in single precision
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double_precision")
 def test_a_step_that_only_records_gradients_is_the_games_vector_field_and_so_are_its_derivatives():
     batch = {"image": IMAGES.astype(float)}

@@ -67,8 +67,8 @@ def evaluate(
 
     With --representation it is asked what the codes are good for that it gives to images: labels by a linear probe and
     by nearest neighbours; MIG, DCI and SAP where the data know their factors (`--data.name factors`); active units;
-    what it measures on test images beside the same on training images; and, of a VAE, the gap between its encoder's
-    bound and that of posteriors that are optimised for each image. A page has traversals.
+    what it measures on test images beside the same on training images; and, where there is a bound, the gap between the
+    encoder's bound and that of posteriors that are optimised for each image. A page has traversals.
 
     `jaxgen evaluate --table A B ...` shows stored evaluations side by side: see `jaxgen evaluate --table --help`.
 
