@@ -102,4 +102,4 @@ def test_built_in_data_have_the_shape_that_descriptions_take_them_to_have(name):
     preset = systems.PRESETS[name]
     if preset.spec is None:
         found = description.spec_of(preset.config, preset)
-        assert found == Spec.of(preset.config.data.open("train")), Data
+        assert found == Spec.of(preset.config.open("train")), Data
