@@ -292,7 +292,7 @@ def test_there_are_no_latents_and_settings_survive_json():
     assert stored["latent_dim"] == 0 and configuration.from_dict(stored) == config
     with pytest.raises(ValueError, match="--latent-dim must be one of 0"):
         built(esrgan, latent_dim=5)
-    told = adversarial_restoring.told_source({"source": 1, "image": 2}, 0, KEY)
+    told = adversarial_restoring._told_source({"source": 1, "image": 2}, 0, KEY)
     assert told.generator == 1 and told.real is None and told.fake is None
 
 

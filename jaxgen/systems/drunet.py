@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen import degradations
+from jaxgen.arguments import check_key
 from jaxgen.data.sources import Degrade
 from jaxgen.degradations.noise import number_between
 from jaxgen.models import drunet as networks
@@ -46,6 +47,7 @@ def noise_beside_its_level(
     image: jax.Array, key: jax.Array, *, sigma: float | tuple[float, float], grey: bool = False, clip: bool = False
 ) -> jax.Array:
     """`degradations.gaussian_noise`, in a last channel its standard deviation in the unit of images: [H, W, C + 1]."""
+    check_key(key)
     of_level, of_noise = jax.random.split(key)
     level: Any = number_between(of_level, sigma, "sigma")
     noisy = degradations.gaussian_noise(image, of_noise, sigma=level, grey=grey, clip=clip)

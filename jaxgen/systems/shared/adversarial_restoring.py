@@ -54,7 +54,7 @@ def unchanged(image: jax.Array) -> jax.Array:
     return image
 
 
-def told_source(batch: Any, step: jax.Array, key: jax.Array) -> turns.Conditions:
+def _told_source(batch, step, key):
     """The generator's source; the discriminator judges images alone."""
     return turns.Conditions(generator=restoration.source_of(batch))
 
@@ -114,7 +114,7 @@ def build(
         discriminator,
         name=name,
         latent_dim=None,
-        condition=told_source,
+        condition=_told_source,
         generator_terms=terms,
         adversarial_weight=_of_turn(from_start(0.0, config.adversarial)),
         generator_optimizer=restoring.rate_of(config.generator, config.halve_at, config.num_steps),
