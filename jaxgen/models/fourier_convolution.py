@@ -69,7 +69,7 @@ class FourierUnit(_Layer):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         found = self.rectified(self.conv(2 * self.features)(spectrum(x)), train)
-        return from_spectrum(found.astype(jnp.float32), x.shape[1:3]).astype(self.dtype or x.dtype)
+        return from_spectrum(found.astype(jnp.float32), (x.shape[1], x.shape[2])).astype(self.dtype or x.dtype)
 
 
 class SpectralTransform(_Layer):
