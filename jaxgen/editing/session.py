@@ -157,7 +157,7 @@ class Holes:
       mask: a file, or a folder of files of the pictures' names; None: the box.
     """
 
-    def __init__(self, mask: Path | None):
+    def __init__(self, mask: Path | None) -> None:
         self._folder = mask if mask is not None and mask.is_dir() else None
         self._one = None if mask is None or self._folder is not None else picture_files.read(mask)
 

@@ -15,7 +15,8 @@ patch with its 255 negatives and the positive, and a masked number beside, which
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -121,12 +122,12 @@ def build(config: Config, spec: Spec) -> System:
     )
 
 
-def source_alone(batch, step, key) -> turns.Conditions:
+def source_alone(batch: Mapping[str, Any], step: Any, key: Any) -> turns.Conditions:
     """The generator is told the source, and the discriminator nothing."""
     return turns.Conditions(generator=translating.source_of(batch))
 
 
-def source_mirrored(batch, step, key) -> turns.Conditions:
+def source_mirrored(batch: Mapping[str, Any], step: Any, key: Any) -> turns.Conditions:
     """The same with each source mirrored with probability one half, and whether it was."""
     source = translating.source_of(batch)
     mirrored = sharding.draw(jax.random.uniform, key, source.shape[:1]) < 0.5

@@ -12,7 +12,7 @@ from jaxgen.stability.sweep.layout import Layout
 class MemoryCheck:
     """Compares what a sweep needs on each device with the bytes that may be used there; None: what is free."""
 
-    def __init__(self, num: int, devices: Sequence[jax.Device], memory: int | None, layout: Layout):
+    def __init__(self, num: int, devices: Sequence[jax.Device], memory: int | None, layout: Layout) -> None:
         self.num, self.num_devices, self.layout = num, len(devices), layout
         self.memory = memory if memory is not None else free(devices)
 

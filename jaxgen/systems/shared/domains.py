@@ -100,7 +100,7 @@ def next_domain(batch: Any, num_domains: int) -> jax.Array:
     return (batch["label"] + 1) % num_domains
 
 
-def to_another_domain(batch, step, key) -> turns.Conditions:
+def to_another_domain(batch: Any, step: Any, key: Any) -> turns.Conditions:
     """The generator is told each image with the label of one of the batch, and the discriminator nothing."""
     label = sharding.divided(jax.random.permutation(key, batch["label"]))
     return turns.Conditions(generator=(batch["image"], label))
