@@ -128,10 +128,11 @@ class Measure(NamedTuple):
 class Space(NamedTuple):
     """Latents of another kind than `System.latents` gives, of which images are made, too: StyleGAN's w.
 
-    of: (variables, latents, **choices) -> latents of this kind, of some as `System.latents` gives them.
-    decode: (variables, latents of this kind, **choices) -> images. Choices are those of `System.decode` that say what
-      is drawn, such as a label, and may mean nothing here.
-    kernels: variables -> [D, F] of each layer that these latents enter, for directions of them by weights.
+    Attributes:
+      of: (variables, latents, **choices) -> latents of this kind, of some as `System.latents` gives them.
+      decode: (variables, latents of this kind, **choices) -> images. Choices are those of `System.decode` that say what
+        is drawn, such as a label, and may mean nothing here.
+      kernels: variables -> [D, F] of each layer that these latents enter, for directions of them by weights.
     """
 
     of: Callable

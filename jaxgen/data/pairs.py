@@ -150,8 +150,8 @@ def halves(
         path: the folder; subfolders are not looked at as classes.
         image_size: of a half, the side of a square, or (height, width). Each half is cut and resized on its own.
         direction: "left-to-right" (the left half goes in) or "right-to-left".
-        channels, background, crop, resize, split, validation_share, max_broken_share, max_bytes_in_memory, num_threads,
-            tell: as for `image_folder`.
+        channels, background, crop, resize, split, validation_share, max_broken_share: as for `image_folder`.
+        max_bytes_in_memory, num_threads, tell: as there.
 
     Returns:
         A `Dataset` with `image` and `source`, both [N, H, W, C].

@@ -30,14 +30,15 @@ class Gap(NamedTuple):
 class DCI(NamedTuple):
     """Disentanglement, completeness, informativeness.
 
-    disentanglement: 1 where each latent that matters is important for one factor alone.
-    completeness: 1 where for each factor one latent alone is important.
-    informativeness: 1 where codes tell all factors of images that were not learnt from; 0 where they tell no more than
-      how frequent values are.
-    of_latents: [D], the disentanglement of each.
-    of_factors: [K], the completeness of each.
-    accuracy: [K], share of codes whose value of a factor is predicted.
-    importance: [D, K], of each latent for each factor; columns sum to 1, or are 0 where a factor is not told.
+    Attributes:
+      disentanglement: 1 where each latent that matters is important for one factor alone.
+      completeness: 1 where for each factor one latent alone is important.
+      informativeness: 1 where codes tell all factors of images that were not learnt from; 0 where they tell no more
+        than how frequent values are.
+      of_latents: [D], the disentanglement of each.
+      of_factors: [K], the completeness of each.
+      accuracy: [K], share of codes whose value of a factor is predicted.
+      importance: [D, K], of each latent for each factor; columns sum to 1, or are 0 where a factor is not told.
     """
 
     disentanglement: float

@@ -64,7 +64,7 @@ class GatedConv(nn.Module):
 
 
 class GatedGenerator(nn.Module):
-    """Images with their mask as the last channel [B, H, W, C + 1] -> `Output`(completed images, stages).
+    """Images with their mask as the last channel [B, H, W, C + 1] -> an `Output`: completed images, and stages.
 
     Completed images are [B, H, W, C] in [-1, 1], float32: those of the second stage in the hole, the source elsewhere.
     The stages, (coarse, fine), are what both make of the whole image.

@@ -6,8 +6,7 @@ change. A normalisation and ReLU follow each convolution but the last. Weights a
 
 * CycleGAN (Zhu et al. 2017): two halvings, nine blocks for 256 pixels, six for 128.
 * CUT (Park et al. 2020): `blur`: convolutions keep the size; maps are halved by a filter 1 2 1, doubled by 1 3 3 1.
-* pix2pixHD (Wang et al. 2018): four halvings; `Enhancer` is such a network of the image at half its size, whose last
-  map joins that of a smaller network of the whole image, and goes on with it.
+* pix2pixHD (Wang et al. 2018): four halvings. `Enhancer` joins a smaller network to the last map of such a one.
 """
 
 from typing import Any
