@@ -161,6 +161,15 @@ def test_flips_and_turns_make_all_eight_of_a_square_alike():
     assert set(found) == eight and min(counts) > 25
 
 
+def test_a_change_is_drawn_apart_from_what_it_is_wrapped_around():
+    """Keys of `split` and of `fold_in` are the same: equal numbers would make the second flip undo the first."""
+    flip = augmentation.alike(augmentation.random_flip)
+    twice = data.augmented(data.augmented(data.from_arrays("same", np.repeat(IMAGES[:1], 400, 0)), flip), flip)
+    changed = batch_of(twice, range(400))["image"]
+    same = np.all(np.asarray(changed) == np.asarray(batch_of(images(), [0])["image"]), axis=(1, 2, 3))
+    assert 0.4 < np.mean(same) < 0.6
+
+
 def test_squares_are_cut_out_of_small_sources_and_large_images_at_the_same_place():
     large = np.repeat(np.repeat(IMAGES, 4, 1), 4, 2)
     pairs = data.augmented(
@@ -327,7 +336,7 @@ def build(config, spec):
         images_per_step=config.batch_size,
         variables=lambda state: state,
         translate=lambda variables, batch, key: batch["source"],
-        measure=Measure(of_batch, lambda rows: {name: rows[name].tolist() for name in rows}),
+        measure=Measure(of_batch, lambda rows: {"sigma": float(np.mean(rows["sigma"])), "num": len(rows["sigma"])}),
         name="noisy",
     )
 
@@ -346,8 +355,8 @@ def test_a_run_is_built_of_its_sources_and_evaluated_on_the_same_noise_whatever_
     for seed in (0, 1):
         built = building.build(dataclasses.replace(config, seed=seed))
         state = built.system.init(KEY)
-        found += [built.evaluate(state)["sigma"], built.evaluate(state)["sigma"]]
-    assert len(found[0]) == 440 and found.count(found[0]) == 4 and abs(np.mean(found[0]) - 20) < 0.2
+        found += [built.evaluate(state), built.evaluate(state)]
+    assert found.count(found[0]) == 4 and found[0]["num"] == 440 and abs(found[0]["sigma"] - 20) < 0.2
     assert (
         built.dataset.name
         == "emoji/train, degraded (gaussian_noise()[('clip', False), ('grey', False), ('sigma', 20.0)])"
@@ -369,7 +378,7 @@ def test_a_run_trains_resumes_and_is_measured_on_its_own_sources(tmp_path):
         record = of_runs.measured(trained, "noisy", seed=7)
         assert opening.open_training_images(trained, "noisy").fingerprint == small.open("train").fingerprint
     assert not any("have changed" in str(one.message) for one in said)
-    assert abs(np.mean(record["metrics"]["sigma"]) - 20) < 0.5
+    assert record["metrics"]["num"] == 440 and abs(record["metrics"]["sigma"] - 20) < 0.5
 
 
 # What was learnt ------------------------------------------------------------------------------------------------------

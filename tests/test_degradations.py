@@ -32,7 +32,7 @@ def partial(function, **settings):
 
 
 @pytest.mark.parametrize("name", PILLOW)
-@pytest.mark.parametrize("shape", [(12, 18), (6, 9), (48, 72), (17, 25), (31, 40), (24, 36)])
+@pytest.mark.parametrize("shape", [(6, 9), (48, 72), (17, 40)])
 def test_resizing_is_pillows_on_floats(name, shape):
     kernel, rule = PILLOW[name]
     planes = [Image.fromarray(np.ascontiguousarray(IMAGE[..., c])).resize(shape[::-1], rule) for c in range(3)]

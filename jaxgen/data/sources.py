@@ -27,7 +27,7 @@ DrawMask = Callable[[jax.Array, tuple[int, int]], jax.Array]
 GREY = 0.0
 """What a hole is filled with: the middle of the range."""
 _OWN_SEED = 2017  # of keys that are an image's own
-_OF_SOURCE, _OF_MASK, _OF_CHANGE = 1, 2, 3  # folded into a batch's key, so that the wrapped data see it as it was
+_OF_SOURCE, _OF_MASK, _OF_CHANGE = 1, 2, 3
 
 
 def degraded(dataset: Dataset, degrade: Degrade, *, once: bool = False) -> Dataset:
@@ -54,7 +54,7 @@ def degraded(dataset: Dataset, degrade: Degrade, *, once: bool = False) -> Datas
 
     def prepare(raw, key):
         batch = dict(dataset.prepare(raw, key))
-        source = spoil(batch["image"], _keys(batch["image"], key, _OF_SOURCE, once))
+        source = spoil(batch["image"], _keys(dataset, batch["image"], key, _OF_SOURCE, once))
         return batch | {"source": jnp.asarray(source, jnp.float32)}
 
     return _wrapped(dataset, prepare, "degraded", degrade, once)
@@ -83,7 +83,7 @@ def with_holes(dataset: Dataset, draw_mask: DrawMask, *, once: bool = False) -> 
     def prepare(raw, key):
         batch = dict(dataset.prepare(raw, key))
         image = batch["image"]
-        mask = draw(image, _keys(image, key, _OF_MASK, once)).astype(jnp.float32)
+        mask = draw(image, _keys(dataset, image, key, _OF_MASK, once)).astype(jnp.float32)
         return batch | {"mask": mask, "source": jnp.where(mask > 0, GREY, image)}
 
     return _wrapped(dataset, prepare, "with holes", draw_mask, once)
@@ -111,7 +111,7 @@ def augmented(dataset: Dataset, augment: Callable) -> Dataset:
     def prepare(raw, key):
         batch = dict(dataset.prepare(raw, key))
         images = {name: value for name, value in batch.items() if value.ndim == 4}
-        return batch | augment(jax.random.fold_in(key, _OF_CHANGE), images)
+        return batch | augment(_of_wrapper(dataset, key, _OF_CHANGE), images)
 
     wrapped = _wrapped(dataset, prepare, "", augment, False)
     raw = dict(dataset.fetch(np.zeros(1, np.int32)))
@@ -154,13 +154,22 @@ def _compiled(function: Callable) -> Callable:
     return jax.jit(jax.vmap(function), inline=True)
 
 
-def _keys(image: jax.Array, key: jax.Array, number: int, once: bool) -> jax.Array:
+def _keys(dataset: Dataset, image: jax.Array, key: jax.Array, number: int, once: bool) -> jax.Array:
     """A key for each image of a batch."""
     if once:
         own = jax.random.fold_in(jax.random.key(_OWN_SEED), number)
         return jax.vmap(lambda seen: jax.random.fold_in(own, seen))(own_numbers(image))
+    return jax.random.split(_of_wrapper(dataset, key, number), len(image))
+
+
+def _of_wrapper(dataset: Dataset, key: jax.Array, number: int) -> jax.Array:
+    """A key of what is wrapped around a data set, which itself sees the batch's.
+
+    `split` makes the keys that `fold_in` of 0, 1, ... makes, and a wrapper may be wrapped again: a number that nothing
+    else takes keeps all their draws apart.
+    """
     check_key(key)
-    return jax.random.split(jax.random.fold_in(key, number), len(image))
+    return jax.random.fold_in(key, int(fingerprint_of(dataset.fingerprint, number)[:7], 16))
 
 
 def _wrapped(dataset: Dataset, prepare: Callable[..., Batch], how: str, function: Callable, once: bool) -> Dataset:
