@@ -176,6 +176,20 @@ def test_a_folder_comes_out_as_it_went_in_and_what_is_broken_is_named(run, tmp_p
     assert {path: path.read_bytes() for path in first} == first  # byte for byte
 
 
+def test_the_smallest_picture_is_mirrored_to_what_a_network_takes(tmp_path):
+    def translate(variables, batch, key):
+        x = batch["source"]
+        if x.shape[1] % 8 or x.shape[2] % 8:
+            raise ValueError("multiples of 8 only")
+        return -x
+
+    editor = translator(trained_of({"translate": translate}, {"source": shape(8, 8, 3)}), key=KEY)
+    for size in ((1, 1), (3, 9)):
+        pixels = pixels_of(*size, 3)
+        edited = editor.picture(files.read(saved(tmp_path / "a.png", pixels)))
+        np.testing.assert_array_equal(edited.levels, 255 - pixels)
+
+
 def test_a_grey_network_is_given_colours_one_by_one_and_a_grey_picture_stays_grey(tmp_path):
     colours = files.read(saved(tmp_path / "a.png", pixels_of(9, 12, 3)))
     by_colour = translator(blurring(1), key=KEY).picture(colours)
@@ -419,6 +433,7 @@ def test_edit_commands_that_pages_show_are_understood(arguments, monkeypatch):
     assert [str(asked[0]["run"]), asked[0]["action"]] == arguments[:2]
 
 
+@pytest.mark.slow
 def test_the_python_of_the_page_runs(monkeypatch):
     spec = Spec.of_images((28, 28, 1))
     system = building.build_system(vae.TINY, spec)

@@ -174,6 +174,15 @@ def test_palettes_and_two_levels_become_eight_bits(tmp_path):
     assert files.read(tmp_path / "clear.png").alpha.min() == 0
 
 
+def test_a_cameras_jpeg_with_a_preview_is_a_jpeg(tmp_path):
+    first, preview = (Image.fromarray(pixels_of(*size, 3)) for size in ((16, 24), (8, 12)))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview])
+    picture = files.read(tmp_path / "a.jpg")
+    assert picture.format == "JPEG" and picture.size == (16, 24)
+    with Image.open(files.write(tmp_path / "out" / "a.jpg", identity(picture))) as after:
+        assert after.format == "JPEG" and after.size == (24, 16)
+
+
 def test_what_cannot_be_kept_is_refused(tmp_path):
     Image.fromarray(pixels_of(8, 8, 4)).convert("CMYK").save(tmp_path / "print.jpg")
     with pytest.raises(ValueError, match="of the kind CMYK, and not grey or RGB"):

@@ -61,8 +61,7 @@ def compiled(function):
 
 
 # 1 + 2 blocks of 2 + 1 pixels at the input's size; enlarged, 1 more, and the last one counts half.
-@pytest.mark.slow
-@pytest.mark.parametrize("blocks, scale, radius", [(2, 2, 8), (1, 1, 5)])
+@pytest.mark.parametrize("blocks, scale, radius", [(1, 2, 6), pytest.param(2, 1, 7, marks=pytest.mark.slow)])
 def test_the_radius_of_an_edsr_is_that_of_its_layers_and_tiles_are_exact_from_it_on(blocks, scale, radius):
     function = function_of(Residual(blocks, scale))
     field = tiling.field_of(function, 3, key=KEY)

@@ -80,6 +80,10 @@ class Decoder:
         compiled = compilation.jit(self.decode)
         return functools.partial(compiled, self.trained.variables)
 
+    @functools.cached_property
+    def _programs(self) -> dict[Any, Callable]:
+        return {}
+
     def labels(self, num: int, num_starts: int) -> Any:
         """{"label": int32 [num, num_starts]}, the classes in turns; None of a run that is told none."""
         if not self.num_labels:
@@ -120,7 +124,8 @@ class Decoder:
           mask: [B, H, W, 1], 1 where an image is missing.
           num_starts: for each image; of a class-conditional run without a label at least one for each class (up to 32).
           noise: standard deviation of a pixel, in units of [-1, 1].
-          settings: what else `inversion.invert` takes: num_steps, rows_at_once, optimizer.
+          settings: what else `inversion.invert` takes: num_steps, optimizer, rows_at_once (by default 64 of 64 pixels,
+            fewer of larger images).
 
         Returns:
           The inversion, and what `decode` is told with its latents: {"label": [B]}, or None.
@@ -140,8 +145,13 @@ class Decoder:
         told = self.labels(len(images), starts)
         known = None if mask is None else 1 - jnp.asarray(mask, jnp.float32)
         target = jnp.asarray(images) if known is None else known * images
-        run = compilation.jit(functools.partial(self._inverted, num_starts=starts, noise=noise, **settings))
-        found = run(self.trained.variables, target, known, told, key)
+        height, width = images.shape[1:3]
+        settings.setdefault("rows_at_once", max(1, min(64, 64 * 64 * 64 // (height * width))))
+        settings |= {"num_starts": starts, "noise": noise}
+        asked = tuple(sorted(settings.items()))
+        if asked not in self._programs:
+            self._programs[asked] = compilation.jit(functools.partial(self._inverted, **settings))
+        found = self._programs[asked](self.trained.variables, target, known, told, key)
         chosen = None
         if told is not None:
             chosen = {"label": np.asarray(told["label"])[np.arange(len(images)), np.asarray(found.best)]}

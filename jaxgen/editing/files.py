@@ -194,12 +194,13 @@ def read(path: str | os.PathLike) -> Picture:
     listing.check_regular(path)
     with decode.quiet_bombs(), Image.open(path, formats=decode.FORMATS) as image:
         decode.check_claim(image)
-        if (frames := getattr(image, "n_frames", 1)) > 1:
+        # The further pictures of a camera's MPO are previews and depths: a JPEG for those who look at it.
+        format, lossless = "JPEG" if image.format == "MPO" else str(image.format), _is_lossless(path)
+        if format != "JPEG" and (frames := getattr(image, "n_frames", 1)) > 1:
             raise ValueError(f"holds {frames} frames, of which only the first would be left: split it first")
-        format, lossless = str(image.format), _is_lossless(path)
         _check_depth(path, image)
         image.load()
-        kept = _kept(image, lossless)
+        kept = _kept(image, format, lossless)
         exif = image.getexif()
         turn = int(exif.get(ORIENTATION, 1))
         if format == "TIFF":  # Pillow has turned it already, and its writer makes the tags of its own
@@ -257,18 +258,18 @@ def _is_lossless(path: Path) -> bool:
     return head[:4] == b"RIFF" and b"VP8L" in head
 
 
-def _kept(image, lossless: bool) -> dict[str, Any]:
+def _kept(image, format: str, lossless: bool) -> dict[str, Any]:
     """What a writer is told so that the file is of the same kind."""
     kept: dict[str, Any] = {}
     if profile := image.info.get("icc_profile"):
         kept["icc_profile"] = profile
-    if image.format in ("PNG", "JPEG", "BMP") and (dpi := image.info.get("dpi")):
+    if format in ("PNG", "JPEG", "BMP") and (dpi := image.info.get("dpi")):
         kept["dpi"] = tuple(map(float, dpi))
-    if image.format == "JPEG":
+    if format == "JPEG":
         kept |= {"quality": 95, "subsampling": 0}
-    elif image.format == "WEBP":
+    elif format == "WEBP":
         kept |= {"lossless": True, "method": 4} if lossless else {"quality": 95, "method": 4}
-    elif image.format == "TIFF":
+    elif format == "TIFF":
         compression = image.info.get("compression", "raw")
         kept["compression"] = "tiff_adobe_deflate" if compression in ("jpeg", "group3", "group4") else compression
     return kept

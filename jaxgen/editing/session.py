@@ -185,7 +185,10 @@ class Holes:
                 if len(same) != 1:
                     raise ValueError(f"{show(str(self._folder))} holds no mask called {show(name)}")
                 path = same[0]
-            own = picture_files.read(path)
+            try:
+                own = picture_files.read(path)
+            except Exception as error:  # Pillow raises many kinds
+                raise ValueError(f"the mask {show(str(path))}: {reading.describe_error(error)}") from error
         found = picture_files.mask_of(own, picture.size)
         if size is not None and size != picture.size:
             levels = (found * 255).astype(np.uint8)
