@@ -16,12 +16,13 @@ patch with its 255 negatives and the positive, and a masked number beside, which
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxgen import data, sharding, turns
+from jaxgen.arguments import check_key
 from jaxgen.losses import contrastive
 from jaxgen.models import cut as networks
 from jaxgen.models import patchgan
@@ -122,13 +123,15 @@ def build(config: Config, spec: Spec) -> System:
     )
 
 
-def source_alone(batch: Mapping[str, Any], step: Any, key: Any) -> turns.Conditions:
+def source_alone(batch: Mapping[str, jax.Array], step: jax.Array, key: jax.Array) -> turns.Conditions:
     """The generator is told the source, and the discriminator nothing."""
+    check_key(key)
     return turns.Conditions(generator=translating.source_of(batch))
 
 
-def source_mirrored(batch: Mapping[str, Any], step: Any, key: Any) -> turns.Conditions:
+def source_mirrored(batch: Mapping[str, jax.Array], step: jax.Array, key: jax.Array) -> turns.Conditions:
     """The same with each source mirrored with probability one half, and whether it was."""
+    check_key(key)
     source = translating.source_of(batch)
     mirrored = sharding.draw(jax.random.uniform, key, source.shape[:1]) < 0.5
     turned = jnp.where(mirrored[:, None, None, None], source[:, :, ::-1], source)

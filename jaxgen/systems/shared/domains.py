@@ -1,11 +1,13 @@
 """What a game does whose generator takes images to the domain that it is told, the domains being their labels."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxgen import gan, network, sharding, turns
+from jaxgen.arguments import check_key
 from jaxgen.metrics import codes, features
 from jaxgen.models.restoring import at_multiples
 from jaxgen.system import Measure, Spec, System
@@ -100,8 +102,9 @@ def next_domain(batch: Any, num_domains: int) -> jax.Array:
     return (batch["label"] + 1) % num_domains
 
 
-def to_another_domain(batch: Any, step: Any, key: Any) -> turns.Conditions:
+def to_another_domain(batch: Mapping[str, jax.Array], step: jax.Array, key: jax.Array) -> turns.Conditions:
     """The generator is told each image with the label of one of the batch, and the discriminator nothing."""
+    check_key(key)
     label = sharding.divided(jax.random.permutation(key, batch["label"]))
     return turns.Conditions(generator=(batch["image"], label))
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen import data, network, restoration, turns
+from jaxgen.arguments import check_key
 from jaxgen.data import augmentation
 from jaxgen.losses import perceptual
 from jaxgen.metrics import codes
@@ -116,6 +117,8 @@ def of_network(generator: nn.Module, variables: Any, source: jax.Array, key: jax
       source: images.
       key: of what it draws (dropout), the same for all images.
     """
+    if key is not None:
+        check_key(key)
     run = functools.partial(network.evaluate, generator, variables, key=key, what="sources")
     return at_multiples(run, source, generator.factor)
 
@@ -165,9 +168,12 @@ def looks(
       key: of what is drawn, the same at every look.
     """
 
+    key = jax.random.key(0) if key is None else key
+    check_key(key)
+
     def views(variables, batch):
         target = network.images_of(batch)
-        made = jnp.clip(translate(variables, batch, jax.random.key(0) if key is None else key), -1.0, 1.0)
+        made = jnp.clip(translate(variables, batch, key), -1.0, 1.0)
         source = source_of(batch)
         rows = [source] if source.shape[-1] == target.shape[-1] else []
         return {"translations": jnp.stack([*rows, made] + ([target] if truth else []), axis=1)}
