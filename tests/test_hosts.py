@@ -171,6 +171,7 @@ def test_the_others_end_soon_after_a_host_is_lost_and_all_of_them_go_on_later(tm
     assert f"Resuming at step {saved} of 1000000 on 4 cpu devices" in outputs[0]
 
 
+@pytest.mark.slow
 def test_a_host_that_cannot_start_says_why_and_ends_the_others_soon(tmp_path, digits):
     since = time.monotonic()
     nothing = ["--data.path", tmp_path / "nothing.npz"]

@@ -198,6 +198,7 @@ RULES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_can_be_mapped_over_rates_and_clips_and_equals_a_loop(name):
     def final(rates, norm):

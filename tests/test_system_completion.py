@@ -33,6 +33,7 @@ def batch_of(spec, num=2):
     return {"image": image, "mask": mask, "source": jnp.where(mask > 0, 0.0, image)}
 
 
+@pytest.mark.slow
 def test_published_presets_have_networks_of_the_published_sizes():
     for name, sizes in {
         "places-lama": {"generator": 27_048_835, "discriminator": 6_962_369},
@@ -50,6 +51,7 @@ def test_published_presets_have_networks_of_the_published_sizes():
     assert system.parameters["generator"] == 7_221_231
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES, ids=systems.name_of)
 def test_known_pixels_come_out_to_the_bit_and_what_lies_under_the_mask_is_not_seen(module):
     system, spec = built(module.TINY)

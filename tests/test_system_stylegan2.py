@@ -127,6 +127,7 @@ def test_a_table_mixes_the_coarse_styles_of_its_rows_with_the_fine_ones_of_its_c
         assert image.size[0] == image.size[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -171,7 +171,8 @@ def test_each_capability_returns_what_its_signature_says(module):
         system.need(missing, "a test")
 
 
-@SOME
+@pytest.mark.slow
+@EVERY
 def test_a_system_describes_itself(module):
     config, spec = tiny(module)
     record = description.describe(config, spec, name="tiny")
