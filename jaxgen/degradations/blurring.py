@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxgen.arguments import check_key
 from jaxgen.degradations.noise import number_between
@@ -14,7 +15,7 @@ from jaxgen.degradations.resizing import apply_weights
 def blur(image: jax.Array, key: jax.Array | None = None, *, kernel: Any) -> jax.Array:
     """The image, convolved with a kernel; each channel on its own. Linear.
 
-    By Fourier transform, to rounding: its time does not depend on the kernel, of which each image of a batch may have
+    By a Fourier transform, to rounding: its time does not depend on the kernel, of which each image of a batch may have
     its own.
 
     Args:
@@ -46,10 +47,27 @@ def convolve(image: jax.Array, kernel: Any, size: tuple[Any, Any] | None = None)
     shape = image.shape[-3:-1]
     rows, columns = (_mirrored(n, side // 2, own) for n, own in zip(shape, size or shape, strict=True))
     padded = jnp.take(jnp.take(image, rows, axis=-3), columns, axis=-2)
-    whole = padded.shape[-3:-1]
-    spectrum = jnp.fft.rfft2(padded, axes=(-3, -2)) * jnp.fft.rfft2(kernel, s=whole)[..., None]
-    found = jnp.fft.irfft2(spectrum, s=whole, axes=(-3, -2)).astype(image.dtype)
-    return found[..., side - 1 :, side - 1 :, :]  # what went around ends before
+    height, width = padded.shape[-3:-1]
+    down, across = _frequencies(height), _frequencies(width)[: width // 2 + 1]  # of real numbers half tells the rest
+    spectrum = _along("vh,wx,...hxc->...vwc", down, across, padded)
+    response = _along("vh,wx,hx->vw", down[:, :side], across[:, :side], jnp.asarray(kernel, jnp.float32))
+    times = np.where((np.arange(width // 2 + 1) * 2) % width == 0, 1.0, 2.0).astype(np.float32)[:, None]
+    back_down, back_across = down.conj()[:, side - 1 :] / height, across.conj()[:, side - 1 :] * times / width
+    found = _along("vh,wx,...vwc->...hxc", back_down, back_across, spectrum * response[..., None])
+    return jnp.real(found).astype(image.dtype)  # without what went around, which ends before side - 1
+
+
+def _frequencies(size):
+    """The discrete Fourier transform as a matrix [frequency, place].
+
+    XLA gathers what is divided over devices for its own transform, and every device would do all images.
+    """
+    turns = np.outer(np.arange(size), np.arange(size)) % size
+    return np.exp(-2j * np.pi * turns / size).astype(np.complex64)
+
+
+def _along(axes, *factors):
+    return jnp.einsum(axes, *factors, precision=lax.Precision.HIGHEST)
 
 
 def _mirrored(length: int, reach: int, size: Any) -> Any:
