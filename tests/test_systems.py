@@ -15,6 +15,7 @@ import pytest
 
 from jaxgen import (
     building,
+    checkpoint,
     configuration,
     description,
     experiment,
@@ -219,6 +220,12 @@ def assert_close(found, expected, atol=2e-5, rtol=2e-3, of_largest=0.0):
         np.testing.assert_allclose(a, b, atol=allowed, rtol=rtol, err_msg=jax.tree_util.keystr(path))
 
 
+# Many normalisations in a row, and a kink on one side or the other, turn 1e-7 into 1e-2 of a gradient.
+ROUNDED = {systems.article: 2e-2, systems.cyclegan: 2e-2}
+# Importance weights are differences of hundreds of nats, whose last bit is 1e-4 of a weight.
+ROUNDED_ON_DEVICES = {systems.iwae: 1e-3, systems.cyclegan: 2e-2}
+
+
 def steps(step, state, batches, key):
     for batch in batches:
         state, metrics = step(state, batch, key)
@@ -239,8 +246,7 @@ def test_eight_devices_compute_what_one_computes(module):
         )
         for number in (1, 8)
     ]
-    # Importance weights are differences of hundreds of nats, whose last bit is 1e-4 of a weight.
-    assert_close(found[1], found[0], of_largest=1e-3 if module is systems.iwae else 0.0)
+    assert_close(found[1], found[0], of_largest=ROUNDED_ON_DEVICES.get(module, 0.0))
 
 
 @pytest.mark.slow
@@ -255,9 +261,7 @@ def test_two_seeds_under_vmap_are_two_runs(module):
     step = jax.jit(system.train_step)
     for i in range(2):
         alone, _ = steps(step, system.init(keys[i]), batches, key)
-        # Six batch normalisations of eight images in a row, as the article has, turn 1e-7 into 1e-2 of a gradient.
-        of_largest = 2e-2 if module is systems.article else 0.0
-        assert_close(jax.tree.map(lambda x, i=i: x[i], together), alone, of_largest=of_largest)
+        assert_close(jax.tree.map(lambda x, i=i: x[i], together), alone, of_largest=ROUNDED.get(module, 0.0))
 
 
 @pytest.mark.slow
@@ -284,7 +288,7 @@ def test_micro_batches_are_the_batch_or_are_refused(module):
     step = jax.jit(sliced.train_step)
     couples = any(
         f"'{collection}'" in jax.tree_util.keystr(path)
-        for path, _ in jax.tree_util.tree_leaves_with_path(system.shapes)
+        for path, _ in jax.tree_util.tree_leaves_with_path(checkpoint.without_frozen(system.shapes))
         for collection in gradients.COUPLING
     )
     if couples:

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.arguments import check_key
+
 KINDS = ("batch", "instance", "affine_instance", "none")
 STATISTICS = ("image", "running")
 Kind = Literal["batch", "instance", "affine_instance", "none"]
@@ -23,6 +25,7 @@ Statistics = Literal["image", "running"]
 
 def about_one(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """Draws of N(1, 0.02^2), with which pix2pix's scales begin."""
+    check_key(key)
     return 1 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
