@@ -1,5 +1,7 @@
 """Writes docs/systems/*.md, a page for each published system, from its file: `python docs/system_pages.py [NAME ...]`.
 
+And jaxgen/systems/presets.txt, the list that `jaxgen train --help` shows.
+
 Counts of parameters take a trace of each network, a minute for all. They are stored in the pages, and `tests/` compares
 everything else with the systems at each run, the counts with `-m slow`. A picture docs/systems/NAME.png is shown where
 there is one, with the first line of docs/systems/NAME.txt below it.
@@ -93,6 +95,7 @@ def main(names: Sequence[str] = ()) -> None:
         counts = {preset: counts_of(preset) for preset in module.PRESETS}
         (FOLDER / f"{name}.md").write_text(page(module, counts))
     (FOLDER / "index.md").write_text(index())
+    systems.LISTED.write_text(systems.listing())
 
 
 if __name__ == "__main__":

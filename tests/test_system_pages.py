@@ -29,6 +29,10 @@ def test_there_is_a_page_for_each_system_and_no_other():
     assert there == {systems.name_of(module) for module in systems.MODULES} | {"index"}
 
 
+def test_the_list_of_presets_that_help_shows_is_complete():
+    assert systems.LISTED.read_text() == systems.listing(), f"jaxgen/systems/presets.txt {AGAIN}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("module", systems.MODULES, ids=systems.name_of)
 def test_counts_of_a_page_are_those_of_the_networks(module):

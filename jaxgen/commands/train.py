@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import typing
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NamedTuple
 
@@ -25,20 +26,15 @@ class Chosen(NamedTuple):
 
 def help_text() -> str:
     """What `--help` without a preset prints."""
-    from jaxgen import systems
-
     program = command_line.program("train")
-    width = max(map(len, systems.PRESETS))
-    rows = "\n".join(f"  {name:<{width}}  {preset.about}" for name, preset in systems.PRESETS.items())
+    presets = Path(__file__).parents[1].joinpath("systems", "presets.txt").read_text()  # see systems.LISTED
     return f"""usage: {program} [PRESET or FILE.py] [settings]
 
 Trains a preset and writes metrics, samples, checkpoints and report.html to runs/PRESET (with other settings
 than the preset's, to runs/PRESET-SETTINGS), or to --directory.
 Run the same command again to go on where it stopped, even after kill -9.
 
-presets (none given: {systems.DEFAULT}):
-{rows}
-
+{presets}
 A system of your own is a Python file like those in jaxgen/systems: settings, build(config, spec), PRESETS.
   {program} mine.py               its first preset
   {program} mine.py:other         its preset "other"
@@ -76,17 +72,17 @@ def parse(arguments: list[str], command: str = "train") -> Chosen:
       ValueError: for an unknown preset; suggests the nearest.
       SystemExit: for --help, and for unknown or wrong options (tyro explains them).
     """
+    words.check(arguments)
+    named = bool(arguments) and not arguments[0].startswith("-")
+    if not named and {"-h", "--help"}.intersection(arguments):
+        print(help_text())
+        raise SystemExit(0)
+
     import tyro
 
     from jaxgen import configuration, systems
 
-    words.check(arguments)
-    given, rest = systems.DEFAULT, arguments
-    if arguments and not arguments[0].startswith("-"):
-        given, rest = arguments[0], arguments[1:]
-    elif any(argument in ("-h", "--help") for argument in arguments):
-        print(help_text())
-        raise SystemExit(0)
+    given, rest = (arguments[0], arguments[1:]) if named else (systems.DEFAULT, arguments)
     name, preset, module = find(given)
     _check_words(given, preset.config, rest, command)
 

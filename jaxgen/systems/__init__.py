@@ -116,6 +116,18 @@ MODULES = (
 BY_NAME = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 PRESETS: dict[str, Preset] = {name: preset for module in MODULES for name, preset in module.PRESETS.items()}
 DEFAULT = "mnist-cgan"
+LISTED = Path(__file__).with_name("presets.txt")
+"""What `listing` says, kept as a file: `jaxgen train --help` need not import 50 systems, and JAX, to say it."""
+
+
+def listing() -> str:
+    """Names of all presets and what they are, those first that need nothing but this package."""
+    width = max(map(len, PRESETS))
+    rows = {True: "", False: ""}
+    for name, preset in PRESETS.items():
+        rows[preset.spec is None] += f"  {name:<{width}}  {preset.about}\n"
+    own = f"presets on images that come with the package (none given: {DEFAULT}):\n"
+    return f"{own}{rows[True]}\npresets on images that you give:\n{rows[False]}"
 
 
 class NotInstalled(ValueError):
