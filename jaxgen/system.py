@@ -113,6 +113,8 @@ class Measure(NamedTuple):
     best: by which the best checkpoint is kept.
     mode: whether that is better large ("max") or small ("min").
     most_pixels: of a batch that is measured: of large images fewer are measured at once. None: no limit.
+    of_images: (images, batch) -> rows as of `of_batch`: the same numbers of anybody's images, for a batch with sources,
+      such as those of a method without a network.
     """
 
     of_batch: Callable
@@ -120,6 +122,7 @@ class Measure(NamedTuple):
     best: str | None = None
     mode: Literal["max", "min"] = "max"
     most_pixels: int | None = None
+    of_images: Callable | None = None
 
     def __repr__(self) -> str:
         return short(self)

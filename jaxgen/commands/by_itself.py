@@ -44,6 +44,7 @@ def evaluate_run(
     seed: int,
     step: int | None,
     samples: int | None,
+    baselines: bool,
     system: Any,
     output: Path | None,
 ) -> dict[str, Any]:
@@ -67,8 +68,10 @@ def evaluate_run(
     measures = classifier is None and trained.system.measure is not None
     if samples is not None and not (measures and samples >= 1):
         raise ValueError(f"--samples is for a run that measures a bound, and at least 1; got {samples} for {run}")
+    if baselines and not measures:
+        raise ValueError(f"--baselines stand beside what a run measures of images, and {run} measures nothing so")
     if measures:
-        found = of_runs.measured(trained, str(run), samples=samples, **shared)
+        found = of_runs.measured(trained, str(run), samples=samples, with_baselines=baselines, **shared)
         suffix = f"bound_of_{found['protocol']['samples']}" if "samples" in found["protocol"] else "test"
     elif classifier is not None:
         num = 10_000 if num is None else num

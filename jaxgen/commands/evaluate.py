@@ -47,6 +47,7 @@ def evaluate(
     step: CountOrZero | None = None,
     samples: int | None = None,
     representation: bool = False,
+    baselines: bool = False,
     system: Path | None = None,
     pictures: bool = True,
     output: Path | None = None,
@@ -95,6 +96,8 @@ def evaluate(
       step: Of the checkpoint; the newest by default.
       samples: k of the importance-weighted bound, for a run that measures one; as configured by default.
       representation: What codes are good for, of a run that encodes images.
+      baselines: Of a run that restores, enlarges, translates or completes: what closed forms reach without a network,
+        fitted to its training images (the best linear filter or map, the nearest neighbour).
       system: The file of a system of your own, for runs of it: nothing that a run names is imported.
       pictures: Write the page of pictures.
       output: Directory for JSON and pictures: by default RUN/evaluation, or evaluation where no run is evaluated.
@@ -114,7 +117,8 @@ def evaluate(
     own = None if system is None else systems.from_file(system)
     if reference is not None or metrics:
         asked = representation or None
-        for option, value in (("--classifier", classifier), ("--samples", samples), ("--representation", asked)):
+        by_itself = {"--classifier": classifier, "--samples": samples, "--representation": asked}
+        for option, value in (by_itself | {"--baselines": baselines or None}).items():
             if value is not None:
                 raise ValueError(f"{option} is for a run by itself, not for a comparison with a REFERENCE or --metrics")
         record = compare(
@@ -138,6 +142,8 @@ def evaluate(
     elif representation:
         if classifier is not None:
             raise ValueError("--classifier judges images that a run draws, and --representation is of its codes")
+        if baselines:
+            raise ValueError("--baselines stand beside images that are made of a source: give no --representation")
         record = represent(
             what, num=num_images, seed=seed, step=step, samples=samples, system=own, pictures=pictures, output=output
         )
@@ -149,6 +155,7 @@ def evaluate(
             seed=seed,
             step=step,
             samples=samples,
+            baselines=baselines,
             system=own,
             output=output,
         )

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxgen import building, checkpoint, data, evaluation, images, loading, opening, sharding
 from jaxgen.console import Progress, no_progress
+from jaxgen.evaluation import baselines
 from jaxgen.losses import variational
 from jaxgen.metrics import comparison, confidence, coverage, features
 from jaxgen.opening import BATCH
@@ -29,6 +30,7 @@ def measured(
     *,
     seed: int = 0,
     samples: int | None = None,
+    with_baselines: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """The numbers of a system's `measure` on the test split of its run's data.
@@ -38,6 +40,7 @@ def measured(
       name: what to call it.
       seed: of what is random in the measure.
       samples: instead of `eval_samples`, for a system with that setting.
+      with_baselines: adds those of methods without a network, see `baselines.beside`.
       progress: shows it.
 
     Returns:
@@ -68,6 +71,9 @@ def measured(
     protocol |= {entry: text for entry, text in trained.system.protocol.items() if entry not in OF_DRAWING}
     protocol |= {"n_real": test.num_examples, "reference_sha256": comparison.content_digest(test)}
     protocol |= {} if train is None else evaluation.leak_of(test, train)
+    if with_baselines:
+        beside = baselines.beside(trained, name, test, seed=seed, progress=progress)
+        metrics, protocol = metrics | beside["metrics"], protocol | beside["protocol"]
     if BOUND in metrics:
         metrics |= code_length(trained, metrics[BOUND])
         protocol |= {"binarisation": asked.binarise, "dims": num_dims(trained)}

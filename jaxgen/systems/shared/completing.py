@@ -181,6 +181,9 @@ def that_completes(system: System, config: Any, complete: Complete) -> System:
         beside = numbers(mean_filled(batch["source"], mask), target, mask)
         return found | {f"{name}_of_mean_colour": value for name, value in beside.items()}
 
+    def of_images(images, batch):
+        return numbers(composite(jnp.clip(images, -1.0, 1.0), batch), network.images_of(batch), mask_of(batch))
+
     def views(variables, batch):
         made = translate(variables, batch, jax.random.key(0))
         return {"completed": jnp.stack([batch["source"], made, network.images_of(batch)], axis=1)}
@@ -189,7 +192,9 @@ def that_completes(system: System, config: Any, complete: Complete) -> System:
         system,
         translate=translate,
         views=views,
-        measure=Measure(of_batch, codes.means, "psnr_in_hole", "max", most_pixels=restoring.MOST_PIXELS),
+        measure=Measure(
+            of_batch, codes.means, "psnr_in_hole", "max", most_pixels=restoring.MOST_PIXELS, of_images=of_images
+        ),
         protocol={
             "holes": config.source.words,
             "images": "the network's in the hole, the source elsewhere",

@@ -175,7 +175,12 @@ def that_restores(
         translate=translate,
         views=views,
         measure=Measure(
-            of_batch, codes.means, best, "max" if best in ("psnr", "ssim") else "min", most_pixels=MOST_PIXELS
+            of_batch,
+            codes.means,
+            best,
+            "max" if best in ("psnr", "ssim") else "min",
+            most_pixels=MOST_PIXELS,
+            of_images=lambda images, batch: numbers(images, network.images_of(batch)),
         ),
         protocol={
             "source": said,

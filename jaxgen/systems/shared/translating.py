@@ -199,8 +199,18 @@ def measure(translate: Callable[[Any, Mapping[str, jax.Array], jax.Array], jax.A
                 found |= {f"{name}_of_input": x for name, x in numbers(source, target).items()}
         return found
 
+    def of_images(images, batch):
+        return colours(images, source_of(batch)) | numbers(images, network.images_of(batch))
+
     best = "l1" if truth else None
-    return Measure(of_batch, codes.means, best=best, mode="min", most_pixels=restoring.MOST_PIXELS)
+    return Measure(
+        of_batch,
+        codes.means,
+        best=best,
+        mode="min",
+        most_pixels=restoring.MOST_PIXELS,
+        of_images=of_images if truth else None,
+    )
 
 
 def protocol(config: Run, generator: nn.Module, *, truth: bool) -> dict[str, str]:
