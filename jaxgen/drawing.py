@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxgen import interpolation, memory, sharding
+from jaxgen import data, interpolation, memory, sharding
 from jaxgen.arguments import check_key
 from jaxgen.loading import Trained, check_choices, check_label
 from jaxgen.system import MissingCapability, System, drawn_labels
@@ -94,6 +94,35 @@ def generate_batches(
             yield {name: value[: min(size, num - i * size)] for name, value in drawn.items()}
 
     return batches()
+
+
+def translate_batches(
+    trained: Trained, dataset: data.Dataset, key: jax.Array, *, batch_size: int = 500
+) -> Iterator[np.ndarray]:
+    """What a run makes of a data set with sources, in its order: images [B, H, W, C] float32, B up to batch_size.
+
+    Args:
+      trained: a run that translates.
+      dataset: as the run reads its own.
+      key: of what spoils the images, and of what the network draws.
+      batch_size: images at once, over all devices; of large ones fewer, as the system's `measure` says.
+    """
+    check_key(key)
+    translate, measure = trained.system.need("translate", "translating a data set"), trained.system.measure
+    pixels = int(np.prod(dataset.image_shape[:2]))
+    most = batch_size if measure is None or measure.most_pixels is None else max(1, measure.most_pixels // pixels)
+    mesh = sharding.make_mesh()
+
+    def made(variables, raw, key):
+        data_key, own_key = jax.random.split(key)
+        return translate(variables, dataset.prepare(raw, data_key), own_key)
+
+    compiled = sharding.jit_global(made, mesh, batch_axes=(None, 0, None))
+    variables = sharding.as_replicated(mesh, trained.variables)
+    batches = data.sequential_batches(dataset, min(batch_size, most, dataset.num_examples))
+    for i, (raw, num_valid) in enumerate(batches):
+        found = compiled(variables, sharding.divide(mesh, raw), jax.random.fold_in(key, i))
+        yield np.asarray(found)[:num_valid]
 
 
 def interpolate(

@@ -62,10 +62,11 @@ def open_images(
     """Opens one side of a comparison.
 
     Args:
-      what: a run directory, whose newest good checkpoint draws images; a folder of images, which is read as
-        `data.image_folder` reads it; a .npz or .npy file; or a built-in set with its split, such as `mnist:test`,
-        `emoji:train`, `stacked_mnist` (test by default).
-      num: how many images: drawn by a run (10,000 by default), or the first of a set (all by default).
+      what: a run directory, whose newest good checkpoint draws images, or makes them of the sources of its own test
+        split; a folder of images, which is read as `data.image_folder` reads it; a .npz or .npy file; or a built-in set
+        with its split, such as `mnist:test`, `emoji:train`, `stacked_mnist` (test by default).
+      num: how many images: drawn by a run (10,000 by default), or the first of a set or of a run's sources (all by
+        default).
       seed: of a run's latents.
       step: of a run's checkpoint; the newest by default.
       shape: (H, W, C) of the other side, which a built-in set then takes if it can.
@@ -87,6 +88,8 @@ def open_images(
         return first(_open_built_in(name, split or "test", shape, image_size), num)
     if run_directory.is_run(path):
         trained = loading.load(path, step=step, system=system)
+        if trained.system.draw is None and trained.system.translate is not None:
+            return translated(trained, what, num=num, seed=seed, progress=progress)
         return draw(trained, what, num=10_000 if num is None else num, seed=seed, progress=progress)
     if path.is_dir():
         side, nested = _open_folder(path, image_size, shape, max_broken_share)
@@ -366,6 +369,26 @@ def draw(
     return Images(data.from_arrays(f"samples of {name}", np.concatenate(drawn), **told), name, run=trained)
 
 
+def translated(
+    trained: loading.Trained, name: str, *, num: int | None = None, seed: int = 0, progress: Progress = no_progress
+) -> Images:
+    """What a run makes of the sources of its own test split, of all or the first num, stored in 256 levels.
+
+    Raises:
+      ValueError: for a run whose data have no test split; for NaN.
+    """
+    test = open_test_split(data_of(trained, name), name)
+    assert trained.config is not None  # without one it has no data, which is refused above
+    test = first(dataclasses.replace(test, dataset=trained.config.wrap(test.dataset, "test")), num)
+    made, count = [], test.dataset.num_examples
+    batches = drawing.translate_batches(trained, test.dataset, jax.random.key(seed), batch_size=BATCH)
+    for image in progress(batches, -(-count // BATCH), f"making {count:,} images of test sources"):
+        if np.isnan(image).any():
+            raise ValueError(f"{name} makes images with NaN: its weights are not finite; evaluate an earlier --step")
+        made.append(images.to_uint8(image))
+    return Images(data.from_arrays(f"what {name} makes", np.concatenate(made)), name, run=trained)
+
+
 def drawn_batches(trained: loading.Trained, num: int, key: jax.Array) -> Iterator[dict[str, np.ndarray]]:
     """What a run draws, a batch at a time; of a class-conditional run image i is of class i mod num_classes."""
     needed = num * int(np.prod(trained.image_shape))  # as stored; features come on top
@@ -376,4 +399,6 @@ def drawn_batches(trained: loading.Trained, num: int, key: jax.Array) -> Iterato
 
 def drawing_of(trained: loading.Trained) -> dict[str, str]:
     """How a run's images are drawn here: the protocol of its system, with the labels that it is asked for."""
+    if trained.system.draw is None:
+        return {**trained.system.protocol, "sources": "of the test split of the run's own data"}
     return {**trained.system.protocol, **({"labels": IN_TURNS} if "label" in trained.system.choices else {})}

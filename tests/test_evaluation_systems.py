@@ -19,7 +19,7 @@ from jaxgen.evaluation import of_runs, pictures
 from jaxgen.evaluation import page as evaluation_page
 from jaxgen.metrics import comparison, features
 from jaxgen.system import MissingCapability, Spec, System
-from jaxgen.systems import dcgan
+from jaxgen.systems import dcgan, edsr
 
 pytestmark = pytest.mark.usefixtures("fast_compilation", "scripts_in_process")
 
@@ -320,3 +320,19 @@ def test_each_metric_has_a_name_and_says_how_it_is_read():
     for metric in comparison.METRICS.values():
         values = metric(real, real, jax.random.key(0)).values
         assert set(values) <= set(evaluation_page.MEANINGS)
+
+
+def test_what_a_run_makes_of_its_test_sources_is_compared_with_its_test_images(tmp_path, capsys):
+    config = dataclasses.replace(edsr.TINY, data=options.Data("emoji", image_size=32), num_steps=1)
+    experiment.train(config, str(tmp_path / "run"), progress=False)
+    trained = loading.load(tmp_path / "run")
+    side = opening.open_images(str(tmp_path / "run"), num=20)
+    test = config.wrap(config.open("test"), "test")
+    batch = test.prepare(test.fetch(np.arange(20)), jax.random.key(0))  # spoilt alike whatever the key
+    expected = np.asarray(trained.translate(batch, jax.random.key(0)))
+    found = np.asarray(side.dataset.prepare(side.dataset.fetch(np.arange(20)), jax.random.key(0))["image"])
+    np.testing.assert_allclose(found, expected, atol=1.01 / 127.5)
+    assert opening.open_images(str(tmp_path / "run")).dataset.num_examples == 440
+    assert call("evaluate", tmp_path / "run", "--metrics", "fid", "--no-pictures", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["metrics"]["fid"] > 0 and record["protocol"]["sources"] == "of the test split of the run's own data"

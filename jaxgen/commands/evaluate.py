@@ -55,11 +55,11 @@ def evaluate(
 ) -> str:
     """Evaluate a run's newest good checkpoint (its moving average), or images, against a reference.
 
-    RUN_OR_IMAGES and REFERENCE: a run directory, which draws images; a folder of images; a .npz or .npy file; or a set
-    of this package: mnist:test, emoji:train, ... With a REFERENCE, or with --metrics (then against the test split of
-    the run's own data), FID, KID and others are computed in the features of --backbone, and a page of pictures is
-    written. A class-conditional run draws all classes alike; whether images are of the class that they were asked for
-    stands beside the others, where the reference has labels.
+    RUN_OR_IMAGES and REFERENCE: a run directory, which draws images, or makes them of the sources in its test split; a
+    folder of images; a .npz or .npy file; or a set of this package: mnist:test, emoji:train, ... With a REFERENCE, or
+    with --metrics (then against the test split of the run's own data), FID, KID and others are computed in the features
+    of --backbone, and a page of pictures is written. A class-conditional run draws all classes alike; whether images
+    are of the class that they were asked for stands beside the others, where the reference has labels.
 
     Without both, a run is evaluated by itself: by what its system measures on the test split of its data, such as a
     bound of the likelihood or an accuracy. What draws images of Stacked MNIST is asked for modes, which the classifier
@@ -233,7 +233,7 @@ def compare(
 def has_gap(trained: Any, *datasets: Any) -> bool:
     """Whether a run tells real images from fake ones, and these sets say what it is told beside them."""
     labelled = "label" not in trained.system.choices or all(dataset.class_names for dataset in datasets)
-    return "discriminate" in trained.can and labelled
+    return {"draw", "discriminate"} <= set(trained.can) and labelled
 
 
 def open_sides(
