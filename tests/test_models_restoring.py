@@ -267,6 +267,22 @@ def test_a_normalisation_becomes_part_of_the_convolution_before_it():
         dncnn.merged(together)
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_signal_comes_through_all_layers_of_a_dncnn_before_it_is_trained(batch_norm):
+    model = DNCNN(features=16, layers=17, batch_norm=batch_norm)
+    image = jnp.asarray(RNG.uniform(-1, 1, (2, 16, 16, 3)), jnp.float32)
+    variables = model.init(KEY, image, train=False)
+
+    def found(params):
+        out, _ = model.apply(variables | {"params": params}, image, train=True, mutable=["batch_stats"])
+        return image - out
+
+    assert 0.01 < float(jnp.std(found(variables["params"]))) < 2
+    gradient = jax.grad(lambda params: jnp.sum(found(params) ** 2))(variables["params"])
+    first, last = (float(jnp.linalg.norm(gradient[f"Conv_{i}"]["kernel"])) for i in (0, 16))
+    assert first > 0.01 * last > 0
+
+
 def test_channel_attention_multiplies_maps_by_numbers_between_zero_and_one():
     module = rcan.ChannelAttention(2)
     x = jnp.asarray(RNG.normal(size=(2, 3, 3, 4)), jnp.float32)

@@ -20,7 +20,8 @@ from jaxgen.models.restoring import same
 EPSILON = 1e-5
 Biases = Literal["everywhere", "without_norm", "nowhere"]
 
-orthogonal = nn.initializers.orthogonal(0.2)
+small = nn.initializers.orthogonal(0.2)
+keeping_size = nn.initializers.orthogonal(2**0.5)  # of what a ReLU leaves; small layers in a row would end in nothing
 
 
 class DnCNN(nn.Module):
@@ -37,7 +38,8 @@ class DnCNN(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def conv(y, features, norm=False):
             use_bias = self.biases == "everywhere" or (self.biases == "without_norm" and not norm)
-            return same(features, 3, self.dtype, use_bias=use_bias, kernel_init=orthogonal)(y)
+            init = small if self.batch_norm or features == x.shape[-1] else keeping_size
+            return same(features, 3, self.dtype, use_bias=use_bias, kernel_init=init)(y)
 
         y = nn.relu(conv(x, self.features))
         for _ in range(self.layers - 2):
