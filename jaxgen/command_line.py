@@ -3,11 +3,16 @@
 import contextlib
 import functools
 import os
+import signal
 import sys
 import tempfile
+import threading
+import time
+import types
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from jaxgen.names import show
 
@@ -51,15 +56,35 @@ def _cache_without_home() -> Path:
 
 
 def progress(batches: Iterable, total: int, what: str) -> Iterable:
-    """The same batches, with a progress bar where there is a terminal."""
+    """The same batches, with a progress bar where there is a terminal, and a line now and then where there is none."""
+    if not sys.stderr.isatty():
+        return _in_lines(batches, total, what)
     from tqdm import tqdm
 
-    return tqdm(batches, what, total, dynamic_ncols=True, disable=None, leave=False)
+    return tqdm(batches, what, total, dynamic_ncols=True, leave=False)
+
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def _in_lines(batches: Iterable, total: int, what: str) -> Iterator:
+    begun = told = time.monotonic()
+    for count, batch in enumerate(batches):
+        now = time.monotonic()
+        if count and now - told >= SECONDS_BETWEEN_LINES:
+            from jaxgen.console import in_words
+
+            left = in_words((now - begun) / count * (total - count))
+            print(f"{what}: {count:,} of {total:,}, {left} left", file=sys.stderr, flush=True)
+            told = now
+        yield batch
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Ends the process with main's exit code. Errors that a user can mend are one message and code 2, no traceback."""
     warnings.formatwarning = _sentences()
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupted)
     code: int | str | None
     try:
         code = main()
@@ -87,6 +112,16 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:
         code = _leave_quietly()
     sys.exit(code)
+
+
+def _interrupted(number: int, frame: types.FrameType | None) -> NoReturn:
+    """Ctrl-C as Python means it; but at once while modules are imported, which compiled ones take for a fault."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, b"interrupted\n")
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _shown(text: object) -> str:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from jaxgen import command_line
+from jaxgen import command_line, options
 from jaxgen.commands import describe, edit, evaluate, sample, stability, train, words
 
 COMMANDS = {"train": train, "sample": sample, "edit": edit, "evaluate": evaluate}
@@ -140,3 +140,18 @@ def test_a_run_that_begins_with_another_has_a_directory_of_its_own():
     asked = train.parse(["mnist-dcgan", "--start-from", "runs/old/"])
     assert (asked.directory, asked.start_from) == ("runs/mnist-dcgan-from-old", "runs/old/")
     assert train.parse(["mnist-dcgan", "--start-from", "runs/old", "--directory", "runs/x"]).directory == "runs/x"
+
+
+def test_an_option_that_is_nearly_one_of_a_group_is_named():
+    known = ["--num-steps", "--generator.learning-rate", "--discriminator.learning-rate"]
+    with pytest.raises(ValueError, match="did you mean --generator.learning-rate or --discriminator.learning-rate"):
+        words.suggest(["--lerning-rate", "3"], known)
+    for fine in ("--generator.learning-rate", "--num_steps", "--no-pictures", "-3"):
+        words.suggest([fine, "3"], known)
+
+
+def test_of_many_names_an_error_tells_the_nearest():
+    table = dict.fromkeys(f"preset-{i}" for i in range(100))
+    with pytest.raises(ValueError, match=r"did you mean 'preset-77'.*all 100") as error:
+        options.lookup(table, "preset-777", "preset")
+    assert len(str(error.value)) < 200

@@ -181,3 +181,15 @@ def test_a_subset_of_none_or_of_more_than_there_are_is_refused():
     for count in (0, 7):
         with pytest.raises(ValueError, match=f"small has 6 examples: 1 to 6 of them can be taken, not {count}"):
             data.subset(small(), count)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [([0.0, 254.9], "scale with x / 127.5 - 1"), ([-1.0, np.nan], "not finite"), ([-3.0, 3.0], r"expected \[-1, 1\]")],
+)
+def test_floats_out_of_range_are_refused_where_they_come_in(values, message):
+    image = np.resize(np.float32(values), (4, 6, 6, 1))
+    with pytest.raises(ValueError, match=message):
+        data.from_arrays("mine", image)
+    brought = data.from_arrays("mine", image, prepare=lambda raw, key: {"image": raw["image"] / 1000})
+    assert brought.num_examples == 4  # whoever prepares the rows knows their range

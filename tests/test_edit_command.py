@@ -396,7 +396,7 @@ def test_spaces_of_styles_are_inverted_walked_and_mixed(run, tmp_path):
         (decoding, ["walk", "--space", "w"], "tiny has no latents 'w'; it has z"),
         (decoding, ["walk", "--num-directions", "9"], "latents of 4 numbers have no 9 directions"),
         (blurring, ["restore", "no.png"], "no.png does not exist"),
-        (blurring, ["restore"], "no picture was found"),
+        (blurring, ["restore"], "name what to restore"),
         (blurring, ["restore", "a.png", "--output", "."], "a.png is a picture that is read, and would be overwritten"),
         (blurring, ["restore", "a.png", "--output", "a.png"], "something that is not a directory lies there"),
     ],

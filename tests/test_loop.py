@@ -33,7 +33,7 @@ from jaxgen import (
     sharding,
     watching,
 )
-from jaxgen.loop import dispatch
+from jaxgen.loop import dispatch, stop_signals
 from jaxgen.run_directory import lock, metrics_log
 from jaxgen.system import Spec, System
 from jaxgen.systems import classifier, dcgan, vae
@@ -717,7 +717,7 @@ def test_nan_in_the_data_is_found_in_the_first_batch_or_at_its_step(tmp_path):
     first, late = (data.batch_indices(step, batch_size=8, num_examples=50, seed=0)[0] for step in (0, 3))
     for row in (first, late):
         image[row, 2, 1, 0] = np.nan
-        dataset = data.from_arrays("floats", image.copy(), np.arange(50))
+        dataset = data.dataset.in_memory("floats", image.copy(), np.arange(50))
         image[row] = 0
         if row == first:
             with pytest.raises(ValueError, match="not finite"):
@@ -928,3 +928,10 @@ def test_a_classifier_moves_from_eight_devices_to_one_to_four_with_close_results
     ]
     assert np.linalg.norm(weights[0] - weights[1]) < 1e-3 * np.linalg.norm(weights[0])
     assert lines(tmp_path / "run")[12]["loss"] == pytest.approx(lines(tmp_path / "whole")[12]["loss"], rel=1e-3)
+
+
+def test_a_signal_after_the_last_step_is_told_that_the_rest_is_still_done(capfd):
+    with stop_signals.listen(sharding.make_mesh(1)) as stop:
+        stop.is_too_late = True
+        signal.raise_signal(signal.SIGTERM)
+    assert "SIGTERM: all steps are taken; what is left" in capfd.readouterr().err

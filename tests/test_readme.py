@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from in_process import script
+from in_process import call, script
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -35,8 +35,11 @@ def test_python_snippets_of_the_readme_run_in_their_order(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("arguments", commands("train"), ids=" ".join)
-def test_train_commands_are_understood(arguments, capsys):
+def test_train_commands_are_understood(arguments, capsys, tmp_path, monkeypatch):
     train = script("train")
+    if arguments[:1] == ["mine.py"]:
+        monkeypatch.chdir(tmp_path)
+        Path("mine.py").write_text(own_file())
     if "--help" in arguments:
         with pytest.raises(SystemExit) as end:
             train.parse(arguments)
@@ -47,6 +50,22 @@ def test_train_commands_are_understood(arguments, capsys):
         assert chosen.name and str(chosen.directory).startswith("runs/")
 
 
+def own_file():
+    """The file of a system that docs/extending.md shows."""
+    (shown,) = re.findall(r"```python\n(.*?)```", PAGES[ROOT / "docs" / "extending.md"], re.S)
+    return shown
+
+
+@pytest.mark.usefixtures("scripts_in_process")
+def test_the_system_of_ones_own_that_is_shown_is_trained_and_draws(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(own_file())
+    few = ("--num-steps", "2", "--batch-size", "8", "--num-devices", "1")
+    assert call("train", "mine.py", "--latent-dim", "3", *few, "--directory", "runs/mine") == 0
+    assert call("sample", "runs/mine", "--system", "mine.py", "--num-images", "4") == 0
+    assert list(Path("runs/mine").rglob("*.png"))
+
+
 def test_every_preset_has_a_row_and_every_linked_file_exists():
     from jaxgen import systems
 
@@ -55,6 +74,7 @@ def test_every_preset_has_a_row_and_every_linked_file_exists():
     for path, page in PAGES.items():
         for target in re.findall(r"\]\(([^)#]+)\)", page) + re.findall(r'src="([^"]+)"', page):
             if "://" not in target:
+                target = target.partition("#")[0]
                 assert (path.parent / target).exists(), (path, target)
 
 

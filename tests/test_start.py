@@ -1,12 +1,16 @@
 """What a command does in its first second: it says what it is about, and imports nothing that it does not need yet."""
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from jaxgen import commands
 
+ROOT = Path(__file__).parents[1]
 HEAVY = ("jax", "flax", "optax", "orbax", "matplotlib", "tensorboardX", "PIL", "numpy")
 
 
@@ -27,7 +31,7 @@ def imported_by(*arguments: str) -> set[str]:
     return set(done.stdout.rpartition("imported:")[2].split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["report", "--help"], ["describe", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["report", "--help"], ["describe", "--help"]])
 def test_help_that_is_a_text_imports_nothing(arguments):
     assert imported_by(*arguments) == set()
 
@@ -75,3 +79,21 @@ def test_a_name_with_escape_sequences_is_not_obeyed_by_the_terminal():
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["train", "--help"], ["stability"], ["report"], ["nothing"]])
 def test_nothing_is_said_where_only_a_text_is_printed(arguments):
     assert commands.first_line(arguments) == ""
+
+
+def test_ctrl_c_while_modules_are_imported_is_an_interrupt_and_no_fault(tmp_path):
+    # A module that is being imported for long, as JAX is on a busy machine.
+    (tmp_path / "slow.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    code = "from jaxgen import command_line\ncommand_line.run(lambda: __import__('slow'))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+    ) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "interrupted\n")

@@ -63,6 +63,8 @@ def evaluate_run(
         and what.partition(":")[0] in opening.BUILT_IN
     ):
         raise ValueError(f"{what} is no run; give a REFERENCE to compare these images with")
+    if run.is_dir() and not any(run.iterdir()):
+        raise ValueError(f"{what} is an empty folder: give a run directory, or images and a REFERENCE")
     trained = loading.load(run, step=step, system=system)
     shared: dict[str, Any] = {"seed": seed, "progress": progress}
     measures = classifier is None and trained.system.measure is not None

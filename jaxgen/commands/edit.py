@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxgen import command_line, files, ranges
-from jaxgen.commands import words
+from jaxgen.commands import by_itself, words
 from jaxgen.names import show
 from jaxgen.ranges import Count, CountOrZero, Positive, Seed
 
@@ -146,6 +146,8 @@ def edit(
             raise ValueError(f"{option} would be ignored: it is for {', '.join(OF_ACTIONS[option])}, not for {action}")
     if action == "complete" and (mask is None) == (hole is None):
         raise ValueError("complete is told what is missing by --mask FILE or by --hole centre, one of them")
+    if not images and action != "walk":
+        raise ValueError(f"name what to {action}: jaxgen edit {show(str(run))} {action} PICTURE_OR_FOLDER ...")
     folder = output or run / "edited" / action
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output {folder}: something that is not a directory lies there")
@@ -160,14 +162,16 @@ def edit(
     if label:
         asked["labels"] = tuple(labels_of(trained, asked.pop("label")))
     session = sessions.Session(
-        trained, action, found, folder, seed=seed, background=background, page=page, progress=command_line.progress
+        trained, action, found, folder, seed=seed, background=background, page=page, progress=by_itself.progress
     )
     sessions.edit(session, **asked)
     session.keep(str(run))
     code = int(bool(session.failed))
     if as_json:
         return json.dumps(files.encoded({"run": str(run)} | session.record), indent=2), code
-    lines = [f"{len(session.written)} files in {folder}" + (f", and {folder / sessions.PAGE}" if page else "")]
+    count = len(session.written)
+    lines = [f"{count:,} file{'s' * (count != 1)} in {folder}" + (f", and {folder / sessions.PAGE}" if page else "")]
+    lines = lines if count else ["nothing was edited"]
     lines += [f"not edited: {show(path)}: {reason}" for path, reason in session.failed.items()]
     return "\n".join(lines), code
 

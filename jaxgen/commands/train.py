@@ -44,7 +44,7 @@ examples:
   {program} mnist-dcgan --help                           all settings of a preset
   {program} mnist-dcgan --generator.learning-rate 1e-4 --discriminator.learning-rate 4e-4 \\
       --discriminator.clip-norm 1.0 --directory runs/ttur    two time scales and a clip
-  {program} mnist-dcgan --data.name folder --data.path ~/photos --data.image-size 64 --directory runs/photos
+  {program} emoji-dcgan-r1 --data.name folder --data.path ~/photos --data.image-size 64 --directory runs/photos
 """
 
 

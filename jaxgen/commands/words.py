@@ -86,6 +86,21 @@ def suggest(arguments: Sequence[str], known: Sequence[str]) -> None:
         meant = [flag for flag in known if flag == f"--{ending}" or flag.endswith(f".{ending}")]
         if meant:
             raise ValueError(f"there is no option {option}; it is called {' and '.join(meant)} here")
+    _suggest_near(arguments, known)
+
+
+def _suggest_near(arguments: Sequence[str], known: Sequence[str]) -> None:
+    """Names the options whose last word is nearly that of one that there is not: `--lerning-rate`."""
+    by_ending: dict[str, list[str]] = {}
+    for flag in known:
+        by_ending.setdefault(flag.removeprefix("--").rpartition(".")[2], []).append(flag)
+    for argument in arguments:
+        option = argument.partition("=")[0].replace("_", "-")
+        if not option.startswith("--") or option in known or option.startswith("--no-"):
+            continue
+        near = difflib.get_close_matches(option.removeprefix("--").rpartition(".")[2], by_ending, n=1, cutoff=0.8)
+        if near and f"--{near[0]}" not in known:  # those are suggested in any case
+            raise ValueError(f"there is no option {option}; did you mean {' or '.join(by_ending[near[0]])}?")
 
 
 EPOCHS = ("--epochs", "--num-epochs", "--max-epochs", "--n-epochs")

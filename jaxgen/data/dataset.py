@@ -179,12 +179,15 @@ def from_arrays(
 
     Raises:
         ValueError: if shapes, dtypes, row counts or labels do not fit together, and for channels that come first.
+            For floats that are not finite or not in [-1, 1], where no `prepare` is given that brings them there.
             Images in [0, 1] and classes without images are warned of.
     """
     image = np.asarray(image)
     check.check_layout(image.shape, f"{name} has images of the shape {image.shape}")
     if image.dtype in (np.uint8, np.float32) and (doubt := check.doubt_of_range(image)):
         warnings.warn(f"{name}: {doubt}", stacklevel=2)
+    if image.dtype == np.float32 and image.ndim == 4 and prepare is prepare_default and not check.is_in_range(image):
+        check.check_images(image, name=f"{name}: image")
     if label is not None:
         label = np.asarray(label)
         if label.dtype.kind in "US":

@@ -95,7 +95,7 @@ def image_folder(
         raise ValueError(f"{show(root)}: none of its {len(files)} images can be read: {'; '.join(broken[:5])}")
     if validation_share:
         keep = part_of(files, keep, split, validation_share, root)
-        name = f"{name}/{split}"
+        name = f"{name} ({'training' if split == 'train' else 'held-out'} part)"
     kept = [files[i] for i in keep]
     options = (height, width, channels, background, function_name(crop), function_name(resize), names)
     return reading.from_reader(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxgen import files
-from jaxgen.data import decode, listing
+from jaxgen.data import decode, folder, listing, reading
 from jaxgen.names import show
 
 MODES = {  # of Pillow -> channels of colour, whether there is alpha, bits
@@ -378,6 +378,7 @@ def find(paths: Iterable[str | os.PathLike]) -> Found:
             listed = listing.list_images(given)
             named += [(given / name, name) for name in listed.files]
             failed |= {str(given / name): reason for name, reason in listed.broken}
+            folder.tell_ignored(show(str(given)), listed, reading.as_warning)
         elif not given.exists():
             raise FileNotFoundError(f"{show(str(given))} does not exist: give pictures, or folders of them")
         else:

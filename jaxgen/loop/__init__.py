@@ -239,6 +239,7 @@ def _train_on(run: _Run, attempt: _Attempt, state: Any, step: int) -> Result:
     saved_step, tally, evaluation = step, None, {}
     while step < plan.num_steps and not run.stop.number:
         state, tally, step = _advance(run, attempt, state, tally, step)
+        run.stop.is_too_late = step >= plan.num_steps
         if int(state.step) != step:
             raise ValueError(
                 f"after {step} train steps the state's step is {int(state.step)}: train_step must return a state whose "

@@ -26,6 +26,7 @@ class Stop:
         self._mesh = mesh
         self._received = 0
         self.number = 0  # of the signal that all hosts know of
+        self.is_too_late = False  # whether all steps are taken, and what remains to be done is done in any case
 
     def receive(self, number: int) -> None:
         """A signal came to this host."""
@@ -57,7 +58,10 @@ def listen(mesh: Mesh) -> Iterator[Stop]:
     def on_signal(number, frame):
         let_go()
         stop.receive(number)
-        text = f"\n{signal.Signals(number).name}: saving a checkpoint, then stopping. Once more to stop at once.\n"
+        does = "saving a checkpoint, then stopping"
+        if stop.is_too_late:
+            does = "all steps are taken; what is left to draw, measure and save is still done"
+        text = f"\n{signal.Signals(number).name}: {does}. Once more to stop at once.\n"
         with contextlib.suppress(OSError):
             os.write(2, text.encode())  # not print: the signal may have come in the middle of another print
 

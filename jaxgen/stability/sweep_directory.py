@@ -120,6 +120,7 @@ def run(
     tell(
         f"{len(settings['seed'])} {'networks' if len(settings['seed']) > 1 else 'network'}, {num_steps} steps each: "
         + " x ".join(f"{name} {' '.join(found)}" for name, found in values.items())
+        + "; compiling, for all of them at once"
     )
     result = sweep.run(
         program,
