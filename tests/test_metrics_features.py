@@ -131,7 +131,7 @@ def test_images_and_features_that_are_not_finite_are_refused(saved):
     images = np.zeros((5, *SHAPE), np.float32)
     images[3, 0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="some: batch 1 holds NaN"):
-        comparison.see(features.load_cnn(saved), data.from_arrays("some", images), batch_size=2)
+        comparison.see(features.load_cnn(saved), data.dataset.in_memory("some", images), batch_size=2)
     backbone = features.Backbone("broken", "0" * 64, "none", lambda x: (np.where(x > 0.9, np.nan, x)[:, 0, :, 0],) * 2)
     images = np.zeros((5, *SHAPE), np.uint8)
     images[3] = 255
