@@ -221,9 +221,10 @@ def _open_built_in(name, split, shape, image_size) -> Images:
 def _open_records(path, image_size, shape) -> Images:
     """Records as one side: at a size that is asked for, their own, or that of the other side, in this order."""
     own = data.records.read_index(path)[1]["image_shape"]
-    wanted = own if shape is None else shape
     size = image_size or (None if own or shape is None or shape[0] != shape[1] else shape[0])
-    config = options.Data("records", str(path), image_size=size, channels=wanted[2] if wanted else 3)
+    config = options.Data(
+        "records", str(path), image_size=size, channels=1 if shape is not None and shape[2] == 1 else 3
+    )
     split: Literal["train", "test"] = "test" if config.has_test_split else "train"
     dataset = config.open(split)
     rule = "none" if own and tuple(own[:2]) == dataset.image_shape[:2] else "centre crop, area average"

@@ -7,7 +7,6 @@ A group is a frozen dataclass, every field of which the command line can set. `D
 import contextlib
 import dataclasses
 import difflib
-import functools
 import os
 import re
 import typing
@@ -102,7 +101,7 @@ DATASETS = {
         image_size=d.image_size,
         split=split,
         labelled=d.labelled,
-        channels=d.channels,
+        channels=d.channels if d.channels == 1 else None,
         background=d.background,
         max_broken_share=d.max_broken_share,
         tell=data.reading.as_warning,
@@ -136,9 +135,8 @@ class Data:
     """Which images, and how they are prepared."""
 
     name: Literal[*DATASETS] = "mnist"
-    """An embedded set, or with a path `folder`, `arrays` (.npz, .npy), `hub`, `records` (what `jaxgen convert` wrote, for
-    sets beyond memory); and with sources `pairs` (files of one
-    name in two folders), `halves` (of a picture), `unpaired` (two folders)."""
+    """An embedded set, or with a path `folder`, `arrays` (.npz, .npy), `hub`, `records` (which `jaxgen convert` writes);
+    and with sources `pairs` (files of one name in two folders), `halves` (of a picture), `unpaired` (two folders)."""
     path: str | None = None
     """Of the folder or array file; or the hub's owner/name. Of `pairs` and `unpaired`: the folder of the sources."""
     target_path: str | None = None
@@ -150,19 +148,19 @@ class Data:
     direction: Literal[*data.pairs.DIRECTIONS] = "left-to-right"
     """For `halves`: which half goes in, and which should come out."""
     labelled: bool | None = None
-    """For folders, arrays and hub sets: whether there are labels; by default where what is found can be labels."""
+    """For folders, arrays, records and hub sets: whether there are labels; by default where what there is can be."""
     image_size: Count | None = None
     """Side in pixels; the set's own by default (28 for MNIST, 64 for folders, ...). Arrays are taken as they are."""
     channels: Literal[1, 3] = 3
-    """For folders and hub sets: 1 for grey, 3 for colour."""
+    """For folders, records and hub sets: 1 for grey, 3 for colour; records of grey pixels stay grey."""
     background: str = "white"
-    """For folders, arrays and hub sets: what transparent images are composited on."""
+    """For folders, arrays, records and hub sets: what transparent images are composited on."""
     validation_share: Share = 0.05
     """For folders without test images of their own: share of the files held out for evaluation."""
     num_examples: Count | None = None
     """Train on so many images, evenly spaced in the order of the set; all by default. What is held out stays whole."""
     max_broken_share: WholeShare = 0.01
-    """For folders and hub sets: share of unreadable images that is tolerated; a single one is, unless this is 0."""
+    """For folders, records and hub sets: share of broken images that is tolerated; a single one is, unless this is 0."""
     value_range: tuple[float, float] | None = None
     """For `arrays`: the values of black and white, such as 0 1."""
     image_key: str | None = None

@@ -178,8 +178,8 @@ def prefetch(
     """Yield the raw batches of steps `start_step`, `start_step + 1`, ... while threads, or processes, read ahead.
 
     Threads mostly suffice: Pillow and NumPy release the interpreter lock while they decode and copy. They start at the
-    first `next` and end when the generator is exhausted, closed or garbage-collected; `contextlib.closing` closes it at the
-    end of a block:
+    first `next` and end when the generator is exhausted, closed or garbage-collected; `contextlib.closing` closes it at
+    the end of a block:
 
         with contextlib.closing(prefetch(dataset.fetch, indices, start_step)) as batches:
             for step, raw in enumerate(batches, start_step): ...

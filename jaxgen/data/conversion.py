@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxgen import files
@@ -117,8 +118,11 @@ def of_dataset(dataset: Dataset, *, encoding: Encoding = "png", num_threads: int
     if encoding == "original":
         raise ValueError(f"{dataset.name} has no files that could be kept: choose png or raw")
     example = dataset.fetch(np.array([[0, 0]] if dataset.num_sources else [0]))
-    if beside := {"source", "mask"} & set(example):
-        raise ValueError(f"{dataset.name} has a {min(beside)} beside each image, and records hold images and labels only")
+    prepared = jax.eval_shape(dataset.prepare, example, jax.random.key(0))
+    if beside := {"source", "mask"} & set(prepared):
+        raise ValueError(
+            f"{dataset.name} has a {min(beside)} beside each image, and records hold images and labels only"
+        )
     if (dtype := example["image"].dtype) != np.uint8:
         raise ValueError(f"{dataset.name} holds {dtype} images, and records hold 8 bits: save them as uint8 first")
     if others := set(example) - {"image", "label"}:
@@ -332,7 +336,9 @@ def _size_of_record(source: Source) -> float:
 def _check_space(root: Path, needed: float, done: Mapping[str, Any]) -> None:
     needed -= sum(file["bytes"] for file in done.values())
     if needed > (free := shutil.disk_usage(root).free):
-        raise OSError(f"{show(str(root))}: about {needed / 1e9:.1f} GB will be written, and {free / 1e9:.1f} GB are free")
+        raise OSError(
+            f"{show(str(root))}: about {needed / 1e9:.1f} GB will be written, and {free / 1e9:.1f} GB are free"
+        )
 
 
 def _encoded(pixels: np.ndarray, encoding: str) -> bytes | np.ndarray:

@@ -122,9 +122,7 @@ def decode_image(
         check_claim(opened)
         opened.load()
         image = _to_eight_bits(_upright(opened))
-    return fit_image(
-        image, image_size=image_size, channels=channels, background=background, crop=crop, resize=resize
-    )
+    return fit_image(image, image_size=image_size, channels=channels, background=background, crop=crop, resize=resize)
 
 
 def fit_image(

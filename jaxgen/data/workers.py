@@ -1,7 +1,7 @@
 """Batches read ahead by processes, past one interpreter's lock: Grain starts, feeds and watches them.
 
-Grain hands out steps and brings batches back in order, through shared memory; which rows a step has stays ours, so that
-any number of workers, on any number of hosts, reads the same batches, and a run resumes at its step.
+Grain hands out steps and brings batches back in order; which rows a step has stays ours, so that any number of workers,
+on any number of hosts, reads the same batches, and a run resumes at its step.
 """
 
 import os
@@ -69,7 +69,10 @@ def _read_ahead(grain, fetch, indices_for_step, start_step, stop_step, num_worke
     steps = grain.MapDataset.range(start_step, sys.maxsize if stop_step is None else stop_step)
     one_at_a_time = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     several = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=AHEAD)
-    batches = iter(steps.map(batch_of).to_iter_dataset(one_at_a_time).mp_prefetch(several, worker_init_fn=_begin))
+    # Through pipes and not shared memory, of which containers often have 64 MB, and whose end is a killed process.
+    piped = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+    read = grain.experimental.WithOptionsIterDataset(steps.map(batch_of).to_iter_dataset(one_at_a_time), piped)
+    batches = iter(read.mp_prefetch(several, worker_init_fn=_begin))
     try:
         while True:
             try:
@@ -83,8 +86,7 @@ def _read_ahead(grain, fetch, indices_for_step, start_step, stop_step, num_worke
                 ) from error
             if isinstance(raw, _Failed):
                 raise raw.error
-            # Copies: the shared memory goes back when Grain's arrays do, which JAX might still be reading.
-            yield {name: np.array(value) for name, value in raw.items()}
+            yield raw
     finally:
         batches.close()
 

@@ -171,7 +171,9 @@ def train(
                         metric_names=metric_names,
                     ) as (take_steps, most, waited),
                 ):
-                    attempt = _Attempt(rollbacks, take_steps, console.Pace(mesh, batch_size, most, waited), log, display)
+                    attempt = _Attempt(
+                        rollbacks, take_steps, console.Pace(mesh, batch_size, most, waited), log, display
+                    )
                     result = _train_on(run, attempt, current, step)
                 checkpoint.wait(manager)
             except _WentWrong as bad:

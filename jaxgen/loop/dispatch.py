@@ -157,9 +157,7 @@ def dispatcher(
 
     one_step = make_one_step(train_step, dataset.prepare)
     run = sharding.jit_global(one_step, mesh, batch_axes=(None, None, 0, None), donate=(0,), may_be_kept=False)
-    ahead = data.prefetch(
-        dataset.fetch, lambda step: shard(rows(step)), start_step, num_workers=dataset.workers
-    )
+    ahead = data.prefetch(dataset.fetch, lambda step: shard(rows(step)), start_step, num_workers=dataset.workers)
     with contextlib.closing(ahead) as batches:
         waited = 0.0
 
