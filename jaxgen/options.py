@@ -135,8 +135,8 @@ class Data:
     """Which images, and how they are prepared."""
 
     name: Literal[*DATASETS] = "mnist"
-    """An embedded set, or with a path `folder`, `arrays` (.npz, .npy), `hub`, `records` (which `jaxgen convert` writes);
-    and with sources `pairs` (files of one name in two folders), `halves` (of a picture), `unpaired` (two folders)."""
+    """An embedded set, or with a path `folder`, `arrays` (.npz, .npy), `hub`, `records` (by `jaxgen convert`); and
+    with sources `pairs` (files of one name in two folders), `halves` (of a picture), `unpaired` (two folders)."""
     path: str | None = None
     """Of the folder or array file; or the hub's owner/name. Of `pairs` and `unpaired`: the folder of the sources."""
     target_path: str | None = None
@@ -160,7 +160,7 @@ class Data:
     num_examples: Count | None = None
     """Train on so many images, evenly spaced in the order of the set; all by default. What is held out stays whole."""
     max_broken_share: WholeShare = 0.01
-    """For folders, records and hub sets: share of broken images that is tolerated; a single one is, unless this is 0."""
+    """For folders, records and hub sets: share of broken images that is tolerated; one alone is, unless this is 0."""
     value_range: tuple[float, float] | None = None
     """For `arrays`: the values of black and white, such as 0 1."""
     image_key: str | None = None

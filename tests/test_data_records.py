@@ -14,7 +14,7 @@ from in_process import call
 from PIL import Image
 
 from jaxgen import checkpoint, data, loop, opening, options
-from jaxgen.data import conversion, folder, records
+from jaxgen.data import conversion, convertible, folder, records
 from jaxgen.run_directory import metrics_log
 
 pytest.importorskip("grain")
@@ -43,7 +43,7 @@ def photos(tmp_path_factory):
 
 def converted(source, destination, *, encoding="original", image_size=None, num_shards=3, **settings):
     found = folder.find_images(source)
-    read = conversion.of_folder(found, encoding=encoding, image_size=image_size)
+    read = convertible.of_folder(found, encoding=encoding, image_size=image_size)
     return conversion.convert({"train": read}, destination, num_shards=num_shards, **settings)
 
 
@@ -280,9 +280,9 @@ def test_arrays_are_converted_grey_as_they_are_and_floats_are_refused(tmp_path, 
         assert data.record_files(tmp_path / encoding, channels=3, image_size=4).image_shape == (4, 4, 3)
     floats = data.from_arrays("floats", np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 8, 8, 1))
     with pytest.raises(ValueError, match="floats holds float32 images, and records hold 8 bits"):
-        conversion.of_dataset(floats)
+        convertible.of_dataset(floats)
     with pytest.raises(ValueError, match="has a source beside each image"):
-        conversion.of_dataset(data.pair_as_source(data.emoji("test")))
+        convertible.of_dataset(data.pair_as_source(data.emoji("test")))
 
 
 @pytest.mark.parametrize(

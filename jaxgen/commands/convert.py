@@ -135,12 +135,12 @@ def data_of(source: str, *, image_size: int | None, **settings: Any) -> Any:
 def sources_of(config: Any, encoding: str | None) -> dict[str, Any]:
     """The splits of some data, as `data.conversion.convert` takes them."""
     from jaxgen import options
-    from jaxgen.data import conversion, folder
+    from jaxgen.data import convertible, folder
 
     splits: tuple[Literal["train", "test"], ...] = ("train", "test") if config.has_test_split else ("train",)
     if config.name != "folder":
         chosen: Any = encoding or "png"
-        return {split: conversion.of_dataset(config.open(split), encoding=chosen) for split in splits}
+        return {split: convertible.of_dataset(config.open(split), encoding=chosen) for split in splits}
     chosen = encoding or ("original" if config.image_size is None else "png")
     if chosen != "original" and config.image_size is None:
         raise ValueError(f"--encoding {chosen} of a folder needs --image-size: its images may have any sizes")
@@ -148,7 +148,7 @@ def sources_of(config: Any, encoding: str | None) -> dict[str, Any]:
     sources: dict[str, Any] = {}
     for split in splits:
         path, settings = options.folder_of(config, split)
-        sources[split] = conversion.of_folder(
+        sources[split] = convertible.of_folder(
             folder.find_images(path, num_threads=threads, **settings),
             encoding=chosen,
             image_size=config.image_size,

@@ -1,6 +1,6 @@
 """Data: sets that ship with the package, image folders, array files, hub sets, toys; batches addressed by step."""
 
-from jaxgen.data import augmentation, binarisation, conversion, decode, masks, toy
+from jaxgen.data import augmentation, binarisation, conversion, convertible, decode, masks, toy
 from jaxgen.data.arrays import array_file
 from jaxgen.data.augmentation import random_flip, random_shift
 from jaxgen.data.batches import (
@@ -37,6 +37,7 @@ __all__ = [
     "check_batch",
     "check_images",
     "conversion",
+    "convertible",
     "decode",
     "degraded",
     "emoji",
