@@ -184,12 +184,19 @@ class ReplacingReader:
     def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows = [int(row) for row in indices]
         sources = rows if self._bring is None else self._bring(rows)
+        # A few tasks for each thread and not one for each image, of which small ones are decoded faster than handed over.
+        size = max(1, -(-len(rows) // (2 * self._num_threads)))
+        parts = [(rows[i : i + size], sources[i : i + size]) for i in range(0, len(rows), size)]
         if self._num_threads == 1:
-            images, used = zip(*map(self._read_row, rows, sources), strict=True)
+            read = [self._read_rows(*part) for part in parts]
         else:
-            with ThreadPoolExecutor(min(self._num_threads, len(rows)), thread_name_prefix="jaxgen-decode") as pool:
-                images, used = zip(*pool.map(self._read_row, rows, sources), strict=True)
+            with ThreadPoolExecutor(self._num_threads, thread_name_prefix="jaxgen-decode") as pool:
+                read = list(pool.map(self._read_rows, *zip(*parts, strict=True)))
+        images, used = zip(*(pair for part in read for pair in part), strict=True)
         return np.stack(images), np.array(used)
+
+    def _read_rows(self, rows: Sequence[int], sources: Sequence[Any]) -> list[tuple[np.ndarray, int]]:
+        return list(map(self._read_row, rows, sources))
 
     def _read_row(self, row: int, source: Any) -> tuple[np.ndarray, int]:
         for candidate in range(row, row + self._num_examples):
