@@ -210,7 +210,8 @@ def lines_of(result: dict[str, Any]) -> Iterator[str]:
     if "stream" in result:
         of = result["stream"]
         memory = ", ".join(f"{mark} {value / 2**20:,.0f} MB" for mark, value in of["resident_bytes"].items() if value)
-        yield f"stream: {of['num_images']:,} images, {of['bytes'] / 1e9:.2f} GB, {of['images_per_second']:,.0f} images/s"
+        rate = of["images_per_second"]
+        yield f"stream: {of['num_images']:,} images, {of['bytes'] / 1e9:.2f} GB, {rate:,.0f} images/s"
         yield f"stream: resident memory at {memory}; {of['distinct_images']:,} distinct images"
     if "files" in result:
         yield "\n| read from | images/s | least | most |\n| --- | ---: | ---: | ---: |"

@@ -179,8 +179,7 @@ def run(part: str, settings: argparse.Namespace, directory: pathlib.Path) -> dic
                 command,
                 env=environment,
                 cwd=SCRIPTS.parent,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                capture_output=True,
                 text=True,
                 timeout=max(1.0, limit - (started - begun)),
             )
@@ -263,7 +262,8 @@ def lines_of(record: dict[str, Any]) -> Iterator[str]:
     if fid.get("ok"):
         rate = fid["found"]["training_images_per_second"] if fid["found"] else None
         trained = "" if rate is None else f"; the training before it did {rate:,.0f} images/s"
-        yield f"\nFID of {'500' if record['tiny'] else '50,000'} samples: {fid['seconds'][-1]:.0f} s with its start{trained}"
+        num = "500" if record["tiny"] else "50,000"
+        yield f"\nFID of {num} samples: {fid['seconds'][-1]:.0f} s with its start{trained}"
     for name, part in record["parts"].items():
         if part.get("said"):
             yield f"\n{name}, {part['failed']}:\n\n```\n{part['said'].strip()}\n```"

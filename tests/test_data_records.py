@@ -250,6 +250,15 @@ def test_fewer_than_no_workers_are_refused():
         data.prefetch(lambda rows: {}, lambda step: np.arange(3), num_workers=-1)
 
 
+@pytest.mark.slow
+def test_a_hundred_thousand_images_stream_each_once_and_memory_stays_as_it_was(tmp_path, scripts):
+    module = scripts("benchmark_data")
+    found = module.stream(tmp_path, 100_000, 64, lambda line: None)
+    assert found["distinct_images"] == 100_000 // 64 * 64
+    tenth, half, all_of_it = found["resident_bytes"].values()
+    assert all_of_it - tenth < 30 * 2**20 < found["bytes"]  # not what was read: 100 MB
+
+
 # The command ----------------------------------------------------------------------------------------------------------
 
 
@@ -282,7 +291,7 @@ def test_arrays_are_converted_grey_as_they_are_and_floats_are_refused(tmp_path, 
     with pytest.raises(ValueError, match="floats holds float32 images, and records hold 8 bits"):
         convertible.of_dataset(floats)
     with pytest.raises(ValueError, match="has a source beside each image"):
-        convertible.of_dataset(data.pair_as_source(data.emoji("test")))
+        convertible.of_dataset(data.pair_as_source(data.from_arrays("pairs", image, pair=image)))
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ class ReplacingReader:
     def __call__(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows = [int(row) for row in indices]
         sources = rows if self._bring is None else self._bring(rows)
-        # A few tasks for each thread and not one for each image, of which small ones are decoded faster than handed over.
+        # A few tasks for each thread and not one for each image: small ones are decoded faster than handed over.
         size = max(1, -(-len(rows) // (2 * self._num_threads)))
         parts = [(rows[i : i + size], sources[i : i + size]) for i in range(0, len(rows), size)]
         if self._num_threads == 1:
