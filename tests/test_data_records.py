@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import threading
 
 import flax
 import jax
@@ -245,7 +246,10 @@ def test_processes_bring_the_batches_of_threads_in_their_order_and_errors_when_t
     assert raised.value.__notes__ == ["This happened while reading the batch of step 7."]
 
 
-def test_fewer_than_no_workers_are_refused():
+def test_fewer_than_no_workers_and_data_that_cannot_be_sent_are_refused():
+    lock = threading.Lock()
+    with pytest.raises(ValueError, match="cannot be sent to other processes .*read them without workers"):
+        data.prefetch(lambda rows: {"lock": lock}, lambda step: np.arange(3), num_workers=1)
     with pytest.raises(ValueError, match="num_workers must be at least 0, got -1"):
         data.prefetch(lambda rows: {}, lambda step: np.arange(3), num_workers=-1)
 

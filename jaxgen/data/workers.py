@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgen.data import records
+from jaxgen.data import reading, records
 from jaxgen.data.dataset import Raw
 
 AHEAD = 2  # batches that each worker holds ready
@@ -47,12 +47,21 @@ def read_ahead(
 
     Raises:
         ImportError: if Grain is not installed; says how to install it.
+        ValueError: for functions that cannot be sent.
         RuntimeError: if a worker was killed, such as by a machine without memory.
         Exception: what `fetch` or `indices_for_step` raised for a step, when that step's turn comes.
     """
     grain = records.import_grain()
+    import cloudpickle
     from absl import flags
 
+    try:
+        cloudpickle.dumps((fetch, indices_for_step))
+    except Exception as error:
+        raise ValueError(
+            f"these data cannot be sent to other processes ({reading.describe_error(error)}): read them without "
+            "workers, or hold no open file, lock or the like in their functions"
+        ) from error
     if not flags.FLAGS.is_parsed():  # Grain asks for its own, whose defaults serve
         flags.FLAGS.mark_as_parsed()
     return _read_ahead(grain, fetch, indices_for_step, start_step, stop_step, num_workers)
