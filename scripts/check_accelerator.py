@@ -116,7 +116,7 @@ def compare_with_cpu(tiny: bool) -> dict[str, Any]:
         differences = {key: abs(losses[device][key] - x) / (abs(x) or 1.0) for key, x in losses[cpu].items()}
         worst = max(differences, key=lambda key: differences[key])
         found[name] = {"worst": worst, "difference": differences[worst], "same": differences[worst] <= TOLERANCE}
-        print(f"{name}: {worst} differs by {differences[worst]:.1e}", file=sys.stderr, flush=True)
+        print(json.dumps(found), flush=True)  # what is cut keeps what it has: the last line counts
     if wrong := [name for name, of in found.items() if not of["same"]]:
         found["failed"] = f"{', '.join(wrong)} compute other losses than on a CPU"
     return found
@@ -170,6 +170,8 @@ def run(part: str, settings: argparse.Namespace, directory: pathlib.Path) -> dic
     elif part == "tests":  # which would otherwise choose a CPU; and their tolerances are those of float32
         environment["JAX_PLATFORMS"] = environment.get("JAX_PLATFORMS") or settings.platform
         environment["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+    elif part == "equality" and settings.platform:  # both, whatever the environment chooses
+        environment["JAX_PLATFORMS"] = ",".join(dict.fromkeys((settings.platform, "cpu")))
     begun, text, result = time.monotonic(), "", {"ok": True, "seconds": []}
     limit = LIMITS[part] * settings.patience
     for command in commands_of(part, settings, directory):
@@ -187,7 +189,8 @@ def run(part: str, settings: argparse.Namespace, directory: pathlib.Path) -> dic
             said = done.stderr + done.stdout
         except subprocess.TimeoutExpired as cut:
             failed = f"cut after {limit:.0f} s"
-            said = "".join(part.decode(errors="replace") for part in (cut.stderr, cut.stdout) if part)
+            told, text = (part.decode(errors="replace") if part else "" for part in (cut.stderr, cut.stdout))
+            said = told + text
         except OSError as error:
             failed = said = str(error)
         result["seconds"].append(round(time.monotonic() - started, 1))
