@@ -65,13 +65,15 @@ def synthetic(num: int) -> convertible.Source:
 def stream(directory: pathlib.Path, num: int, batch_size: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Reads each of `num` records once, shuffled; the rate, and the resident memory on the way."""
     say(f"stream: writing {num:,} images")
+    resident = {"start": benchmark_memory.resident()}
     begun = time.monotonic()
     path = conversion.convert({"train": synthetic(num)}, directory / "stream")
     written = time.monotonic() - begun
+    resident["written"] = benchmark_memory.resident()
     dataset = data.record_files(path, max_bytes_in_memory=0)
     rows = functools.partial(data.batch_rows, dataset, batch_size=batch_size, seed=0)
     num_steps = num // batch_size
-    seen, resident = np.zeros(num, bool), {}
+    seen = np.zeros(num, bool)
     marks = {max(1, int(mark * num_steps)): f"{mark:.0%}" for mark in MARKS}
     begun = time.monotonic()
     with contextlib.closing(data.prefetch(dataset.fetch, rows, stop_step=num_steps)) as batches:

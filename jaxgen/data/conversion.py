@@ -30,6 +30,10 @@ TOGETHER = 256  # images that are read at once
 _SAMPLED = 16  # images by whose size the number of files is chosen
 
 
+def unseen(split: str, done: int, total: int) -> None:
+    """Shows nothing of the progress."""
+
+
 def convert(
     sources: Mapping[str, Source],
     destination: str | os.PathLike,
@@ -37,7 +41,7 @@ def convert(
     num_shards: int | None = None,
     max_broken_share: float = 0.01,
     made: Mapping[str, Any] | None = None,
-    progress: Callable[[str, int, int], None] = lambda split, done, total: None,
+    progress: Callable[[str, int, int], None] = unseen,
     tell: Callable[[str], None] = reading.as_warning,
 ) -> Path:
     """Write splits as files of records; of an interrupted conversion those that are missing.
