@@ -23,6 +23,7 @@ MAY_CHANGE = (
     *("preset", "eval_samples", "eval_metric", "eval_images"),
     *("images.batch", "images.class_names"),  # older runs lack them; the data's fingerprint tells other data
     "images.held_out_fingerprint",  # no number of the training depends on them
+    "data.workers",  # which read the same batches
 )
 """Settings that a resumed run may have other than it began with."""
 

@@ -17,6 +17,7 @@ Progress = Callable[[Iterable, int, str], Iterable]
 
 SECONDS_PER_DISPATCH = 0.25  # what a progress bar or Ctrl-C waits for at the most, about
 RUN_AHEAD = 2  # dispatches in flight
+LONG_WAIT = 0.05  # share of the time in which data were waited for, from which it is told
 
 
 def no_progress(batches: Iterable, total: int, what: str) -> Iterable:
@@ -37,6 +38,7 @@ class Display:
         self._num_steps = num_steps
         self._timed_from: tuple[float, int] | None = None  # the first line of the log: before it lies compilation
         self._show = show
+        self._advised = False  # what to do against waiting for data
         self._terminal = sys.stderr.isatty()
         if show:
             devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' * (mesh.size > 1)}"
@@ -61,6 +63,12 @@ class Display:
         self._bar.set_postfix_str(text)
         if not self._terminal:
             self._print(f"step {step}/{self._num_steps}{self._time_left(step)}: {text}")
+        if metrics.get("data_wait", 0.0) > LONG_WAIT and not self._advised:
+            self._advised = True
+            self._print(
+                f"{metrics['data_wait']:.0%} of the time goes into waiting for data: --data.workers N reads them in N "
+                "processes, and `jaxgen convert` brings images to their size once and for all"
+            )
 
     def tell(self, step: int, metrics: Mapping[str, float]) -> None:
         """What is worth a line in any case."""
@@ -84,7 +92,9 @@ def _in_short(metrics: Mapping[str, float]) -> str:
     known = ("loss", "elbo", "accuracy", "augment/probability")
     chosen = {name: value for name, value in metrics.items() if name.endswith(known)}
     if not chosen:
-        chosen = {name: value for name, value in metrics.items() if name != "images_per_second"}
+        chosen = {name: value for name, value in metrics.items() if name not in ("images_per_second", "data_wait")}
+    if metrics.get("data_wait", 0.0) > LONG_WAIT:
+        chosen = {"data_wait": metrics["data_wait"]} | chosen
     if "images_per_second" in metrics:
         chosen = {"images/s": metrics["images_per_second"]} | chosen
     return ", ".join(f"{name} {value:.4g}" for name, value in list(chosen.items())[:5])
@@ -101,7 +111,8 @@ def in_words(seconds: float) -> str:
 class Pace:
     """The host's clock: how many steps go into a dispatch, and how many images a second come out."""
 
-    def __init__(self, mesh: Mesh, batch_size: int, most: int) -> None:
+    def __init__(self, mesh: Mesh, batch_size: int, most: int, waited: Callable[[], float] | None = None) -> None:
+        self._waited = waited  # seconds for which data were waited for since it was last asked
         self._mesh, self._batch_size, self._most = mesh, batch_size, most
         self._compiled = False
         self._seconds_per_step: float | None = None
@@ -129,6 +140,8 @@ class Pace:
         seconds, self._since = now - self._since, now
         if not self._compiled:  # the first dispatch is mostly compilation
             self._compiled = True
+            if self._waited is not None:
+                self._waited()
             return
         self._images, self._seconds = self._images + count * self._batch_size, self._seconds + seconds
         seconds_per_step = max(seconds / count, 1e-9)
@@ -138,8 +151,14 @@ class Pace:
             # Hosts must agree on the steps in a dispatch: once, and not each by its own clock.
             self._seconds_per_step = float(sharding.max_over_hosts(self._mesh, np.float32(seconds_per_step)))
 
-    def images_per_second(self) -> dict[str, float]:
-        """Since the last call; empty when nothing but compilation happened."""
-        rate = {"images_per_second": self._images / self._seconds} if self._seconds else {}
+    def rates(self) -> dict[str, float]:
+        """Since the last call: images a second, and the share of the time in which data that are not in memory were
+        waited for; empty when nothing but compilation happened.
+        """
+        rates = {}
+        if self._seconds:
+            rates["images_per_second"] = self._images / self._seconds
+            if self._waited is not None:
+                rates["data_wait"] = min(1.0, self._waited() / self._seconds)
         self._images, self._seconds = 0, 0.0
-        return rate
+        return rates

@@ -63,8 +63,9 @@ def open_images(
 
     Args:
       what: a run directory, whose newest good checkpoint draws images, or makes them of the sources of its own test
-        split; a folder of images, which is read as `data.image_folder` reads it; a .npz or .npy file; or a built-in set
-        with its split, such as `mnist:test`, `emoji:train`, `stacked_mnist` (test by default).
+        split; a folder of images, which is read as `data.image_folder` reads it; a folder of records, of which the test
+        split is taken where there is one; a .npz or .npy file; or a built-in set with its split, such as `mnist:test`,
+        `emoji:train`, `stacked_mnist` (test by default).
       num: how many images: drawn by a run (10,000 by default), or the first of a set or of a run's sources (all by
         default).
       seed: of a run's latents.
@@ -91,6 +92,8 @@ def open_images(
         if trained.system.draw is None and trained.system.translate is not None:
             return translated(trained, what, num=num, seed=seed, progress=progress)
         return draw(trained, what, num=10_000 if num is None else num, seed=seed, progress=progress)
+    if data.records.is_records(path):
+        return first(_open_records(path, image_size, shape), num)
     if path.is_dir():
         side, nested = _open_folder(path, image_size, shape, max_broken_share)
         if num is not None and num < side.dataset.num_examples and nested:
@@ -123,9 +126,9 @@ def is_built_in(what: str) -> bool:
 
 
 def without_kind(what: str) -> str:
-    """PATH of folder:PATH and arrays:PATH, as training calls its data; anything else as it is."""
+    """PATH of folder:PATH, arrays:PATH and records:PATH, as training calls its data; anything else as it is."""
     kind, _, path = what.partition(":")
-    return path if kind in ("folder", "arrays") and path and not Path(what).exists() else what
+    return path if kind in ("folder", "arrays", "records") and path and not Path(what).exists() else what
 
 
 def shape_of(what: str | None) -> tuple[int, int, int] | None:
@@ -216,6 +219,19 @@ def _open_built_in(name, split, shape, image_size) -> Images:
     rules = {"emoji": f"area average of 64x64 to {size}x{size}", "factors": f"drawn at {size}x{size}"}
     rule = rules.get(name, f"zero padding of 28x28 to {size}x{size}")
     return Images(dataset, name, split, "none" if size == own else rule)
+
+
+def _open_records(path, image_size, shape) -> Images:
+    """Records as one side: at a size that is asked for, their own, or that of the other side, in this order."""
+    own = data.records.read_index(path)[1]["image_shape"]
+    size = image_size or (None if own or shape is None or shape[0] != shape[1] else shape[0])
+    config = options.Data(
+        "records", str(path), image_size=size, channels=1 if shape is not None and shape[2] == 1 else 3
+    )
+    split: Literal["train", "test"] = "test" if config.has_test_split else "train"
+    dataset = config.open(split)
+    rule = "none" if own and tuple(own[:2]) == dataset.image_shape[:2] else "centre crop, area average"
+    return Images(dataset, str(path), split, rule)
 
 
 def _open_folder(path, image_size, shape, max_broken_share) -> tuple[Images, bool]:

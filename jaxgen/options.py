@@ -7,7 +7,6 @@ A group is a frozen dataclass, every field of which the command line can set. `D
 import contextlib
 import dataclasses
 import difflib
-import functools
 import os
 import re
 import typing
@@ -97,19 +96,30 @@ DATASETS = {
         max_broken_share=d.max_broken_share,
         tell=data.reading.as_warning,
     ),
+    "records": lambda d, split: data.record_files(
+        _needs_path(d),
+        image_size=d.image_size,
+        split=split,
+        labelled=d.labelled,
+        channels=d.channels if d.channels == 1 else None,
+        background=d.background,
+        max_broken_share=d.max_broken_share,
+        tell=data.reading.as_warning,
+    ),
 }
 _OF_PAIRS = ("pairs", "halves", "unpaired")
 OF_DATA = {  # settings of data that are for some sets only
-    "path": ("folder", "arrays", "hub", *_OF_PAIRS),
+    "path": ("folder", "arrays", "hub", "records", *_OF_PAIRS),
     "target_path": ("pairs", "unpaired"),
     "test_path": ("folder", "arrays", *_OF_PAIRS),
     "test_target_path": ("pairs", "unpaired"),
     "direction": ("halves",),
-    "labelled": ("folder", "arrays", "hub"),
-    "channels": ("folder", "hub", *_OF_PAIRS),
-    "background": ("folder", "arrays", "hub", *_OF_PAIRS),
+    "labelled": ("folder", "arrays", "hub", "records"),
+    "channels": ("folder", "hub", "records", *_OF_PAIRS),
+    "background": ("folder", "arrays", "hub", "records", *_OF_PAIRS),
     "validation_share": ("folder", *_OF_PAIRS),
-    "max_broken_share": ("folder", "hub", *_OF_PAIRS),
+    "max_broken_share": ("folder", "hub", "records", *_OF_PAIRS),
+    "workers": ("folder", "hub", "records", *_OF_PAIRS),
     "value_range": ("arrays",),
     "image_key": ("arrays", "hub"),
     "label_key": ("arrays", "hub"),
@@ -125,8 +135,8 @@ class Data:
     """Which images, and how they are prepared."""
 
     name: Literal[*DATASETS] = "mnist"
-    """An embedded set, or `folder`, `arrays` (.npz, .npy), `hub` with a path; and with sources `pairs` (files of one
-    name in two folders), `halves` (of a picture), `unpaired` (two folders)."""
+    """An embedded set, or with a path `folder`, `arrays` (.npz, .npy), `hub`, `records` (by `jaxgen convert`); and
+    with sources `pairs` (files of one name in two folders), `halves` (of a picture), `unpaired` (two folders)."""
     path: str | None = None
     """Of the folder or array file; or the hub's owner/name. Of `pairs` and `unpaired`: the folder of the sources."""
     target_path: str | None = None
@@ -138,25 +148,27 @@ class Data:
     direction: Literal[*data.pairs.DIRECTIONS] = "left-to-right"
     """For `halves`: which half goes in, and which should come out."""
     labelled: bool | None = None
-    """For folders, arrays and hub sets: whether there are labels; by default where what is found can be labels."""
+    """For folders, arrays, records and hub sets: whether there are labels; by default where what there is can be."""
     image_size: Count | None = None
     """Side in pixels; the set's own by default (28 for MNIST, 64 for folders, ...). Arrays are taken as they are."""
     channels: Literal[1, 3] = 3
-    """For folders and hub sets: 1 for grey, 3 for colour."""
+    """For folders, records and hub sets: 1 for grey, 3 for colour; records of grey pixels stay grey."""
     background: str = "white"
-    """For folders, arrays and hub sets: what transparent images are composited on."""
+    """For folders, arrays, records and hub sets: what transparent images are composited on."""
     validation_share: Share = 0.05
     """For folders without test images of their own: share of the files held out for evaluation."""
     num_examples: Count | None = None
     """Train on so many images, evenly spaced in the order of the set; all by default. What is held out stays whole."""
     max_broken_share: WholeShare = 0.01
-    """For folders and hub sets: share of unreadable images that is tolerated; a single one is, unless this is 0."""
+    """For folders, records and hub sets: share of broken images that is tolerated; one alone is, unless this is 0."""
     value_range: tuple[float, float] | None = None
     """For `arrays`: the values of black and white, such as 0 1."""
     image_key: str | None = None
     """For `arrays` and hub sets: the name of the array or column of images, where it cannot be guessed."""
     label_key: str | None = None
     """For `arrays` and hub sets: that of the labels."""
+    workers: CountOrZero = 0
+    """Processes that read ahead, for sets that are too large for memory (pip install "jaxgen[grain]"); 0: threads."""
     binarise: Literal[*BINARISATIONS] = "none"
     """For MNIST and factors: a Bernoulli draw at each visit (dynamic) or once (static), a threshold, or grey levels."""
     drawn_by: Literal["noto", "twemoji"] = "noto"
@@ -171,6 +183,7 @@ class Data:
         dataset = lookup(DATASETS, self.name, "data set")(self, split)
         if split == "train" and self.num_examples is not None:
             dataset = data.subset(dataset, self.num_examples)
+        dataset = dataclasses.replace(dataset, workers=self.workers)
         if self.labelled and not dataset.class_names:
             raise ValueError(
                 f"--data.labelled is True, but {dataset.name} has no labels: put images into one folder a class, save "
@@ -185,6 +198,8 @@ class Data:
             return self.validation_share > 0 or _test_folder(self) is not None
         if self.name in _OF_PAIRS:
             return self.validation_share > 0 or pair_options.test_folders(self) is not None
+        if self.name == "records":
+            return data.records.has_split(self.path or "", "test")
         return self.test_path is not None if self.name == "arrays" else self.name != "hub"
 
 
@@ -364,24 +379,30 @@ def _binarise(config: Data) -> Callable:
 
 
 def _open_folder(config: Data, split: str) -> data.Dataset:
-    root, test = _needs_path(config), _test_folder(config)
-    opened = functools.partial(
-        data.image_folder,
+    path, settings = folder_of(config, split)
+    return data.image_folder(
+        path,
         image_size=config.image_size or 64,
         channels=config.channels,
         background=config.background,
-        max_broken_share=config.max_broken_share,
-        tell=data.reading.as_warning,
+        **settings,
     )
+
+
+def folder_of(config: Data, split: str) -> tuple[str, dict[str, Any]]:
+    """Where the images of a split of a folder lie, and which: the arguments of `data.folder.find_images`."""
+    root, test = _needs_path(config), _test_folder(config)
+    common = {"max_broken_share": config.max_broken_share, "tell": data.reading.as_warning}
     train = os.path.join(root, data.folder.split_folders(root).get("train", ""))
     if test is None:
         part = {"train": "train", "test": "validation"}[split]
-        return opened(train, labelled=config.labelled, split=part, validation_share=config.validation_share)
+        share = config.validation_share
+        return train, {"labelled": config.labelled, "split": part, "validation_share": share} | common
     if split == "train":
-        return opened(train, labelled=config.labelled)
+        return train, {"labelled": config.labelled} | common
     # The same class has the same number on both sides, also where one of them lacks some.
     names = () if config.labelled is False else data.folder.class_names_of(train, config.labelled)
-    return opened(test, labelled=bool(names), class_names=names or None)
+    return test, {"labelled": bool(names), "class_names": names or None} | common
 
 
 def _test_folder(config: Data) -> str | None:
@@ -494,7 +515,7 @@ def check(settings: Any, prefix: str = "") -> None:
                 lookup(dict.fromkeys(map(str, typing.get_args(kind))), value, name)
         elif allowed := ranges.broken(kind, value):
             raise ValueError(f"{ranges.flag(name, prefix)} must be {allowed}, not {value!r:.80}")
-    if isinstance(settings, Data) and settings.name in ("folder", "arrays", *_OF_PAIRS):
+    if isinstance(settings, Data) and settings.name in ("folder", "arrays", "records", *_OF_PAIRS):
         for name in ("path", "target_path", "test_path", "test_target_path"):
             if getattr(settings, name) is not None:
                 local_path.local(getattr(settings, name), ranges.flag(name, prefix))

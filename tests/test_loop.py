@@ -145,7 +145,9 @@ def digests(directory, step=None) -> dict:
 def lines(directory, *, after=0) -> dict[int, dict]:
     """The log by step, without what a clock wrote."""
     return {
-        line["step"]: {name: value for name, value in line.items() if name not in ("time", "images_per_second")}
+        line["step"]: {
+            name: value for name, value in line.items() if name not in ("time", "images_per_second", "data_wait")
+        }
         for line in metrics_log.read_metrics(directory)
         if line["step"] > after
     }

@@ -194,7 +194,9 @@ def wait_for(condition, process, timeout=120) -> None:
 
 def lines(directory) -> dict[int, dict]:
     return {
-        line["step"]: {name: value for name, value in line.items() if name not in ("time", "images_per_second")}
+        line["step"]: {
+            name: value for name, value in line.items() if name not in ("time", "images_per_second", "data_wait")
+        }
         for line in metrics_log.read_metrics(directory)
     }
 

@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": "measure a run, or anybody's images against others",
     "report": "write a run's page anew",
     "describe": "what a preset is: networks, parameters, arithmetic, paper; without data or training",
+    "convert": "images to files that training reads fast, also beyond memory",
     "stability": "the stability laboratory: dirac, spectrum, sweep, collapse, atlas",
 }
 

@@ -1,6 +1,6 @@
 """Data: sets that ship with the package, image folders, array files, hub sets, toys; batches addressed by step."""
 
-from jaxgen.data import augmentation, binarisation, decode, masks, toy
+from jaxgen.data import augmentation, binarisation, conversion, convertible, decode, masks, toy
 from jaxgen.data.arrays import array_file
 from jaxgen.data.augmentation import random_flip, random_shift
 from jaxgen.data.batches import (
@@ -20,6 +20,7 @@ from jaxgen.data.folder import image_folder
 from jaxgen.data.hub import hub_dataset
 from jaxgen.data.mnist import mnist, stacked_mnist
 from jaxgen.data.pairs import halves, pair_folders
+from jaxgen.data.records import record_files
 from jaxgen.data.sources import augmented, degraded, pair_as_source, with_holes
 from jaxgen.data.unpaired import unpaired
 
@@ -35,6 +36,8 @@ __all__ = [
     "binarisation",
     "check_batch",
     "check_images",
+    "conversion",
+    "convertible",
     "decode",
     "degraded",
     "emoji",
@@ -56,6 +59,7 @@ __all__ = [
     "process_slice",
     "random_flip",
     "random_shift",
+    "record_files",
     "sequential_batches",
     "stacked_mnist",
     "subset",

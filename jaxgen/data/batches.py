@@ -173,12 +173,13 @@ def prefetch(
     stop_step: int | None = None,
     depth: int = 4,
     num_threads: int = 2,
+    num_workers: int = 0,
 ) -> Generator[Raw]:
-    """Yield the raw batches of steps `start_step`, `start_step + 1`, ... while threads read ahead.
+    """Yield the raw batches of steps `start_step`, `start_step + 1`, ... while threads, or processes, read ahead.
 
-    Threads suffice: Pillow and NumPy release the interpreter lock while they decode and copy. They start at the first
-    `next` and end when the generator is exhausted, closed or garbage-collected; `contextlib.closing` closes it at the
-    end of a block:
+    Threads mostly suffice: Pillow and NumPy release the interpreter lock while they decode and copy. They start at the
+    first `next` and end when the generator is exhausted, closed or garbage-collected; `contextlib.closing` closes it at
+    the end of a block:
 
         with contextlib.closing(prefetch(dataset.fetch, indices, start_step)) as batches:
             for step, raw in enumerate(batches, start_step): ...
@@ -190,17 +191,25 @@ def prefetch(
         stop_step: the step before which to stop; None: endless.
         depth: how many batches to read ahead; this many are held in memory.
         num_threads: how many of them are read at the same time.
+        num_workers: how many processes read, in the place of threads; needs Grain, see `data.workers`.
 
     Yields:
         The raw batch of each step, in the order of steps.
 
     Raises:
-        ValueError: if depth or num_threads is below 1.
+        ValueError: if depth or num_threads is below 1, or num_workers below 0.
+        ImportError: for workers without Grain; says how to install it.
         Exception: what `fetch` or `indices_for_step` raised for a step, when that step's turn comes and not before,
             with a note that names the step.
     """
     if depth < 1 or num_threads < 1:
         raise ValueError(f"depth and num_threads must be at least 1, got {depth} and {num_threads}")
+    if num_workers < 0:
+        raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+    if num_workers:
+        from jaxgen.data import workers
+
+        return workers.read_ahead(fetch, indices_for_step, start_step, stop_step=stop_step, num_workers=num_workers)
     # An inner generator, so that wrong arguments are reported here and not at the first `next`.
     return _prefetch(fetch, indices_for_step, start_step, stop_step, depth, num_threads)
 

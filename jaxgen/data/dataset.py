@@ -54,6 +54,7 @@ class Dataset:
         num_sources: of a set whose sources are read in an order of their own (`data.unpaired`), how many there are:
             `gather` and `fetch` then also take indices [B, 2], of images and of sources. 0 for all others.
         factors: what the columns of `batch["factor"]` are, () where there are none, or nobody said.
+        workers: how many processes `fetch` for training, of a set without `arrays`; 0: threads of this one do.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Dataset:
     prepare: Callable[[Mapping, jax.Array], Batch]
     num_sources: int = 0
     factors: tuple[Factor, ...] = ()
+    workers: int = 0
 
 
 def to_unit_range(image: jax.Array) -> jax.Array:

@@ -118,11 +118,26 @@ def decode_image(
     """
     from PIL import Image
 
-    height, width = image_size_pair(image_size)
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as opened:
         check_claim(opened)
         opened.load()
         image = _to_eight_bits(_upright(opened))
+    return fit_image(image, image_size=image_size, channels=channels, background=background, crop=crop, resize=resize)
+
+
+def fit_image(
+    image: "PIL.Image.Image",
+    *,
+    image_size: int | tuple[int, int],
+    channels: int = 3,
+    background: str = "white",
+    crop: Crop = centre_crop,
+    resize: Resize = area,
+) -> np.ndarray:
+    """Bring an upright 8-bit image to a shape: the second half of `decode_image`, with the same arguments."""
+    from PIL import Image
+
+    height, width = image_size_pair(image_size)
     mode = "L" if channels == 1 else "RGB"
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -76,30 +77,21 @@ def image_folder(
     """
     height, width = decode.image_size_pair(image_size)
     decode.check_pixel_options(channels, background)
-    check_split(split, validation_share)
-    found = listing.list_images(path)
-    root, files = found.root, found.files
-    name = f"folder:{show(root)}"
-    tell_ignored(name, found, tell)
-    if not files:
-        raise ValueError(nothing_found(found))
-    names, label = _labels(found, class_names, labelled, tell) if labelled in (True, None) else ((), None)
-
     threads = num_threads or os.cpu_count() or 1
-    reasons, sizes = listing.check_headers(root, files, threads)
-    broken = [f"{show(file)} ({reason})" for file, reason in found.broken]
-    broken += [f"{show(file)} ({reason})" for file, reason in zip(files, reasons, strict=True) if reason]
-    reading.report_broken(name, broken, len(files) + len(found.broken), max_broken_share, "left out", tell)
-    keep = [i for i, reason in enumerate(reasons) if not reason]
-    if not keep:
-        raise ValueError(f"{show(root)}: none of its {len(files)} images can be read: {'; '.join(broken[:5])}")
-    if validation_share:
-        keep = part_of(files, keep, split, validation_share, root)
-        name = f"{name} ({'training' if split == 'train' else 'held-out'} part)"
-    kept = [files[i] for i in keep]
+    found = find_images(
+        path,
+        labelled=labelled,
+        class_names=class_names,
+        split=split,
+        validation_share=validation_share,
+        max_broken_share=max_broken_share,
+        num_threads=threads,
+        tell=tell,
+    )
+    root, kept, names = found.root, found.files, found.class_names
     options = (height, width, channels, background, function_name(crop), function_name(resize), names)
     return reading.from_reader(
-        name,
+        found.name,
         lambda row: decode.decode_image(
             os.path.join(root, kept[row]),
             image_size=(height, width),
@@ -111,13 +103,77 @@ def image_folder(
         lambda row: show(kept[row]),
         num_examples=len(kept),
         image_shape=(height, width, channels),
-        label=None if label is None else label[keep],
+        label=found.label,
         class_names=names,
-        fingerprint=fingerprint_of("folder", options, "\n".join(kept), np.array(sizes, np.int64)[keep]),
+        fingerprint=fingerprint_of("folder", options, "\n".join(kept), found.sizes),
         max_bytes_in_memory=max_bytes_in_memory,
         max_broken_share=max_broken_share,
         num_threads=threads,
         tell=tell,
+    )
+
+
+class Found(NamedTuple):
+    """The images of a split of a folder, of which only the first bytes have been read.
+
+    name: of the data set.
+    root: the absolute path of the folder.
+    files: their paths below it, sorted.
+    sizes: int64 [N], in bytes.
+    label: int32 [N], or None without labels.
+    class_names: one per label.
+    """
+
+    name: str
+    root: str
+    files: list[str]
+    sizes: np.ndarray
+    label: np.ndarray | None
+    class_names: tuple[str, ...]
+
+
+def find_images(
+    path: str | os.PathLike,
+    *,
+    labelled: bool | None = True,
+    class_names: Sequence[str] | None = None,
+    split: str = "train",
+    validation_share: float = 0.0,
+    max_broken_share: float = 0.01,
+    num_threads: int = 1,
+    tell: Callable[[str], None] = reading.logger.warning,
+) -> Found:
+    """What `image_folder` reads, with its arguments: which files, in which order, and their labels.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, PermissionError, ValueError: as `image_folder`.
+    """
+    check_split(split, validation_share)
+    listed = listing.list_images(path)
+    root, files = listed.root, listed.files
+    name = f"folder:{show(root)}"
+    tell_ignored(name, listed, tell)
+    if not files:
+        raise ValueError(nothing_found(listed))
+    names, label = _labels(listed, class_names, labelled, tell) if labelled in (True, None) else ((), None)
+
+    reasons, sizes = listing.check_headers(root, files, num_threads)
+    broken = [f"{show(file)} ({reason})" for file, reason in listed.broken]
+    broken += [f"{show(file)} ({reason})" for file, reason in zip(files, reasons, strict=True) if reason]
+    reading.report_broken(name, broken, len(files) + len(listed.broken), max_broken_share, "left out", tell)
+    keep = [i for i, reason in enumerate(reasons) if not reason]
+    if not keep:
+        raise ValueError(f"{show(root)}: none of its {len(files)} images can be read: {'; '.join(broken[:5])}")
+    if validation_share:
+        keep = part_of(files, keep, split, validation_share, root)
+        name = f"{name} ({'training' if split == 'train' else 'held-out'} part)"
+    return Found(
+        name,
+        root,
+        [files[i] for i in keep],
+        np.array(sizes, np.int64)[keep],
+        None if label is None else label[keep],
+        names,
     )
 
 

@@ -169,9 +169,11 @@ def train(
                         seed=seed + rollbacks,
                         start_step=step,
                         metric_names=metric_names,
-                    ) as (take_steps, most),
+                    ) as (take_steps, most, waited),
                 ):
-                    attempt = _Attempt(rollbacks, take_steps, console.Pace(mesh, batch_size, most), log, display)
+                    attempt = _Attempt(
+                        rollbacks, take_steps, console.Pace(mesh, batch_size, most, waited), log, display
+                    )
                     result = _train_on(run, attempt, current, step)
                 checkpoint.wait(manager)
             except _WentWrong as bad:
@@ -298,7 +300,7 @@ def _finish(run: _Run, attempt: _Attempt, in_flight: _InFlight) -> None:
     attempt.pace.finished(in_flight.num_steps)
     run.stop.hear(in_flight.stop)
     if in_flight.is_line:
-        means = dispatch.means(in_flight.tally) | attempt.pace.images_per_second()
+        means = dispatch.means(in_flight.tally) | attempt.pace.rates()
         attempt.log.write(in_flight.step, means)
         attempt.display.show(in_flight.step, means)
     else:

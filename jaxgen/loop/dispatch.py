@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -113,10 +114,11 @@ def dispatcher(
     seed: int,
     start_step: int,
     metric_names: Sequence[str],
-) -> Iterator[tuple[Callable, int]]:
+) -> Iterator[tuple[Callable, int, Callable[[], float] | None]]:
     """Yields `dispatch`, a function `(state, tally or None, step, count) -> (state, tally)`, and the largest count.
 
-    Small sets live on the device and many steps run in one dispatch. Large ones are read ahead by threads, a step each.
+    Small sets live on the device and many steps run in one dispatch. Large ones are read ahead by threads or processes,
+    a step each; then the third is a function that says for how many seconds batches were waited for since it was asked.
     """
     rows = functools.partial(data.batch_rows, dataset, batch_size=batch_size, seed=seed)
     shard = functools.partial(data.process_slice, process_index=jax.process_index(), process_count=jax.process_count())
@@ -150,17 +152,28 @@ def dispatcher(
             indices = sharding.shard_batch(mesh, indices, axis=1)
             return run(state, empty if tally is None else tally, indices, key, np.int32(count), arrays)
 
-        yield dispatch, most
+        yield dispatch, most, None
         return
 
     one_step = make_one_step(train_step, dataset.prepare)
     run = sharding.jit_global(one_step, mesh, batch_axes=(None, None, 0, None), donate=(0,), may_be_kept=False)
-    with contextlib.closing(data.prefetch(dataset.fetch, lambda step: shard(rows(step)), start_step)) as batches:
+    ahead = data.prefetch(dataset.fetch, lambda step: shard(rows(step)), start_step, num_workers=dataset.workers)
+    with contextlib.closing(ahead) as batches:
+        waited = 0.0
 
         def dispatch(state, tally, step, count):
-            return run(state, empty if tally is None else tally, sharding.shard_batch(mesh, next(batches)), key)
+            nonlocal waited
+            begun = time.monotonic()
+            raw = next(batches)
+            waited += time.monotonic() - begun
+            return run(state, empty if tally is None else tally, sharding.shard_batch(mesh, raw), key)
 
-        yield dispatch, 1
+        def seconds_waited():
+            nonlocal waited
+            seconds, waited = waited, 0.0
+            return seconds
+
+        yield dispatch, 1, seconds_waited
 
 
 def means(tally: Tally) -> dict[str, float]:
