@@ -76,6 +76,14 @@ def test_the_nearest_neighbour_looks_at_known_pixels_alone():
     np.testing.assert_array_equal(method.apply(method.arrays, jnp.asarray(spoilt), mask), images[[2, 6]])
 
 
+def test_a_filter_of_enlarged_images_whose_windows_hardly_differ_is_no_worse_than_the_enlargement():
+    image = jax.image.resize(RNG.uniform(-1, 1, (6, 6, 6, 1)).astype(np.float32), (6, 32, 32, 1), "cubic")
+    source = jax.image.resize(image, (6, 8, 8, 1), "cubic")
+    method = baselines.best_filter([(source, image)], taps=13)
+    found, plain = method.apply(method.arrays, source, None), baselines.enlarged(source, (32, 32, 1))
+    assert float(jnp.mean((found - image) ** 2)) < float(jnp.mean((plain - image) ** 2))
+
+
 @pytest.mark.parametrize(("taps", "pairs", "words"), [(4, [1], "odd number"), (3, [], "no pairs")])
 def test_what_cannot_be_fitted_is_refused(taps, pairs, words):
     with pytest.raises(ValueError, match=words):

@@ -10,7 +10,7 @@ from jaxgen.console import Progress, no_progress
 from jaxgen.metrics import baselines
 from jaxgen.watching import make_evaluate
 
-MOST_FOR_A_FILTER = 1000  # images: a filter has a few hundred numbers
+MOST_FOR_A_FILTER = 300  # images: a filter has a few hundred numbers
 MOST_PAIRS = 10_000
 MOST_NUMBERS = 64 * 64 * 3  # of an image that a linear map is fitted to: it has the square of them
 

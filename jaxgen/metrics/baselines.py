@@ -45,7 +45,8 @@ def enlarged(source: jax.Array, image_shape: Sequence[int]) -> jax.Array:
 def best_filter(pairs: Iterable[tuple[jax.Array, jax.Array]], *, taps: int = 13) -> Method:
     """The linear filter, the same at every pixel and of every colour, with the least squared error on training pairs.
 
-    Small sources are enlarged by Lanczos interpolation first.
+    Small sources are enlarged by Lanczos interpolation first. The sums are in double precision, since the windows of
+    what was enlarged are nearly linearly dependent.
 
     Args:
       pairs: batches of (source [B, h, w, c], image [B, H, W, C]).
@@ -63,13 +64,14 @@ def best_filter(pairs: Iterable[tuple[jax.Array, jax.Array]], *, taps: int = 13)
     for source, image in pairs:
         shape = image.shape[1:]
         for part in np.array_split(np.arange(len(image)), -(-len(image) // 8)):  # windows take memory
-            found = _normal_equations(jnp.asarray(source)[part], jnp.asarray(image)[part], taps)
-            gram, moment = gram + np.asarray(found[0], np.float64), moment + np.asarray(found[1], np.float64)
+            windows = np.asarray(_rows(jnp.asarray(source)[part], shape, taps), np.float64)
+            gram, moment = gram + windows.T @ windows, moment + windows.T @ np.asarray(image)[part].ravel()
         count += len(image)
     if not count:
         raise ValueError("there are no pairs to fit a filter to")
-    gram = gram + 1e-7 * np.trace(gram) / size * np.eye(size)
-    weights = jnp.asarray(np.linalg.solve(gram, moment), jnp.float32)
+    # Where the windows do not say which of many filters it is, the one that is nearest to doing nothing.
+    ridge, nothing = 1e-6 * np.trace(gram) / size, np.eye(size)[taps * taps // 2]
+    weights = jnp.asarray(nothing + np.linalg.solve(gram + ridge * np.eye(size), moment - gram @ nothing), jnp.float32)
 
     def apply(weights, source, mask):
         return jnp.clip(_windows(enlarged(source, shape), taps) @ weights, -1.0, 1.0)
@@ -85,11 +87,10 @@ def _windows(image: jax.Array, taps: int) -> jax.Array:
     return jnp.stack([*shifts, jnp.ones_like(image)], axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames="taps")
-def _normal_equations(source, image, taps):
-    windows = _windows(enlarged(source, image.shape[1:]), taps)
-    windows = windows.reshape(-1, windows.shape[-1])
-    return windows.T @ windows, windows.T @ image.ravel()
+@functools.partial(jax.jit, static_argnames=("image_shape", "taps"))
+def _rows(source, image_shape, taps):
+    windows = _windows(enlarged(source, image_shape), taps)
+    return windows.reshape(-1, windows.shape[-1])
 
 
 def best_linear_map(source: np.ndarray, image: np.ndarray) -> Method:
