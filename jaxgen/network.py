@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 from jax import lax
 
-from jaxgen import optim
+from jaxgen import optim, state_sharding
 from jaxgen.arguments import at_step, check_inputs, check_key, described
 from jaxgen.data.check import check_given
 from jaxgen.models.convolution import Conv
@@ -98,6 +98,7 @@ def apply(
         check_inputs(module, inputs, type(module).__name__)
     # Flax draws from "params" for a stream that is not given.
     rngs = None if key is None else {"dropout": key, "params": jax.random.fold_in(key, 1)}
+    params, model_state = state_sharding.gathered((params, dict(model_state)))
     output, model_state = module.apply(
         {"params": params, **model_state}, *inputs, train=True, mutable=list(model_state), rngs=rngs, method=method
     )
