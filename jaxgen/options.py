@@ -18,7 +18,18 @@ from typing import Annotated, Any, Literal
 import jax.numpy as jnp
 import optax
 
-from jaxgen import augmentation, data, gan, local_path, network, optim, pair_options, ranges, state_sharding
+from jaxgen import (
+    augmentation,
+    data,
+    gan,
+    local_path,
+    network,
+    optim,
+    pair_options,
+    ranges,
+    rematerialisation,
+    state_sharding,
+)
 from jaxgen import gradients as ways
 from jaxgen.data.dataset import Dataset
 from jaxgen.losses import adversarial, variational
@@ -275,6 +286,8 @@ class Run:
     """All by default."""
     state: Literal[*STATES] = "replicated"
     """Parameters, optimisers and averages: on every device, or divided over them, for networks too big for one."""
+    remat: Literal[*rematerialisation.FORMS] = "none"
+    """What is computed again on the way back instead of kept: less memory, more time, the same numbers."""
     log_every: Count = 100
     """Steps between lines of the log and of the console, each a mean over these steps."""
     sample_every: CountOrZero = 1000

@@ -1,4 +1,4 @@
-"""A state that is divided over eight virtual devices: the same numbers, an eighth of the memory, the same checkpoints."""
+"""A state divided over eight virtual devices: the same numbers, an eighth of the memory, the same checkpoints."""
 
 import functools
 import re
@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import jaxgen
 from jaxgen import checkpoint, data, gan, gradients, sharding, state_sharding, vae
 from jaxgen.models import mlp
+from jaxgen.rematerialisation import rematerialised
 from jaxgen.state_sharding import by_largest_dimension, replicated
 
 KEY = jax.random.key(11)
@@ -150,6 +151,29 @@ def test_a_device_holds_an_eighth_of_the_state_and_its_share_of_the_batch(make):
     assert sizes[1].temp_size_in_bytes < sizes[0].temp_size_in_bytes + 4 * largest
     collectives = set(re.findall(r"(all-gather|all-to-all|collective-permute)(?:-start)?\(", part.as_text()))
     assert collectives == {"all-gather"}
+
+
+@EACH
+@pytest.mark.parametrize("form", [pytest.param("none", marks=pytest.mark.slow), "all"])
+def test_slices_and_rematerialisation_go_with_a_divided_state(make, form):
+    state, step, batch = make(micro_batches=2)
+    expected, _ = after_two_steps(make, replicated, 1, micro_batches=2)
+    run = sharding.jit_step(rematerialised(step, form), donate=False, state_rule=by_largest_dimension)
+    for _ in range(2):
+        state, metrics = jax.block_until_ready(run(state, batch, KEY))
+    assert largest_difference(state, expected) < 1e-5
+    assert state_sharding.is_put(sharding.make_mesh(), state, by_largest_dimension)
+
+
+@pytest.mark.slow
+@EACH
+def test_one_two_four_and_eight_devices_give_the_same_numbers_wherever_the_state_lies(make):
+    expected, _ = after_two_steps(make, replicated, 1)
+    for num_devices in (2, 4, 8):
+        for rule in (replicated, by_largest_dimension):
+            state, _ = after_two_steps(make, rule, num_devices)
+            assert largest_difference(state, expected) < 1e-5, (num_devices, rule)
+            assert state_sharding.is_put(sharding.make_mesh(num_devices), state, rule)
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints
