@@ -106,13 +106,12 @@ def made(make: Callable[[jax.Array], Any], key: jax.Array, mesh: Mesh, rule: Rul
     return made_there(key)
 
 
-def bytes_of(state: Any, rule: Rule, num_devices: int) -> int:
+def bytes_of(mesh: Mesh, state: Any, rule: Rule) -> int:
     """How many bytes of a state each device holds; random keys count as nothing."""
     total = 0
-    for leaf in jax.tree.leaves(state):
+    for leaf, place in zip(jax.tree.leaves(state), jax.tree.leaves(places(mesh, state, rule)), strict=True):
         if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            parts = 1 if rule(tuple(leaf.shape), num_devices) is None else num_devices
-            total += math.prod(map(int, leaf.shape)) // parts * jnp.dtype(leaf.dtype).itemsize
+            total += math.prod(map(int, place.shard_shape(tuple(leaf.shape)))) * jnp.dtype(leaf.dtype).itemsize
     return total
 
 

@@ -141,7 +141,7 @@ def test_a_device_holds_an_eighth_of_the_state_and_its_share_of_the_batch(make):
     whole, part = compiled(make, replicated), compiled(make, by_largest_dimension)
     sizes = [program.memory_analysis() for program in (whole, part)]
     state, step, batch = make()
-    told = [state_sharding.bytes_of(state, rule, 8) for rule in (replicated, by_largest_dimension)]
+    told = [state_sharding.bytes_of(sharding.make_mesh(), state, rule) for rule in (replicated, by_largest_dimension)]
     assert told[0] / told[1] > 7.5
     assert sizes[0].output_size_in_bytes / sizes[1].output_size_in_bytes > 7.5
     key_and_batch = sizes[0].argument_size_in_bytes - told[0]
@@ -199,6 +199,27 @@ def test_checkpoints_move_between_layouts_and_numbers_of_devices_to_the_bit(tmp_
     alone, _ = checkpoint.restore(tmp_path / "1", jax.eval_shape(lambda: a_vae()[0]))  # as `jaxgen.load` reads it
     assert {len(x.devices()) for x in jax.tree.leaves(alone)} == {1}
     assert_equal(alone, state)
+
+
+def test_what_no_process_holds_as_a_whole_is_verified_part_by_part(tmp_path, monkeypatch):
+    mesh = sharding.make_mesh()
+    state = state_sharding.put(mesh, {"large": jnp.arange(2.0**15).reshape(2**7, 2**8)}, by_largest_dimension)
+    monkeypatch.setattr(checkpoint.writing, "host_copy", lambda leaf: None)  # as on several hosts
+    manager = checkpoint.open_checkpoints(tmp_path)
+    checkpoint.save(manager, 1, state)
+    checkpoint.wait(manager)
+    assert not checkpoint.save(manager, 1, state)  # the very same
+    monkeypatch.undo()
+    restored, record = checkpoint.restore(tmp_path, state)
+    assert_equal(restored, state)
+    parts = record["parts"]["['large']"]
+    assert [bounds for bounds, _ in parts] == [[[0, 128], [32 * i, 32 * i + 32]] for i in range(8)]
+    assert record["leaves"]["['large']"][2] is None
+    read = checkpoint.reading.crc32
+    monkeypatch.setattr(checkpoint.reading, "crc32", lambda part: read(part) ^ (part[0, 0] == 32 * 5))  # of the sixth
+    with pytest.raises(checkpoint.CheckpointDamaged, match=r"1 of 1 leaves changed.*\['large'\]"):
+        checkpoint.restore(tmp_path, state)
+    checkpoint.close(manager)
 
 
 # ---------------------------------------------------------------------------------------------------------- the loop
