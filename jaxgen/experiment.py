@@ -256,7 +256,7 @@ def _check_memory(system: System, dataset: data.Dataset, mesh: jax.sharding.Mesh
     Raises:
       MemoryError: with what is needed, and of what.
     """
-    devices, state = list(mesh.devices.flat), state_sharding.bytes_of(mesh, system.shapes, rule)
+    devices, state = list(mesh.devices.flat), memory.of(state_sharding.parts(mesh, system.shapes, rule))
     image = int(np.prod([int(n) for n in dataset.image_shape], dtype=object)) * 4
     batch = system.images_per_step * image
     if state > batch:

@@ -106,13 +106,13 @@ def made(make: Callable[[jax.Array], Any], key: jax.Array, mesh: Mesh, rule: Rul
     return made_there(key)
 
 
-def bytes_of(mesh: Mesh, state: Any, rule: Rule) -> int:
-    """How many bytes of a state each device holds; random keys count as nothing."""
-    total = 0
-    for leaf, place in zip(jax.tree.leaves(state), jax.tree.leaves(places(mesh, state, rule)), strict=True):
-        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            total += math.prod(map(int, place.shard_shape(tuple(leaf.shape)))) * jnp.dtype(leaf.dtype).itemsize
-    return total
+def parts(mesh: Mesh, state: Any, rule: Rule) -> Any:
+    """Shapes and dtypes of what each device holds of a state: `memory.of` them is the memory that it takes there."""
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(place.shard_shape(tuple(x.shape)), x.dtype),
+        state,
+        places(mesh, state, rule),
+    )
 
 
 # Inside of a step -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxgen
-from jaxgen import checkpoint, data, gan, gradients, sharding, state_sharding, vae
+from jaxgen import checkpoint, data, gan, gradients, memory, sharding, state_sharding, vae
 from jaxgen.models import mlp
 from jaxgen.rematerialisation import rematerialised
 from jaxgen.state_sharding import by_largest_dimension, replicated
@@ -141,7 +141,8 @@ def test_a_device_holds_an_eighth_of_the_state_and_its_share_of_the_batch(make):
     whole, part = compiled(make, replicated), compiled(make, by_largest_dimension)
     sizes = [program.memory_analysis() for program in (whole, part)]
     state, step, batch = make()
-    told = [state_sharding.bytes_of(sharding.make_mesh(), state, rule) for rule in (replicated, by_largest_dimension)]
+    mesh = sharding.make_mesh()
+    told = [memory.of(state_sharding.parts(mesh, state, rule)) for rule in (replicated, by_largest_dimension)]
     assert told[0] / told[1] > 7.5
     assert sizes[0].output_size_in_bytes / sizes[1].output_size_in_bytes > 7.5
     key_and_batch = sizes[0].argument_size_in_bytes - told[0]
