@@ -5,8 +5,8 @@
 network ("all"), only what goes in. On the way back each block is computed again, one after another, so that the inner
 activations of one block, instead of all, are there at a time.
 
-For whole networks the products of convolutions and dense layers are kept, and what lies between them (normalisations,
-activations, padding) is computed again: that costs little time.
+For whole networks what each layer with a kernel returns is kept, too, and what lies between these layers
+(normalisations, activations, padding, resampling) is computed again: that costs little time, and works for any network.
 """
 
 import contextlib
@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 import jax
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 Form = Literal["none", "blocks", "all"]
 FORMS: tuple[Form, ...] = ("none", "blocks", "all")
 
-PRODUCTS = ("conv_general_dilated", "dot_general")
+_PRODUCT = "product"  # the name of what is kept
 
 
 def rematerialised(train_step: Callable, form: Form) -> Callable:
@@ -29,8 +30,8 @@ def rematerialised(train_step: Callable, form: Form) -> Callable:
 
     Args:
       train_step: `(state, batch, key) -> (state, metrics)`, not compiled, whose networks `network.apply` applies.
-      form: "blocks": of each block of a network only its input is kept; "all": of each network only what convolutions
-        and dense layers return; "none": `train_step` as it is.
+      form: "blocks": of each block of a network only its input is kept; "all": of each network only what layers with a
+        kernel (convolutions, dense layers) return; "none": `train_step` as it is.
 
     Returns:
       A function of the same arguments.
@@ -78,14 +79,23 @@ def applied(apply: Callable, *arguments: Any) -> Any:
     trace = _trace.get()
     if trace is None:
         return apply(*arguments)
-    if trace.form == "all":
-        return jax.checkpoint(apply, policy=_keeps_products)(*arguments)
-    with nn.intercept_methods(functools.partial(_each_block, trace)):
-        return apply(*arguments)
+    interceptor = functools.partial(_each_block, trace) if trace.form == "blocks" else _name_products
+
+    def intercepted(*arguments):
+        with nn.intercept_methods(interceptor):
+            return apply(*arguments)
+
+    if trace.form == "blocks":
+        return intercepted(*arguments)
+    return jax.checkpoint(intercepted, policy=jax.checkpoint_policies.save_only_these_names(_PRODUCT))(*arguments)
 
 
-def _keeps_products(primitive, *_, **__):
-    return primitive.name in PRODUCTS
+def _name_products(call, args, kwargs, context):
+    """A flax interceptor: gives a name to what a layer with a kernel returns."""
+    output = call(*args, **kwargs)
+    if context.method_name == "__call__" and context.module.has_variable("params", "kernel"):
+        return jax.tree.map(lambda x: checkpoint_name(x, _PRODUCT), output)
+    return output
 
 
 def _each_block(trace, call, args, kwargs, context):

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxgen.arguments import check_key
+
 Rule = Callable[[tuple[int, ...], int], int | None]
 """(shape, num_devices) -> the dimension that the devices share, or None."""
 
@@ -97,7 +99,11 @@ def made(make: Callable[[jax.Array], Any], key: jax.Array, mesh: Mesh, rule: Rul
       key: of its random numbers.
       mesh: from `sharding.make_mesh()`.
       rule: of its places.
+
+    Raises:
+      TypeError: for what is no key, such as a seed.
     """
+    check_key(key)
     if isinstance(jnp.zeros(()), jax.core.Tracer):  # its shapes are asked for
         return make(key)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
