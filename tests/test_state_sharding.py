@@ -90,7 +90,7 @@ def a_vae(micro_batches=1):
     return vae.init(KEY, *modules, optimizer=momentum(1e-3), image_shape=(8, 8, 1)), step, {"image": np.sign(IMAGES)}
 
 
-EACH = pytest.mark.parametrize("make", [a_gan, a_vae])
+EACH = pytest.mark.parametrize("make", [a_gan, pytest.param(a_vae, marks=pytest.mark.slow)])
 
 
 def compiled(make, rule, num_devices=8, **options):
@@ -167,7 +167,7 @@ def test_slices_and_rematerialisation_go_with_a_divided_state(make, form):
 
 
 @pytest.mark.slow
-@EACH
+@pytest.mark.parametrize("make", [a_gan, a_vae])
 def test_one_two_four_and_eight_devices_give_the_same_numbers_wherever_the_state_lies(make):
     expected, _ = after_two_steps(make, replicated, 1)
     for num_devices in (2, 4, 8):
