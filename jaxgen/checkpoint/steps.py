@@ -84,4 +84,4 @@ def worst_of_all_processes(status: int) -> int:
     """The largest status over all processes, at the price of one small collective when there are several."""
     if jax.process_count() == 1:
         return status
-    return int(largest_of_all_processes(np.int32(status)))
+    return int(largest_of_all_processes(np.asarray(status, np.int32)))
