@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxgen import data, options, sharding, systems
+from jaxgen import data, options, rematerialisation, sharding, systems
 from jaxgen.metrics import comparison
 from jaxgen.options import Run
 from jaxgen.system import Spec, System
@@ -80,4 +80,5 @@ def build_system(config: Run, spec: Spec) -> System:
         raise
     if not isinstance(system, System):
         raise TypeError(f"build of {systems.name_of(module)} must return a jaxgen.System, and returned {system!r:.80}")
-    return system
+    step = rematerialisation.rematerialised(system.train_step, config.remat)
+    return dataclasses.replace(system, train_step=step)

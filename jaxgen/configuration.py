@@ -19,7 +19,8 @@ from jaxgen.system import Spec
 _BESIDE = ("preset", "system", "images", "frozen_sha256")  # what config.json holds beside the settings
 
 MAY_CHANGE = (
-    *("num_devices", "log_every", "sample_every", "evaluate_every", "checkpoint_every", "keep_last", "max_rollbacks"),
+    *("num_devices", "state", "remat"),  # where and how the same numbers are computed
+    *("log_every", "sample_every", "evaluate_every", "checkpoint_every", "keep_last", "max_rollbacks"),
     *("preset", "eval_samples", "eval_metric", "eval_images"),
     *("images.batch", "images.class_names"),  # older runs lack them; the data's fingerprint tells other data
     "images.held_out_fingerprint",  # no number of the training depends on them

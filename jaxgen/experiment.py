@@ -5,6 +5,7 @@ is trained, `loading` reads a run back, `drawing` draws new images of it.
 """
 
 import contextlib
+import functools
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import checkpoint, configuration, data, loop, memory, options, run_directory, sharding, systems
+from jaxgen import (
+    checkpoint,
+    configuration,
+    data,
+    loop,
+    memory,
+    options,
+    run_directory,
+    sharding,
+    state_sharding,
+    systems,
+)
 from jaxgen.building import build
 from jaxgen.loading import digest_of
 from jaxgen.local_path import local
@@ -88,6 +100,7 @@ def _train(config: Run, directory: str, preset: str, start_from: str | Path | No
         num_steps=config.num_steps,
         seed=config.seed,
         num_devices=config.num_devices,
+        state_rule=config.state_rule,
         log_every=config.log_every,
         sample_every=config.sample_every,
         evaluate_every=config.evaluate_every,
@@ -140,6 +153,7 @@ def train_system(
     may_change: Sequence[str] = (),
     seed: int = 0,
     num_devices: int | None = None,
+    state_rule: state_sharding.Rule = state_sharding.replicated,
     log_every: int = 100,
     sample_every: int = 1000,
     evaluate_every: int = 0,
@@ -161,8 +175,8 @@ def train_system(
       settings: plain data that the run stores, and whose change it refuses when it is resumed.
       may_change: names of those that may change.
       seed: of the initialisation, the noise and the order of the data.
-      num_devices, log_every, sample_every, evaluate_every, checkpoint_every, keep_last, max_rollbacks, progress: as for
-        `loop.train`.
+      num_devices, state_rule, log_every, sample_every, evaluate_every, checkpoint_every, keep_last, max_rollbacks,
+        progress: as for `loop.train`.
 
     Returns:
       How the run ended.
@@ -190,6 +204,7 @@ def train_system(
         num_steps=num_steps,
         seed=seed,
         num_devices=num_devices,
+        state_rule=state_rule,
         log_every=log_every,
         sample_every=sample_every,
         evaluate_every=evaluate_every,
@@ -206,13 +221,14 @@ def train_system(
 def _in_loop(
     built: Experiment, directory: str | Path, *, seed: int, has_test_split: bool = False, **settings: Any
 ) -> loop.Result:
-    system, key = built.system, jax.random.key(seed)
-    _check_memory(system, built.dataset, settings["num_devices"])
+    system, key, rule = built.system, jax.random.key(seed), settings["state_rule"]
+    mesh = sharding.make_mesh(settings["num_devices"])
+    _check_memory(system, built.dataset, mesh, rule)
     if system.frozen is not None:
         settings["config"] = dict(settings["config"]) | {"frozen_sha256": digest_of(system.frozen)}
     return loop.train(
         system.train_step,
-        system.init(key),
+        system.init(key) if rule is state_sharding.replicated else functools.partial(_made, system, key, mesh, rule),
         built.dataset,
         directory=directory,
         upgrade=configuration.upgraded,
@@ -228,19 +244,26 @@ def _in_loop(
     )
 
 
-def _check_memory(system: System, dataset: data.Dataset, num_devices: int | None) -> None:
+def _made(system: System, key: jax.Array, mesh: jax.sharding.Mesh, rule: state_sharding.Rule) -> Any:
+    """A fresh state of which no device holds the whole; frozen arrays are no constants of the program that makes it."""
+    state = state_sharding.made(lambda key: checkpoint.without_frozen(system.init(key)), key, mesh, rule)
+    return state if system.frozen is None else state.replace(frozen=sharding.replicate(mesh, system.frozen))
+
+
+def _check_memory(system: System, dataset: data.Dataset, mesh: jax.sharding.Mesh, rule: state_sharding.Rule) -> None:
     """Refuses a state or a batch that cannot fit, before any of it is made; activations come on top of both.
 
     Raises:
       MemoryError: with what is needed, and of what.
     """
-    mesh = sharding.make_mesh(num_devices)
-    devices, state = list(mesh.devices.flat), memory.of(system.shapes)
+    devices, state = list(mesh.devices.flat), memory.of(state_sharding.parts(mesh, system.shapes, rule))
     image = int(np.prod([int(n) for n in dataset.image_shape], dtype=object)) * 4
     batch = system.images_per_step * image
     if state > batch:
         parameters = ", ".join(f"{name} {number:,}" for name, number in system.parameters.items())
         what, advice = f"the state of {system.name}", f"its parameters are {parameters}; make it narrower"
+        if len(devices) > 1 and rule is state_sharding.replicated:
+            advice += f", or divide it over the {len(devices)} devices (--state sharded)"
     else:
         what = f"a step on {system.images_per_step:,} images, of {memory.in_words(image)} each,"
         advice = "take fewer, with a smaller batch_size"

@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 from jax import lax
 
-from jaxgen import optim
+from jaxgen import optim, rematerialisation, state_sharding
 from jaxgen.arguments import at_step, check_inputs, check_key, described
 from jaxgen.data.check import check_given
 from jaxgen.models.convolution import Conv
@@ -98,9 +98,13 @@ def apply(
         check_inputs(module, inputs, type(module).__name__)
     # Flax draws from "params" for a stream that is not given.
     rngs = None if key is None else {"dropout": key, "params": jax.random.fold_in(key, 1)}
-    output, model_state = module.apply(
-        {"params": params, **model_state}, *inputs, train=True, mutable=list(model_state), rngs=rngs, method=method
-    )
+
+    def applied(params, model_state, inputs, rngs):
+        # Inside of what is computed again: parameters are gathered again, too, instead of being kept whole.
+        variables = {"params": state_sharding.gathered(params), **state_sharding.gathered(model_state)}
+        return module.apply(variables, *inputs, train=True, mutable=list(model_state), rngs=rngs, method=method)
+
+    output, model_state = rematerialisation.applied(applied, params, dict(model_state), inputs, rngs)
     return output, dict(model_state)
 
 

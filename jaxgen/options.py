@@ -17,7 +17,18 @@ from typing import Annotated, Any, Literal
 import jax.numpy as jnp
 import optax
 
-from jaxgen import augmentation, data, gan, local_path, network, optim, pair_options, ranges
+from jaxgen import (
+    augmentation,
+    data,
+    gan,
+    local_path,
+    network,
+    optim,
+    pair_options,
+    ranges,
+    rematerialisation,
+    state_sharding,
+)
 from jaxgen import gradients as ways
 from jaxgen.data.dataset import Dataset
 from jaxgen.losses import adversarial, variational
@@ -73,6 +84,7 @@ BINARISATIONS = {
     "threshold": data.binarisation.threshold,
 }
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+STATES = {"replicated": state_sharding.replicated, "sharded": state_sharding.by_largest_dimension}
 DATASETS = {
     "mnist": lambda d, split: data.mnist(split, image_size=d.image_size or 28, binarise=_binarise(d)),
     "stacked_mnist": lambda d, split: data.stacked_mnist(split, image_size=d.image_size or 28, binarise=_binarise(d)),
@@ -287,6 +299,10 @@ class Run:
     """Of the computation; parameters are always float32."""
     num_devices: Count | None = None
     """All by default."""
+    state: Literal[*STATES] = "replicated"
+    """Parameters, optimisers and averages: on every device, or divided over them, for networks too big for one."""
+    remat: Literal[*rematerialisation.FORMS] = "none"
+    """What is computed again on the way back instead of kept: less memory, more time, the same numbers."""
     log_every: Count = 100
     """Steps between lines of the log and of the console, each a mean over these steps."""
     sample_every: CountOrZero = 1000
@@ -329,6 +345,11 @@ class Run:
     def dtype(self) -> Any:
         """Of the computation."""
         return lookup(PRECISIONS, self.precision, "precision")
+
+    @property
+    def state_rule(self) -> state_sharding.Rule:
+        """Where the state lies."""
+        return lookup(STATES, self.state, "place of the state")
 
     @property
     def ema_decay(self) -> network.Decay:

@@ -1,8 +1,9 @@
 """Many devices: the only file that knows about them.
 
 A train step written for the global view runs on a mesh by `jit_step`: the batch is sharded along its first axis over
-the mesh axis "data", the state is replicated, and means and batch normalisation are over the global batch because the
-program does not know that it was divided. One device or eight, the numbers are the same up to the order of summation.
+the mesh axis "data", the state is replicated, or divided too (`state_sharding`), and means and batch normalisation are
+over the global batch because the program does not know that it was divided. One device or eight, the numbers are the
+same up to the order of summation.
 
 `pmap_step` runs a train step made with an `axis_name`, in the per-device view, for those who work that way.
 
@@ -24,7 +25,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxgen import compilation
+from jaxgen import compilation, state_sharding
 from jaxgen.arguments import check_key
 from jaxgen.data import check
 from jaxgen.models import onednn
@@ -110,23 +111,23 @@ def divisible(num_rows: int, num_devices: int) -> int:
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Puts a copy of every array on every device of the mesh. The copies are new: donating one does not free `tree`."""
-    sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(functools.partial(jax.tree.map, jnp.copy), out_shardings=sharding)(tree)
+    return state_sharding.put(mesh, tree, state_sharding.replicated)
 
 
 def replicated_shapes(mesh: Mesh, tree: Any) -> Any:
     """Shapes, dtypes and places of what `replicate` returns, without memory on any device: a template to restore."""
-    sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding, weak_type=x.weak_type),
-        jax.eval_shape(lambda tree: tree, tree),
-    )
+    return state_sharding.shapes(mesh, tree, state_sharding.replicated)
 
 
 def as_replicated(mesh: Mesh, tree: Any) -> Any:
     """The same arrays where they are on every device of the mesh already; otherwise, and from any device, copies."""
     sharding = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda x: x if getattr(x, "sharding", None) == sharding else jax.device_put(x, sharding), tree)
+
+
+def where_it_lies(function: Callable, mesh: Mesh) -> Any:
+    """Compiles a function of arrays that stay where they are on the mesh; its results are replicated."""
+    return jax.jit(function, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def max_over_hosts(mesh: Mesh, number: np.generic) -> jax.Array:
@@ -140,7 +141,7 @@ def max_over_hosts(mesh: Mesh, number: np.generic) -> jax.Array:
 
 @functools.lru_cache
 def _compiled_max(mesh: Mesh) -> Callable:
-    return jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return where_it_lies(jnp.max, mesh)
 
 
 def shard_batch(mesh: Mesh, batch: Any, *, axis: int = 0) -> Any:
@@ -243,6 +244,8 @@ def jit_global(
     batch_axes: Sequence[int | None],
     donate: Sequence[int] = (),
     may_be_kept: bool = True,
+    state: Any = None,
+    state_rule: state_sharding.Rule = state_sharding.replicated,
 ) -> Any:
     """Compiles a function in the global view.
 
@@ -253,19 +256,27 @@ def jit_global(
       donate: positions of arguments whose memory the results may take.
       may_be_kept: on disk, in JAX's cache of compiled programs. False: for speed the function may call what cannot be
         kept, and is then compiled anew by each process.
+      state: the first argument, or its shapes, where that lies as `state_rule` says: the function returns a pair, whose
+        first part has the same form and places.
+      state_rule: by which the state is divided, see `state_sharding`.
 
     Returns:
-      The compiled function; its results are replicated. `draw` inside it divides what it draws.
+      The compiled function; its results are replicated, but for a state. `draw` inside it divides what it draws.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
-    shardings = [
+    shardings: list[Any] = [
         replicated if axis is None else NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS)) for axis in batch_axes
     ]
+    results: Any = replicated
+    if state is not None:
+        shardings[0] = state_sharding.places(mesh, state, state_rule)
+        results = (shardings[0], replicated)
 
     @functools.wraps(function)
     def on_mesh(*arguments):
         with (
             jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
+            state_sharding.dividing(state_rule),
             contextlib.nullcontext() if may_be_kept else onednn.uncached(),
         ):
             return function(*arguments)
@@ -273,7 +284,7 @@ def jit_global(
     compiled = jax.jit(
         on_mesh,
         in_shardings=shardings,
-        out_shardings=replicated,
+        out_shardings=results,
         donate_argnums=donate,
         compiler_options=compilation.options(mesh.devices.flat[0].platform),
     )
@@ -281,7 +292,13 @@ def jit_global(
     return compilation.never_kept(compiled) if calls else compiled
 
 
-def jit_step(train_step: Callable, mesh: Mesh | None = None, *, donate: bool = True) -> Callable:
+def jit_step(
+    train_step: Callable,
+    mesh: Mesh | None = None,
+    *,
+    donate: bool = True,
+    state_rule: state_sharding.Rule = state_sharding.replicated,
+) -> Callable:
     """Compiles a train step in the global view for a mesh.
 
     Args:
@@ -289,20 +306,35 @@ def jit_step(train_step: Callable, mesh: Mesh | None = None, *, donate: bool = T
       mesh: from `make_mesh()`; all devices by default.
       donate: lets the new state take the memory of the old one, which cannot be used afterwards. False suits a notebook
         whose cells run twice.
+      state_rule: where the state lies: `state_sharding.by_largest_dimension` divides its large arrays over the devices.
 
     Returns:
       A function with the arguments of `train_step`. The batch holds global arrays or (one process) host arrays, and is
-      divided over the devices; state, key and metrics are replicated.
+      divided over the devices; key and metrics are replicated, and so is the state, but for `state_rule`.
 
     Raises:
       ValueError: at the first call with batches of a shape, if they cannot be divided evenly, or if their images
         [B, H, W, C] are not finite or not in [-1, 1].
     """
     mesh = make_mesh() if mesh is None else mesh
-    replicated = NamedSharding(mesh, PartitionSpec())
     donated = (0,) if donate else ()
-    step = jit_global(train_step, mesh, batch_axes=(None, 0, None), donate=donated, may_be_kept=False)
-    checked_shapes = set()
+    steps, checked_shapes = dict[Any, tuple[Callable, list]](), set()
+
+    def step_for(state):
+        """The compiled step, and the places of the state's arrays, for states of this form."""
+        form = jax.tree.structure(state), tuple(map(jnp.shape, jax.tree.leaves(state)))
+        if form not in steps:
+            step = jit_global(
+                train_step,
+                mesh,
+                batch_axes=(None, 0, None),
+                donate=donated,
+                may_be_kept=False,
+                state=state,
+                state_rule=state_rule,
+            )
+            steps[form] = step, jax.tree.leaves(state_sharding.places(mesh, state, state_rule))
+        return steps[form]
 
     @functools.wraps(train_step)
     def checked_step(state, batch, key):
@@ -313,10 +345,10 @@ def jit_step(train_step: Callable, mesh: Mesh | None = None, *, donate: bool = T
                 check_divisible(shape[0], mesh.size)
             _check_values(batch)
             checked_shapes.add(shapes)
-        leaves = jax.tree.leaves(state)
-        if leaves and getattr(leaves[0], "sharding", None) != replicated:
+        step, places = step_for(state)
+        if any(getattr(x, "sharding", None) != place for x, place in zip(jax.tree.leaves(state), places, strict=True)):
             # Fresh from `init`, on one device. Left there, the step would be compiled for it, and again for its result.
-            state = replicate(mesh, state)
+            state = state_sharding.put(mesh, state, state_rule)
         return step(state, batch, key)
 
     return checked_step

@@ -248,7 +248,7 @@ def make_drawn_evaluate(
             seen_fake = comparison.see(backbone, data.from_arrays("samples", generated))
             values, _ = comparison.compare(backbone, seen_real, seen_fake, dict(metrics), key)
         if discriminate is not None:
-            local = jax.device_get(system.variables(state))
+            local = jax.device_get(variables)
             logits = [np.asarray(discriminate(local, batch)) for batch in (*shown, drawn[0])]
             values |= comparison.discriminator_gap(*logits)
         return values

@@ -222,6 +222,26 @@ def test_two_hosts_read_their_own_halves_of_a_streamed_folder(tmp_path, monkeypa
     assert_close(together, one, config)
 
 
+@pytest.mark.slow
+def test_two_hosts_divide_a_state_and_one_goes_on_with_it(tmp_path, digits):
+    run = tmp_path / "run"
+    arguments = ["mnist-cnn", "--data.name", "arrays", "--data.path", digits, "--data.test-path", digits]
+    arguments += ["--widths", 4, 4, "--batch-size", 8, "--log-every", 2, "--sample-every", 0, "--directory", run]
+    arguments += ["--optimizer.schedule", "constant", "--checkpoint-every", 2, "--state", "sharded"]
+    for num_steps in (2, 4):
+        codes, outputs = finish(start([*arguments, "--num-steps", num_steps]))
+        assert codes == [0, 0], outputs
+    assert "Resuming at step 2 of 4 on 4 cpu devices" in outputs[0]
+    record = checkpoint.read_record(run / "checkpoints", 4)
+    assert len(record["parts"]) == 4  # of the large kernel: itself, two moments, the average
+    assert {len(parts) for parts in record["parts"].values()} == {4}
+    alone = [*arguments[:-1], "replicated", "--num-devices", 1, "--num-steps", 6]
+    codes, outputs = finish(start(alone, num_hosts=1))
+    assert codes == [0], outputs
+    assert "Resuming at step 4 of 6" in outputs[0]
+    assert metrics_log.read_metrics(run)[-1]["step"] == 6
+
+
 def test_the_variables_of_several_hosts_must_be_complete(monkeypatch):
     for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
         monkeypatch.delenv(name, raising=False)

@@ -39,7 +39,7 @@ def restore(
 
     Returns:
       `(state, record)`; the record is the dict of `read_record`. A leaf whose crc32 in `record["leaves"]` is
-      None was sharded over processes and could not be verified.
+      None was divided over processes, and was verified part by part (`record["parts"]`).
 
     Raises:
       FileNotFoundError: when there is no checkpoint, or not that step.
@@ -146,6 +146,10 @@ def _read_verified(directory: "epath.Path", step: int, template: Any) -> tuple[d
             empty = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
             arrays[path] = np.zeros(empty.shape, empty.dtype)
     changed = [path for path, (_, _, digest) in record["leaves"].items() if digest not in (None, crc32(arrays[path]))]
+    for path, of_leaf in record.get("parts", {}).items():
+        cut = ((tuple(slice(*pair) for pair in bounds), digest) for bounds, digest in of_leaf)
+        if any(crc32(arrays[path][part]) != digest for part, digest in cut):
+            changed.append(path)
     if changed:
         raise CheckpointDamaged(
             f"the checkpoint of step {step} is damaged: in {directory / str(step) / 'state'} {len(changed)} of "

@@ -19,7 +19,8 @@ def read_record(source: "ocp.CheckpointManager | str | os.PathLike", step: int) 
 
     Returns:
       A dict: `format`, `jaxgen` (version), `step`, `leaves` (path -> [shape, dtype, crc32 or None]), `keys`
-      (path -> implementation of a typed PRNG key), `metrics`, `metadata`, `crc32` (of all the rest).
+      (path -> implementation of a typed PRNG key), `metrics`, `metadata`, `crc32` (of all the rest). Where leaves were
+      divided over processes, `parts`, too (path -> [[start, stop] of each dimension, crc32] of each part).
 
     Raises:
       FileNotFoundError: when there is no such step.

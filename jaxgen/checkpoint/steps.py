@@ -73,10 +73,15 @@ def move_aside(manager: "ocp.CheckpointManager", steps: list[int]) -> None:
     manager.reload()
 
 
+def largest_of_all_processes(numbers: np.ndarray) -> np.ndarray:
+    """Of each of some numbers the largest that a process gives. All must call it."""
+    from jax.experimental import multihost_utils
+
+    return np.max(multihost_utils.process_allgather(numbers), axis=0)
+
+
 def worst_of_all_processes(status: int) -> int:
     """The largest status over all processes, at the price of one small collective when there are several."""
     if jax.process_count() == 1:
         return status
-    from jax.experimental import multihost_utils
-
-    return int(np.max(multihost_utils.process_allgather(np.int32(status))))
+    return int(largest_of_all_processes(np.asarray(status, np.int32)))

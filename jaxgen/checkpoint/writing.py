@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import jax
+import numpy as np
 
 from jaxgen import __version__, files, orbax_log
 from jaxgen.checkpoint import record as records
 from jaxgen.checkpoint.errors import CheckpointDamaged, SaveFailed
-from jaxgen.checkpoint.leaves import crc32, flatten, host_copy, is_key, signature, storable
+from jaxgen.checkpoint.leaves import crc32, flatten, host_copy, is_key, parts, signature, storable
 from jaxgen.checkpoint.retention import KeepLastAndBest
-from jaxgen.checkpoint.steps import all_steps, check_writable, directory_of, move_aside
+from jaxgen.checkpoint.steps import all_steps, check_writable, directory_of, largest_of_all_processes, move_aside
 
 if TYPE_CHECKING:
     import orbax.checkpoint as ocp
@@ -140,6 +141,7 @@ def save(
         "jaxgen": __version__,
         "step": int(step),
         "leaves": digests,
+        **_digests_of_parts([(path, leaf) for path, leaf in leaves if digests[path][-1] is None]),
         "keys": {path: str(jax.random.key_impl(leaf)) for path, leaf in leaves if is_key(leaf)},
         "metrics": {name: float(value) for name, value in (metrics or {}).items()},
         "metadata": dict(metadata or {}),
@@ -153,7 +155,8 @@ def save(
     existing = sorted(manager.all_steps())
     if step in existing and not force:
         try:
-            same = records.read_record(manager, step)["leaves"] == record["leaves"]
+            before = records.read_record(manager, step)
+            same = before["leaves"] == record["leaves"] and before.get("parts") == record.get("parts")
         except CheckpointDamaged as error:
             warnings.warn(f"{error}. It is moved aside and saved anew.", stacklevel=2)
             move_aside(manager, [step])
@@ -187,6 +190,16 @@ def save(
         )
     except Exception as error:
         _raise_save_failed(manager, step, error)
+
+
+def _digests_of_parts(leaves: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What a record says of arrays of which no process holds the whole: the crc32 of each part. {} without such."""
+    if not leaves:
+        return {}
+    found = {path: parts(jax.random.key_data(leaf) if is_key(leaf) else leaf) for path, leaf in leaves}
+    own = np.asarray([digest for of_leaf in found.values() for _, digest in of_leaf], np.uint32)
+    digests = iter(largest_of_all_processes(own).tolist())
+    return {"parts": {path: [[bounds, next(digests)] for bounds, _ in of_leaf] for path, of_leaf in found.items()}}
 
 
 def _remove_unfinished(directory: "epath.Path", step: int | None, attempts: int = 20) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from jaxgen import checkpoint, console, data, run_directory, sharding
+from jaxgen import checkpoint, console, data, run_directory, sharding, state_sharding
 from jaxgen.local_path import local
 from jaxgen.loop import dispatch, first_batch, health, hosts, pictures, status, stop_signals
 from jaxgen.loop.plan import Plan
@@ -51,6 +51,7 @@ def train(
     facts: Mapping[str, Any] | None = None,
     seed: int = 0,
     num_devices: int | None = None,
+    state_rule: state_sharding.Rule = state_sharding.replicated,
     log_every: int = 100,
     sample_every: int = 1000,
     evaluate_every: int = 1000,
@@ -68,7 +69,8 @@ def train(
 
     Args:
       train_step: `(state, batch, key) -> (state, metrics)`, not compiled, in the global view.
-      state: a fresh state with a `step`; also the template for restoring.
+      state: a fresh state with a `step`; also the template for restoring. Or a function of no arguments that makes one,
+        called only where it is needed: nothing is held of it while the loop trains.
       dataset: batches are addressed by their step, so the step is all that a resumed run needs to know.
       directory: the run directory. Metrics, samples, checkpoints and report go there.
       num_steps: where to stop, counted from the run's beginning.
@@ -79,6 +81,8 @@ def train(
       facts: what the run is of, for its report: `system`, `can`, `parameters`.
       seed: of the data order.
       num_devices: how many devices to use; all by default.
+      state_rule: where the state lies: on every device, or `state_sharding.by_largest_dimension`: divided over them. A
+        resumed run may have another.
       log_every: steps between lines of the log; each holds means over the steps since the line before (of this
         process: the first line after a resume tells of the steps since the resume).
       sample_every, evaluate_every, checkpoint_every: steps between these; 0 for only at the end.
@@ -125,8 +129,11 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(hosts.telling_of_lost_hosts())
         with hosts.on_all_hosts(mesh):
-            metric_names = first_batch.check_first_batch(train_step, dataset, batch_size, seed, state, key, mesh)
-            first_batch.check_pictures(sample, state, dataset)
+            shapes = jax.eval_shape(state) if callable(state) else state
+            metric_names = first_batch.check_first_batch(
+                train_step, dataset, batch_size, seed, shapes, key, mesh, state_rule
+            )
+            first_batch.check_pictures(sample, shapes, dataset)
         with hosts.on_all_hosts(mesh):  # only now: a mistake on any host leaves no directory behind
             hold = lock.hold(directory, config, may_change=may_change, upgrade=upgrade, is_primary=primary)
             stack.enter_context(hold)
@@ -145,7 +152,7 @@ def train(
         run = _Run(plan, directory, manager, stop, record_status, primary, not_finite)
         rollbacks = 0
         while True:
-            current, record = _restore_or_start(manager, mesh, state)
+            current, record = _restore_or_start(manager, mesh, state, state_rule)
             step, rollbacks = int(current.step), max(rollbacks, record["metadata"].get("rollbacks", 0))
             if step > num_steps:
                 raise ValueError(f"{directory} is at step {step} already, beyond num_steps {num_steps}")
@@ -169,6 +176,8 @@ def train(
                         seed=seed + rollbacks,
                         start_step=step,
                         metric_names=metric_names,
+                        state=current,
+                        state_rule=state_rule,
                     ) as (take_steps, most, waited),
                 ):
                     attempt = _Attempt(
@@ -347,14 +356,19 @@ def _describe(bad: _WentWrong, directory: Path, last_good: int | None) -> str:
     )
 
 
-def _restore_or_start(manager, mesh, fresh: Any) -> tuple[Any, dict[str, Any]]:
-    """The newest good checkpoint, or a copy of the fresh state: the first step takes the memory of what it is given."""
+def _restore_or_start(manager, mesh, fresh: Any, rule: state_sharding.Rule) -> tuple[Any, dict[str, Any]]:
+    """The newest good checkpoint, or a fresh state; of one that was given a copy, whose memory the first step takes."""
+    make = fresh if callable(fresh) else lambda: fresh
     if checkpoint.latest_step(manager) is None:
-        return sharding.replicate(mesh, fresh), {"metadata": {}, "metrics": {}}
-    shapes = sharding.replicated_shapes(mesh, checkpoint.without_frozen(fresh))
-    state, record = checkpoint.restore(manager, shapes)
-    frozen = getattr(fresh, "frozen", None)
-    return checkpoint.with_frozen(state, None if frozen is None else sharding.replicate(mesh, frozen)), record
+        state = make()
+        if not (callable(fresh) and state_sharding.is_put(mesh, state, rule)):
+            state = state_sharding.put(mesh, state, rule)
+        return state, {"metadata": {}, "metrics": {}}
+    shapes = jax.eval_shape(make)
+    state, record = checkpoint.restore(manager, state_sharding.shapes(mesh, checkpoint.without_frozen(shapes), rule))
+    if getattr(shapes, "frozen", None) is not None:
+        state = checkpoint.with_frozen(state, sharding.replicate(mesh, make().frozen))
+    return state, record
 
 
 def _doubts(run: _Run, dataset: data.Dataset) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
-from jaxgen import data, sharding
+from jaxgen import data, sharding, state_sharding
 
 MAX_STEPS_PER_DISPATCH = 64
 
@@ -114,12 +114,16 @@ def dispatcher(
     seed: int,
     start_step: int,
     metric_names: Sequence[str],
+    state: Any,
+    state_rule: state_sharding.Rule = state_sharding.replicated,
 ) -> Iterator[tuple[Callable, int, Callable[[], float] | None]]:
     """Yields `dispatch`, a function `(state, tally or None, step, count) -> (state, tally)`, and the largest count.
 
     Small sets live on the device and many steps run in one dispatch. Large ones are read ahead by threads or processes,
     a step each; then the third is a function that says for how many seconds batches were waited for since it was asked.
+    `state` is one, or its shapes; `state_rule` says where it lies.
     """
+    places = dict(donate=(0,), may_be_kept=False, state=state, state_rule=state_rule)
     rows = functools.partial(data.batch_rows, dataset, batch_size=batch_size, seed=seed)
     shard = functools.partial(data.process_slice, process_index=jax.process_index(), process_count=jax.process_count())
     zero: Any = np.zeros((), np.float32)
@@ -142,8 +146,7 @@ def dispatcher(
             make_many_steps(train_step, dataset.prepare, dataset.gather),
             mesh,
             batch_axes=(None, None, 1, None, None, None),
-            donate=(0,),
-            may_be_kept=False,
+            **places,
         )
 
         def dispatch(state, tally, step, count):
@@ -156,7 +159,7 @@ def dispatcher(
         return
 
     one_step = make_one_step(train_step, dataset.prepare)
-    run = sharding.jit_global(one_step, mesh, batch_axes=(None, None, 0, None), donate=(0,), may_be_kept=False)
+    run = sharding.jit_global(one_step, mesh, batch_axes=(None, None, 0, None), **places)
     ahead = data.prefetch(dataset.fetch, lambda step: shard(rows(step)), start_step, num_workers=dataset.workers)
     with contextlib.closing(ahead) as batches:
         waited = 0.0

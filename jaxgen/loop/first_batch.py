@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxgen import data, sharding
+from jaxgen import data, sharding, state_sharding
 from jaxgen.arguments import described
 
 
@@ -44,7 +44,14 @@ def traced_once(train_step: Callable) -> Callable:
 
 
 def check_first_batch(
-    train_step: Callable, dataset: data.Dataset, batch_size: int, seed: int, state: Any, key: jax.Array, mesh: Mesh
+    train_step: Callable,
+    dataset: data.Dataset,
+    batch_size: int,
+    seed: int,
+    state: Any,
+    key: jax.Array,
+    mesh: Mesh,
+    state_rule: state_sharding.Rule = state_sharding.replicated,
 ) -> list[str]:
     """Looks at this host's part of the first batch: wrong ranges and NaN train without an error, and badly.
 
@@ -63,7 +70,10 @@ def check_first_batch(
 
     whole = {name: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype) for name, x in raw.items()}
     arguments = sharding.replicated_shapes(mesh, (state, whole, key))
-    traced = sharding.jit_global(metrics_of, mesh, batch_axes=(None, None, None), may_be_kept=False)
+    # By the loop's own rule: a trace is remembered, see `traced_once`.
+    traced = sharding.jit_global(
+        metrics_of, mesh, batch_axes=(None, None, None), may_be_kept=False, state_rule=state_rule
+    )
     shapes = traced.eval_shape(*arguments)
     for name, shape in shapes.items():
         if shape.shape:

@@ -29,7 +29,8 @@ def not_finite(mesh: jax.sharding.Mesh, state: Any, fresh: Any) -> str:
     Args:
       mesh: whose devices hold the state.
       state: a pytree of arrays; integers and PRNG keys are finite.
-      fresh: the state that training began with: what is not finite there is so by design, such as the best loss so far.
+      fresh: the state that training began with, or a function that makes it: what is not finite there is so by design,
+        such as the best loss so far.
     """
     leaves = {path: leaf for path, leaf in _named(state).items() if _is_inexact(leaf)}
     if not leaves:
@@ -38,8 +39,8 @@ def not_finite(mesh: jax.sharding.Mesh, state: Any, fresh: Any) -> str:
         path for path, fine in zip(leaves, np.asarray(_look(mesh)(list(leaves.values()))), strict=True) if not fine
     ]
     if wrong:
-        begun = _named(fresh)
-        wrong = [path for path in wrong if path not in begun or np.isfinite(np.asarray(begun[path])).all()]
+        begun = _named(fresh() if callable(fresh) else fresh)
+        wrong = [path for path in wrong if path not in begun or bool(_is_finite(begun[path]))]
     names = ", ".join(path.lstrip(".") or "the state" for path in wrong[:_SHOWN])
     return names + (f" and {len(wrong) - _SHOWN} more arrays" if len(wrong) > _SHOWN else "")
 
@@ -52,12 +53,17 @@ def _is_inexact(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
+@jax.jit
+def _is_finite(leaf):
+    return jnp.isfinite(leaf).all()
+
+
 @functools.lru_cache
 def _look(mesh: jax.sharding.Mesh) -> Callable:
     def look(leaves):
         return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
 
-    return sharding.jit_global(look, mesh, batch_axes=(None,))
+    return sharding.where_it_lies(look, mesh)
 
 
 # A log --------------------------------------------------------------------------------------------------------------

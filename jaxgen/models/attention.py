@@ -45,6 +45,8 @@ class SelfAttention(nn.Module):
     dtype: Any = None  # of the computation; parameters are float32
     epsilon: float = 1e-12  # of the spectral normalisation
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         batch, height, width, channels = x.shape

@@ -132,6 +132,8 @@ class GeneratorBlock(nn.Module):
     dtype: Any = None
     axis_name: str | None = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array, told: jax.Array, *, train: bool) -> jax.Array:
         def conv(layer, *size, name):
@@ -160,6 +162,8 @@ class DeepGeneratorBlock(nn.Module):
     dtype: Any = None
     axis_name: str | None = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array, told: jax.Array, *, train: bool) -> jax.Array:
         hidden, spectral = max(1, x.shape[-1] // BOTTLENECK), _spectral(self)
@@ -187,6 +191,8 @@ class DeepDiscriminatorBlock(nn.Module):
     halve: bool = False
     kernel_init: Any = orthogonal_init
     dtype: Any = None
+
+    is_block = True  # see `rematerialisation`
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

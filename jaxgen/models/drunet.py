@@ -22,6 +22,8 @@ class ResidualBlock(nn.Module):
 
     dtype: Any = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nn.relu(same(x.shape[-1], 3, self.dtype, use_bias=False)(x))

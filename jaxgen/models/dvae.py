@@ -24,6 +24,8 @@ class Block(nn.Module):
     gain: float  # of what is added to the input
     dtype: Any = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shared = {"kernel_init": normal, "dtype": self.dtype}

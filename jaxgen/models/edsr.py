@@ -35,6 +35,8 @@ class ResidualBlock(nn.Module):
     kernel_init: Any = uniform
     dtype: Any = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         settings = {"kernel_init": self.kernel_init}

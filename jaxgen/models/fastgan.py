@@ -83,6 +83,8 @@ class EnlargingBlock(nn.Module):
     dtype: Any = None
     axis_name: str | None = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         for layer in (SpectralEnlargingConv, SpectralConv)[: 1 + self.noise]:
@@ -147,6 +149,8 @@ class HalvingBlock(nn.Module):
     residual: bool = True
     dtype: Any = None
     axis_name: str | None = None
+
+    is_block = True  # see `rematerialisation`
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

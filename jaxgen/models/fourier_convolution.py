@@ -110,6 +110,8 @@ class FourierBlock(_Layer):
 
     share: float = 0.75
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, parts: tuple[jax.Array, jax.Array], *, train: bool) -> tuple[jax.Array, jax.Array]:
         found: Any = parts

@@ -66,6 +66,8 @@ class StyledConv(nn.Module):
     enlarge: bool = False
     dtype: Any = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array, w: jax.Array) -> jax.Array:
         style = EqualisedDense(x.shape[-1], bias_init=1.0, name="style")(w)

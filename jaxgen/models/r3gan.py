@@ -51,6 +51,8 @@ class Block(nn.Module):
     num_blocks: int = 1  # of the network: its first gains are divided by the fourth root
     dtype: Any = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         inner = self.expansion * x.shape[-1]

@@ -35,6 +35,8 @@ class Block(nn.Module):
     reduction: int = 16
     dtype: Any = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nn.relu(same(x.shape[-1], 3, self.dtype)(x))

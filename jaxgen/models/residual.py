@@ -72,6 +72,8 @@ class DiscriminatorBlock(nn.Module):
     epsilon: float = 1e-12  # of the spectral normalisation
     dtype: Any = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         shared: dict[str, Any] = {"dtype": self.dtype, "epsilon": self.epsilon}

@@ -47,6 +47,8 @@ class ResidualBlock(nn.Module):
     dtype: Any = None
     axis_name: str | None = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         y, width = x, x.shape[-1]

@@ -28,6 +28,8 @@ class DenseBlock(nn.Module):
     growth: int = 32  # features of the first four
     dtype: Any = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         found = x

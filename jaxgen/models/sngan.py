@@ -79,6 +79,8 @@ class GeneratorBlock(nn.Module):
     dtype: Any = None
     axis_name: str | None = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array, label: jax.Array | None = None, *, train: bool) -> jax.Array:
         def norm(x):

@@ -123,6 +123,8 @@ class Block(nn.Module):
     scale: float = 1.0  # of the last kernel's variance at first
     dtype: Any = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = 3 if x.shape[1] > 2 else 1

@@ -40,6 +40,8 @@ class Block(nn.Module):
     features: int
     dtype: Any = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x
@@ -54,6 +56,8 @@ class Attention(nn.Module):
     """x + Conv(softmax(q k' / sqrt(C)) v), q, k and v being 1x1 convolutions of norm(x): [B, H, W, C], the same."""
 
     dtype: Any = None
+
+    is_block = True  # see `rematerialisation`
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -30,6 +30,8 @@ class ResidualBlock(nn.Module):
     inner: int = 32  # channels between
     dtype: Any = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nn.relu(Conv(self.inner, 3, padding=1, dtype=self.dtype)(nn.relu(x)))

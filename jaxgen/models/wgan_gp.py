@@ -37,6 +37,8 @@ class DiscriminatorBlock(nn.Module):
     dtype: Any = None
     axis_name: str | None = None
 
+    is_block = True  # see `rematerialisation`
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def norm(x):
