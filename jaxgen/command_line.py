@@ -68,7 +68,7 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
-        _leave_other_hosts(code)
+        _leave_other_hosts(code, "it was interrupted")
     except BrokenPipeError:  # whoever read what we print has left, like `head`
         code = _leave_quietly()
     except (ValueError, TypeError, OSError, RuntimeError, ImportError, MemoryError) as error:
@@ -81,7 +81,7 @@ def run(main: Callable[[], int | None]) -> None:
         print(_shown("\n".join([f"error: {text}", *notes])), file=sys.stderr)
         print("(set JAXGEN_TRACEBACK=1 to see where in the code)", file=sys.stderr)
         code = 2
-        _leave_other_hosts(code)
+        _leave_other_hosts(code, str(text))
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -113,11 +113,12 @@ def _sentences() -> Callable[..., str]:
     return line
 
 
-def _leave_other_hosts(code: int) -> None:
+def _leave_other_hosts(code: int, message: str) -> None:
     """On several hosts: ends this process, and so what the others wait for, now and not after minutes of goodbyes."""
-    sharding = sys.modules.get("jaxgen.sharding")
-    if sharding is not None and sharding.jax.distributed.is_initialized():
-        sharding.leave_hosts()
+    hosts = sys.modules.get("jaxgen.hosts")
+    if hosts is not None and hosts.jax.distributed.is_initialized():
+        hosts.tell_of_failure(message)
+        hosts.leave_hosts()
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()

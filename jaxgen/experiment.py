@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import checkpoint, configuration, data, loop, memory, options, run_directory, sharding, systems
+from jaxgen import checkpoint, configuration, data, hosts, loop, memory, options, run_directory, sharding, systems
 from jaxgen.building import build
 from jaxgen.loading import digest_of
 from jaxgen.local_path import local
-from jaxgen.loop import first_batch
+from jaxgen.loop import agreement, first_batch
 from jaxgen.metrics import comparison
 from jaxgen.options import Run
 from jaxgen.starting import started_from
@@ -57,6 +57,8 @@ def _naming_flags(config: Run) -> Iterator[None]:
 
 
 def _train(config: Run, directory: str, preset: str, start_from: str | Path | None, progress: bool) -> loop.Result:
+    if hosts.count() > 1:  # now, since hosts that open unlike data could wait for each other there
+        agreement.check(agreement.of_settings(configuration.to_dict(config, preset=preset), directory))
     sharding.check_divisible(config.batch_size, sharding.make_mesh(config.num_devices).size)
     stored = _stored_in(directory)
     built = build(config, stored=stored)

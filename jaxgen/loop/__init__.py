@@ -18,7 +18,7 @@ import jax
 
 from jaxgen import checkpoint, console, data, run_directory, sharding
 from jaxgen.local_path import local
-from jaxgen.loop import dispatch, first_batch, health, hosts, pictures, status, stop_signals
+from jaxgen.loop import agreement, dispatch, first_batch, health, hosts, pictures, status, stop_signals
 from jaxgen.loop.plan import Plan
 from jaxgen.run_directory import lock, metrics_log
 
@@ -98,6 +98,7 @@ def train(
       Of a run that had finished before: its state as it was saved.
 
     Raises:
+      agreement.HostsDisagree: for hosts with unlike settings, versions or data, or each with a directory of its own.
       ValueError: for no steps, intervals below zero, a batch that the devices cannot share, a run beyond `num_steps`,
         or a `best_metric` that is not evaluated.
       NonFiniteLoss: see there.
@@ -124,10 +125,25 @@ def train(
     plan = Plan(num_steps, log_every, sample_every, evaluate_every, checkpoint_every, sample, evaluate, best_metric)
     with contextlib.ExitStack() as stack:
         stack.enter_context(hosts.telling_of_lost_hosts())
-        with hosts.on_all_hosts(mesh):
+        if jax.process_count() > 1:
+            numbers = {
+                "num_steps": num_steps,
+                "batch_size": batch_size,
+                "seed": seed,
+                "log_every": log_every,
+                "sample_every": sample_every if sample else None,
+                "evaluate_every": evaluate_every if evaluate else None,
+                "checkpoint_every": checkpoint_every,
+                "keep_last": keep_last,
+                "best_metric": best_metric,
+                "max_rollbacks": max_rollbacks,
+            }
+            agreement.check(agreement.of_training(config, directory, numbers, dataset, key, state))
+        with hosts.on_all_hosts():
             metric_names = first_batch.check_first_batch(train_step, dataset, batch_size, seed, state, key, mesh)
             first_batch.check_pictures(sample, state, dataset)
-        with hosts.on_all_hosts(mesh):  # only now: a mistake on any host leaves no directory behind
+        agreement.check_shared(directory)
+        with hosts.on_all_hosts():  # only now: a mistake on any host leaves no directory behind
             hold = lock.hold(directory, config, may_change=may_change, upgrade=upgrade, is_primary=primary)
             stack.enter_context(hold)
             if primary:
