@@ -3,10 +3,11 @@
 import contextlib
 import functools
 import os
+import shlex
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from jaxgen.names import show
@@ -22,6 +23,24 @@ def use_compilation_cache() -> None:
         given = str(cache_directory() / "compiled")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = given
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")  # by default 1, which most are below
+
+
+def meet_hosts(arguments: Sequence[str]) -> None:
+    """Connects this process with those on other hosts, if there are any; all must have been given the same command.
+
+    Raises:
+      ValueError: on all hosts, where they have not, or have other versions; as `hosts.initialize_hosts`.
+    """
+    if {"-h", "--help"}.intersection(arguments):
+        return
+    from jaxgen import hosts
+
+    hosts.initialize_hosts()
+    if hosts.are_connected():
+        from jaxgen.loop import agreement
+
+        command = {"the command": shlex.join(arguments)}
+        agreement.check({agreement.SAME_COMMAND: command, agreement.SAME_VERSIONS: agreement.versions()})
 
 
 def program(command: str) -> str:
@@ -116,7 +135,7 @@ def _sentences() -> Callable[..., str]:
 def _leave_other_hosts(code: int, message: str) -> None:
     """On several hosts: ends this process, and so what the others wait for, now and not after minutes of goodbyes."""
     hosts = sys.modules.get("jaxgen.hosts")
-    if hosts is not None and hosts.jax.distributed.is_initialized():
+    if hosts is not None and hosts.are_connected():
         hosts.tell_of_failure(message)
         hosts.leave_hosts()
         with contextlib.suppress(OSError):

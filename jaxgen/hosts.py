@@ -1,11 +1,11 @@
 """Processes of several hosts that compute together: how they find each other, and what they tell each other in words.
 
 `initialize_hosts()` connects them, `exchange` gives every one what all of them say, before any device computes, and
-`leave_hosts` ends a process so that the others end, too.
+`leave_hosts` ends a process so that the others end, too. JAX is imported where it is needed: a process alone need not
+have it to be told so.
 """
 
 import contextlib
-import functools
 import importlib.util
 import itertools
 import json
@@ -18,9 +18,6 @@ import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import jax
-import numpy as np
 
 SECONDS_TO_MISS_A_HOST = 60
 SECONDS_TO_START = 290  # JAX ends a process that has not met all others after 300, without a sentence
@@ -55,7 +52,6 @@ def initialize_hosts() -> None:
     timeout = os.environ.get("JAXGEN_HOST_TIMEOUT", str(SECONDS_TO_MISS_A_HOST))
     if not timeout.isdecimal() or int(timeout) < 1:
         raise ValueError(f"JAXGEN_HOST_TIMEOUT is a whole number of seconds, at least 1, not {timeout!r}")
-    connect = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=int(timeout))
     values = [os.environ.get(name) for name in _NAMES]
     if all(values):
         try:
@@ -63,14 +59,20 @@ def initialize_hosts() -> None:
         except ValueError as error:
             raise ValueError(f"NUM_PROCESSES and PROCESS_ID are whole numbers, not {values[1:]}") from error
         with _waiting_aloud(f"process {index} of {count} waits for the others, whose first is at {values[0]}"):
-            connect(values[0], num_processes=count, process_id=index)
+            _connect(int(timeout), values[0], num_processes=count, process_id=index)
     elif any(values):
         missing = ", ".join(name for name, value in zip(_NAMES, values, strict=True) if not value)
         raise ValueError(f"to train on several hosts set all of {', '.join(_NAMES)}; missing: {missing}")
     elif (found := _found_by_jax(os.environ)) is not None:
         launcher, settings = found
         with _waiting_aloud(f"this process waits for the others that {launcher} has started"):
-            connect(**settings)
+            _connect(int(timeout), **settings)
+
+
+def _connect(timeout: int, *arguments: Any, **settings: Any) -> None:
+    import jax
+
+    jax.distributed.initialize(*arguments, heartbeat_timeout_seconds=timeout, **settings)
 
 
 def _found_by_jax(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]] | None:
@@ -123,9 +125,13 @@ def _num_tpu_hosts(environment: Mapping[str, str]) -> int:
     JAX sets TPU_SKIP_MDS_QUERY where it sees no chip.
     """
     platforms = environment.get("JAX_PLATFORMS", "")
-    if importlib.util.find_spec("libtpu") is None or "TPU_SKIP_MDS_QUERY" in environment:
+    if importlib.util.find_spec("libtpu") is None:
         return 1
     if platforms and "tpu" not in platforms:
+        return 1
+    import jax  # noqa: F401  looks for chips, and sets the variable
+
+    if "TPU_SKIP_MDS_QUERY" in environment:
         return 1
     server = environment.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(f"http://{server}/{_METADATA}", headers={"Metadata-Flavor": "Google"})
@@ -199,6 +205,27 @@ def exchange(value: str) -> list[str]:
     return [different[i] for i in which]
 
 
+def index() -> int:
+    """Which host this process is: 0 alone."""
+    import jax
+
+    client, number, _ = _coordinator()
+    return number if client is not None else jax.process_index()
+
+
+def count() -> int:
+    """How many hosts compute together."""
+    import jax
+
+    client, _, number = _coordinator()
+    return number if client is not None else jax.process_count()
+
+
+def are_connected() -> bool:
+    """Whether `initialize_hosts` has connected this process with others; starts no device, and imports no JAX."""
+    return "jax" in sys.modules and _coordinator()[0] is not None and _coordinator()[2] > 1
+
+
 def tell_of_failure(message: str) -> None:
     """Lets the hosts that wait in `exchange`, or will, end with this message; this process ends next."""
     client, index, _ = _coordinator()
@@ -217,6 +244,8 @@ def _coordinator() -> tuple[Any, int, int]:
 
 
 def _wait_for(client: Any, name: str, whom: str) -> str:
+    import jax
+
     since, told = time.monotonic(), False
     while True:
         try:
@@ -233,8 +262,11 @@ def _wait_for(client: Any, name: str, whom: str) -> str:
 
 def _exchange_by_devices(value: str) -> list[str]:
     """`exchange` where a TPU's own runtime has connected the hosts, without JAX's coordinator."""
+    import jax
+
     if jax.process_count() == 1:
         return [value]
+    import numpy as np
     from jax.experimental import multihost_utils
 
     data = np.frombuffer(value.encode(), np.uint8)
@@ -249,6 +281,8 @@ def leave_hosts(seconds: float = 10.0) -> None:
     The end of a Python process would wait for minutes: for hosts that are lost, or that wait in a step for this one.
     End the process next (`os._exit`): only then does what they wait for end, too, with an error.
     """
+    import jax
+
     if jax.distributed.is_initialized():
         goodbye = threading.Thread(target=jax.distributed.shutdown, daemon=True)
         goodbye.start()
@@ -264,15 +298,3 @@ def named(indices: Sequence[int]) -> str:
     if len(indices) == 1:
         return f"host {indices[0]}"
     return f"hosts {', '.join(map(str, indices[:-1]))} and {indices[-1]}"
-
-
-def index() -> int:
-    """Which host this process is, without starting a device."""
-    client, number, _ = _coordinator()
-    return number if client is not None else jax.process_index()
-
-
-def count() -> int:
-    """How many hosts compute together, without starting a device where they were connected by `initialize_hosts`."""
-    client, _, number = _coordinator()
-    return number if client is not None else jax.process_count()

@@ -319,6 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
     command_line.use_compilation_cache()
     words.check(arguments)
     words.suggest(arguments, [*words.options_of(evaluate), "--table"])
+    command_line.meet_hosts(arguments)
     program = command_line.program("evaluate")
     if "--table" in arguments:
         arguments = [argument for argument in arguments if argument != "--table"]
