@@ -1,5 +1,6 @@
 """The commands of `jaxgen COMMAND`: a module each, with `main(arguments) -> exit code`. They parse, call, and print."""
 
+import contextlib
 import importlib
 import itertools
 import sys
@@ -38,7 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}? There is" if near else "there is"
         raise ValueError(f"there is no command {name!r}; {hint}: {', '.join(COMMANDS)}")
-    return importlib.import_module(f"jaxgen.commands.{name}").main(rest)
+    command = importlib.import_module(f"jaxgen.commands.{name}")
+    if name == "train" or not any("://" in argument for argument in rest):
+        return command.main(rest)
+    from jaxgen import buckets
+
+    with contextlib.ExitStack() as stack:  # runs in buckets are copied here, and back what was written into them
+        copies = {run: str(stack.enter_context(buckets.reading(run))) for run in rest if buckets.is_bucket(run)}
+        return command.main([copies.get(argument, argument) for argument in rest])
 
 
 def run(name: str | None = None) -> None:

@@ -167,7 +167,7 @@ def compare(
     **options: Any,
 ) -> dict[str, Any]:
     """One set of images against another; see `evaluate`."""
-    from jaxgen import evaluation
+    from jaxgen import evaluation, hosts
     from jaxgen.evaluation import of_runs
     from jaxgen.evaluation import page as evaluation_page
     from jaxgen.evaluation import pictures as evaluation_pictures
@@ -214,8 +214,9 @@ def compare(
         if trained is not None and real.split:
             found += evaluation_pictures.reconstructions(trained, real.dataset)
         try:
-            page = evaluation_page.write_page(path.with_suffix(".html"), whole, found)
-            print(f"pictures: {page}", file=sys.stderr)
+            if hosts.index() == 0:  # all have made the pictures together
+                page = evaluation_page.write_page(path.with_suffix(".html"), whole, found)
+                print(f"pictures: {page}", file=sys.stderr)
         except OSError as error:
             warnings.warn(f"the pictures could not be kept: {error}", stacklevel=2)
     elif path.with_suffix(".html").exists():

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from jaxgen import checkpoint, console, data, run_directory, sharding
+from jaxgen import buckets, checkpoint, console, data, run_directory, sharding
 from jaxgen.local_path import local
 from jaxgen.loop import agreement, dispatch, first_batch, health, hosts, pictures, status, stop_signals
 from jaxgen.loop.plan import Plan
@@ -36,6 +36,7 @@ class Result(NamedTuple):
     evaluation: dict[str, float]  # of the last state, if the loop evaluates
 
 
+@buckets.in_local_copy
 def train(
     train_step: Callable,
     state: Any,
@@ -70,7 +71,8 @@ def train(
       train_step: `(state, batch, key) -> (state, metrics)`, not compiled, in the global view.
       state: a fresh state with a `step`; also the template for restoring.
       dataset: batches are addressed by their step, so the step is all that a resumed run needs to know.
-      directory: the run directory. Metrics, samples, checkpoints and report go there.
+      directory: the run directory, or the address of one in a bucket. Metrics, samples, checkpoints and report go
+        there.
       num_steps: where to stop, counted from the run's beginning.
       batch_size: images a step, over all devices and hosts.
       key: the run's constant key.

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import __version__, data, files, fingerprints, hosts, run_directory
+from jaxgen import __version__, buckets, data, files, fingerprints, hosts, run_directory
 from jaxgen.checkpoint import leaves
 from jaxgen.run_directory import environment
 
@@ -89,9 +89,11 @@ def of_settings(config: Mapping[str, Any], directory: str | os.PathLike) -> dict
       directory: of the run.
     """
     flat = {name: value for name, value in run_directory.flatten(config).items() if name not in WHERE_DATA_LIE}
+    is_copy = buckets.each_host_for_itself(directory)
+    where = buckets.shown(directory) if is_copy else os.path.abspath(os.path.expanduser(directory))
     settings = {f"--{name}".replace("_", "-"): value for name, value in flat.items()}
     return {
-        SAME_COMMAND: settings | {"--directory": os.path.abspath(os.path.expanduser(directory))},
+        SAME_COMMAND: settings | {"--directory": where},
         SAME_VERSIONS: versions(),
     }
 
@@ -149,7 +151,7 @@ def check_shared(directory: Path) -> None:
       HostsDisagree: on all hosts, for hosts that see a directory of their own.
       OSError: where it cannot be made or written.
     """
-    if hosts.count() == 1:
+    if hosts.count() == 1 or buckets.each_host_for_itself(directory):
         return
     index, number = hosts.index(), hosts.count()
     nonce = hosts.exchange(secrets.token_hex(4))[0]

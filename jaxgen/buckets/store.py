@@ -1,0 +1,165 @@
+"""The objects below an address: listed, read, written and deleted, by names like those of files in a directory."""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import textwrap
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+DRIVERS = {"gs": "gcsfs", "s3": "s3fs", "memory": "fsspec"}
+"""Kinds of addresses, and the package that talks to each. `memory` is of one process, for tests."""
+
+SECONDS_TO_ANSWER = 20.0
+
+_CREDENTIALS = {
+    "gs": "sign in by `gcloud auth application-default login`, or name a key file in GOOGLE_APPLICATION_CREDENTIALS",
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+}
+_Result = TypeVar("_Result")
+
+
+class Store:
+    """What lies below an address such as `s3://bucket/runs/first`.
+
+    Raises:
+      ImportError: without the driver; says how to install it.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.kind, _, rest = address.partition("://")
+        self.address = f"{self.kind}://{rest.strip('/')}"
+        self._root = rest.strip("/")
+        driver = DRIVERS[self.kind]
+        try:
+            import fsspec
+
+            cached = {} if self.kind == "memory" else {"use_listings_cache": False, "skip_instance_cache": True}
+            self._files = fsspec.filesystem(self.kind, **cached)
+        except ImportError as error:
+            raise ImportError(
+                f"{self.address} is an URL of a bucket, and {driver}, which reads it, is not installed: "
+                f"pip install 'jaxgen[buckets]', or mount the bucket and give a local path"
+            ) from error
+        except Exception as error:
+            raise _explained(error, self.address, "open") from error
+
+    def check(self) -> None:
+        """Asks for the objects once.
+
+        Raises:
+          OSError: if the bucket does not answer within some seconds, or refuses; says what to do.
+        """
+        self._answered(self.sizes, "read")
+
+    def sizes(self, below: str = "") -> dict[str, int]:
+        """Name -> bytes of all objects, or of those whose names begin with `below/`."""
+        root = f"{self._root}/{below}".rstrip("/")
+        with self._told("list"):
+            try:
+                found = self._files.find(root, detail=True)
+            except FileNotFoundError:
+                if "/" not in self._root:
+                    raise
+                return {}
+        start = len(self._root) + 1
+        return {path.lstrip("/")[start:]: int(entry["size"]) for path, entry in found.items()}
+
+    def read(self, name: str) -> bytes:
+        """The content of an object; a FileNotFoundError where there is none."""
+        with self._told(f"read {name} of"):
+            return self._files.cat_file(self._path(name))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replaces an object as a whole."""
+        with self._told(f"write {name} to"):
+            self._files.pipe_file(self._path(name), content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Writes an object unless there is one of that name; whether it was written. The bucket decides, at once."""
+        with self._told(f"write {name} to"):
+            try:
+                self._files.pipe_file(self._path(name), content, mode="create")
+            except FileExistsError:
+                return False
+            except Exception as error:
+                if any(sign in f"{type(error).__name__} {error}" for sign in ("PreconditionFailed", "412", "condition")):
+                    return False
+                raise
+        return True
+
+    def upload(self, directory: Path, names: Sequence[str]) -> None:
+        """Copies files of a directory to objects of the same names; a FileNotFoundError where one is gone."""
+        if names:
+            for name in names:
+                os.stat(directory / name)
+            with self._told("copy files to"):
+                self._files.put([str(directory / name) for name in names], [self._path(name) for name in names])
+
+    def download(self, directory: Path, names: Sequence[str]) -> None:
+        """Copies objects to files of the same names below a directory."""
+        for parent in {(directory / name).parent for name in names}:
+            parent.mkdir(parents=True, exist_ok=True)
+        if names:
+            with self._told("copy files from"):
+                self._files.get([self._path(name) for name in names], [str(directory / name) for name in names])
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Deletes objects; those that are gone do not matter."""
+        if names:
+            with self._told("delete files of"), contextlib.suppress(FileNotFoundError):
+                self._files.rm([self._path(name) for name in names])
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    @contextlib.contextmanager
+    def _told(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError) as error:
+            raise type(error)(None, f"could not {action} {self.address}: {error}") from error
+        except Exception as error:
+            raise _explained(error, self.address, action) from error
+
+    def _answered(self, function: Callable[[], _Result], action: str) -> _Result:
+        """The result of a function that asks the bucket; drivers may try for minutes where nobody answers."""
+        answer: concurrent.futures.Future[_Result] = concurrent.futures.Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(function())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            return answer.result(SECONDS_TO_ANSWER)
+        except concurrent.futures.TimeoutError:
+            raise OSError(
+                None,
+                f"could not {action} {self.address}: nobody answers within {SECONDS_TO_ANSWER:.0f} seconds; is there a "
+                f"network, and are there credentials? To give some, {_CREDENTIALS.get(self.kind, '')}",
+            ) from None
+
+
+def _explained(error: Exception, address: str, action: str) -> OSError:
+    """An OSError with the address and what to do."""
+    kind = address.partition("://")[0]
+    text = textwrap.shorten(" ".join(f"{type(error).__name__}: {error}".split()), 300, placeholder=" ...")
+    signs = ("credential", "token", "401", "403", "denied", "forbidden", "unauthorized", "signature", "anonymous")
+    if isinstance(error, PermissionError) or any(sign in text.lower() for sign in signs):
+        advice = f"this user may not; {_CREDENTIALS.get(kind, 'give credentials')}"
+    elif isinstance(error, FileNotFoundError) or "nosuchbucket" in text.lower():
+        advice = "is there such a bucket? Training makes none"
+    else:
+        advice = "look at the network and the address, then run the same command again"
+    return OSError(None, f"could not {action} {address} ({text}): {advice}")
+
+
+def to_json(record: Any) -> bytes:
+    """A small record as an object holds it."""
+    return (json.dumps(record, indent=2) + "\n").encode()
