@@ -60,7 +60,7 @@ def training(address: str) -> Iterator[Path]:
 
     Raises:
       BucketLocked: if another process trains there, or has taken over meanwhile.
-      ImportError: without the driver.
+      ValueError: without the driver.
       OSError: if the bucket cannot be read or written, with what to do; at the end with where the copy lies.
     """
     from jaxgen.command_line import cache_directory
@@ -124,7 +124,7 @@ def reading(address: str, *, step: int | None = None, newest_only: bool = False)
 
     Raises:
       FileNotFoundError: where there is no run.
-      ImportError, OSError: as `training`.
+      ValueError, OSError: as `training`.
     """
     store = Store(address)
     store.check()

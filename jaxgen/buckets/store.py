@@ -26,7 +26,7 @@ class Store:
     """What lies below an address such as `s3://bucket/runs/first`.
 
     Raises:
-      ImportError: without the driver; says how to install it.
+      ValueError: without the driver; says how to install it.
     """
 
     def __init__(self, address: str) -> None:
@@ -40,7 +40,7 @@ class Store:
             cached = {} if self.kind == "memory" else {"use_listings_cache": False, "skip_instance_cache": True}
             self._files = fsspec.filesystem(self.kind, **cached)
         except ImportError as error:
-            raise ImportError(
+            raise ValueError(
                 f"{self.address} is an URL of a bucket, and {driver}, which reads it, is not installed: "
                 f"pip install 'jaxgen[buckets]', or mount the bucket and give a local path"
             ) from error
