@@ -69,7 +69,6 @@ def training(address: str) -> Iterator[Path]:
     primary, copying = hosts.index() == 0, None
     with on_all_hosts():
         store = Store(address)
-        store.check()
     lock = Lock(store)
     digest = hashlib.sha256(store.address.encode()).hexdigest()[:16]
     directory = cache_directory() / "buckets" / f"{digest}-{hosts.index()}" / store.address.rpartition("/")[2]
@@ -127,7 +126,6 @@ def reading(address: str, *, step: int | None = None, newest_only: bool = False)
       ValueError, OSError: as `training`.
     """
     store = Store(address)
-    store.check()
     with tempfile.TemporaryDirectory(prefix="jaxgen-") as place:
         directory = Path(place) / store.address.rpartition("/")[2]
         directory.mkdir()

@@ -40,8 +40,8 @@ class Lock:
           OSError: if the bucket cannot be written.
         """
         told = False
-        while not self._store.create(NAME, self._content()):
-            before = self._read()
+        # Asked first, since some servers that imitate a bucket create what is there.
+        while (before := self._read()) is not None or not self._store.create(NAME, self._content()):
             if before is None:
                 continue
             if not _ended_here(before):

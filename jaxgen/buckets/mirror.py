@@ -64,6 +64,15 @@ def _is_ours(name: str) -> bool:
     return last not in (LOCK, ".lock") and not (last.startswith(".") and last.endswith(".tmp"))
 
 
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a disk without links
+        shutil.copyfile(source, target)
+
+
 # To the bucket ------------------------------------------------------------------------------------------------------
 
 
@@ -90,13 +99,15 @@ class Mirror:
                     self._push_step(step)
                     self._steps[step] = made
         for step in sorted(self._steps.keys() - self._finished_steps().keys()):
-            self._delete_step(step)
-            del self._steps[step]
+            if step != max(self._steps):  # always one is left, however fast they come and go
+                self._delete_step(step)
+                del self._steps[step]
         return pushed
 
     def has_new_steps(self) -> bool:
         """Whether checkpoints were finished or deleted since they were copied."""
-        return self._finished_steps() != self._steps
+        finished = self._finished_steps()
+        return any(self._steps.get(step) != made for step, made in finished.items()) or len(self._steps) > len(finished)
 
     def push_files(self) -> list[str]:
         """Copies what is new but checkpoints, and returns the names."""
@@ -115,12 +126,19 @@ class Mirror:
         self._store.delete([name for name in names if name.split("/")[1] not in whole])
 
     def _push_step(self, step: int) -> None:
-        self._delete_step(step)
-        place = self._directory / CHECKPOINTS / str(step)
-        names = [path.relative_to(self._directory).as_posix() for path in place.rglob("*") if path.is_file()]
-        last = f"{CHECKPOINTS}/{step}/{LAST}"
-        self._store.upload(self._directory, [name for name in names if name != last])
-        self._store.upload(self._directory, [last])
+        """Copies a checkpoint, which may be deleted meanwhile: by links to its files, which outlive that."""
+        place, links = f"{CHECKPOINTS}/{step}", self._directory / ".links.tmp"
+        shutil.rmtree(links, ignore_errors=True)
+        try:
+            shutil.copytree(self._directory / place, links / place, copy_function=_link)
+            names = [path.relative_to(links).as_posix() for path in links.rglob("*") if path.is_file()]
+            self._delete_step(step)
+            self._store.upload(links, [name for name in names if name != f"{place}/{LAST}"])
+            self._store.upload(links, [f"{place}/{LAST}"])
+        except shutil.Error as error:  # files that were gone already
+            raise FileNotFoundError(None, str(error)) from error
+        finally:
+            shutil.rmtree(links, ignore_errors=True)
 
     def _delete_step(self, step: int) -> None:
         names = self._store.sizes(f"{CHECKPOINTS}/{step}")
@@ -144,7 +162,7 @@ class Mirror:
         for place, folders, names in os.walk(self._directory):
             relative = os.path.relpath(place, self._directory)
             if relative == ".":
-                folders[:] = [folder for folder in folders if folder != CHECKPOINTS]
+                folders[:] = [name for name in folders if name != CHECKPOINTS and _is_ours(name)]
             for name in names:
                 path = os.path.normpath(os.path.join(relative, name)).replace(os.sep, "/")
                 if _is_ours(path):

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import json
+import logging
 import os
 import textwrap
 import threading
@@ -23,10 +24,11 @@ _Result = TypeVar("_Result")
 
 
 class Store:
-    """What lies below an address such as `s3://bucket/runs/first`.
+    """What lies below an address such as `s3://bucket/runs/first`; it is asked for at once.
 
     Raises:
       ValueError: without the driver; says how to install it.
+      OSError: if the bucket does not answer within some seconds, or refuses; says what to do.
     """
 
     def __init__(self, address: str) -> None:
@@ -35,25 +37,23 @@ class Store:
         self._root = rest.strip("/")
         driver = DRIVERS[self.kind]
         try:
-            import fsspec
-
-            cached = {} if self.kind == "memory" else {"use_listings_cache": False, "skip_instance_cache": True}
-            self._files = fsspec.filesystem(self.kind, **cached)
+            self._files = _answered(self._opened, self.address)
         except ImportError as error:
             raise ValueError(
                 f"{self.address} is an URL of a bucket, and {driver}, which reads it, is not installed: "
                 f"pip install 'jaxgen[buckets]', or mount the bucket and give a local path"
             ) from error
-        except Exception as error:
-            raise _explained(error, self.address, "open") from error
 
-    def check(self) -> None:
-        """Asks for the objects once.
+    def _opened(self) -> Any:
+        import fsspec
 
-        Raises:
-          OSError: if the bucket does not answer within some seconds, or refuses; says what to do.
-        """
-        self._answered(self.sizes, "read")
+        logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it warns of what it tries first
+        cached = {} if self.kind == "memory" else {"use_listings_cache": False, "skip_instance_cache": True}
+        with self._told("open"):
+            files = fsspec.filesystem(self.kind, **cached)
+            with contextlib.suppress(FileNotFoundError):
+                files.find(self._root)
+            return files
 
     def sizes(self, below: str = "") -> dict[str, int]:
         """Name -> bytes of all objects, or of those whose names begin with `below/`."""
@@ -80,15 +80,14 @@ class Store:
 
     def create(self, name: str, content: bytes) -> bool:
         """Writes an object unless there is one of that name; whether it was written. The bucket decides, at once."""
-        with self._told(f"write {name} to"):
-            try:
-                self._files.pipe_file(self._path(name), content, mode="create")
-            except FileExistsError:
+        try:
+            self._files.pipe_file(self._path(name), content, mode="create")
+        except FileExistsError:
+            return False
+        except Exception as error:
+            if any(sign in f"{type(error).__name__} {error}" for sign in ("PreconditionFailed", "412", "condition")):
                 return False
-            except Exception as error:
-                if any(sign in f"{type(error).__name__} {error}" for sign in ("PreconditionFailed", "412", "condition")):
-                    return False
-                raise
+            raise _explained(error, self.address, f"write {name} to") from error
         return True
 
     def upload(self, directory: Path, names: Sequence[str]) -> None:
@@ -120,30 +119,33 @@ class Store:
     def _told(self, action: str) -> Iterator[None]:
         try:
             yield
+        except ImportError:
+            raise
         except (FileNotFoundError, FileExistsError) as error:
             raise type(error)(None, f"could not {action} {self.address}: {error}") from error
         except Exception as error:
             raise _explained(error, self.address, action) from error
 
-    def _answered(self, function: Callable[[], _Result], action: str) -> _Result:
-        """The result of a function that asks the bucket; drivers may try for minutes where nobody answers."""
-        answer: concurrent.futures.Future[_Result] = concurrent.futures.Future()
 
-        def ask() -> None:
-            try:
-                answer.set_result(function())
-            except BaseException as error:
-                answer.set_exception(error)
+def _answered(function: Callable[[], _Result], address: str) -> _Result:
+    """The result of a function that asks the bucket; drivers may try for minutes where nobody answers."""
+    answer: concurrent.futures.Future[_Result] = concurrent.futures.Future()
 
-        threading.Thread(target=ask, daemon=True).start()
+    def ask() -> None:
         try:
-            return answer.result(SECONDS_TO_ANSWER)
-        except concurrent.futures.TimeoutError:
-            raise OSError(
-                None,
-                f"could not {action} {self.address}: nobody answers within {SECONDS_TO_ANSWER:.0f} seconds; is there a "
-                f"network, and are there credentials? To give some, {_CREDENTIALS.get(self.kind, '')}",
-            ) from None
+            answer.set_result(function())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.result(SECONDS_TO_ANSWER)
+    except concurrent.futures.TimeoutError:
+        raise OSError(
+            None,
+            f"could not open {address}: nobody answers within {SECONDS_TO_ANSWER:g} seconds; is there a network, and are "
+            f"there credentials? To give some, {_CREDENTIALS.get(address.partition('://')[0], 'see its driver')}",
+        ) from None
 
 
 def _explained(error: Exception, address: str, action: str) -> OSError:
