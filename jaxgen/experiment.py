@@ -14,7 +14,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import buckets, checkpoint, configuration, data, hosts, loop, memory, options, run_directory, sharding, systems
+from jaxgen import (
+    buckets,
+    checkpoint,
+    configuration,
+    data,
+    hosts,
+    loop,
+    memory,
+    options,
+    run_directory,
+    sharding,
+    systems,
+)
 from jaxgen.building import build
 from jaxgen.loading import digest_of
 from jaxgen.local_path import local

@@ -18,7 +18,7 @@ VARIABLES = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "mine", "AWS_DE
 def need() -> None:
     """Skips where the packages are not installed."""
     if any(importlib.util.find_spec(name) is None for name in ("moto", "flask", "s3fs")):
-        pytest.skip("needs s3fs and moto[server]: pip install -e '.[buckets,test]'")
+        pytest.skip("needs s3fs and moto: pip install -e '.[test-buckets]'")
 
 
 @contextlib.contextmanager

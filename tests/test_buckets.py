@@ -149,7 +149,9 @@ def test_a_kill_at_any_moment_leaves_whole_checkpoints_or_none(store, tmp_path, 
     left = whole(store)
     assert left, "no checkpoint is left"
     for step, contents in left.items():
-        expected = before[10] if step == 10 else {p.read_bytes() for p in (run / "checkpoints/20").rglob("*") if p.is_file()}
+        expected = (
+            before[10] if step == 10 else {p.read_bytes() for p in (run / "checkpoints/20").rglob("*") if p.is_file()}
+        )
         assert contents == expected
     if complete:
         assert list(left) == [20]
@@ -355,7 +357,10 @@ def test_paths_of_a_copy_are_shown_as_addresses():
     with buckets.training("memory://bucket/run") as directory:
         assert buckets.shown(directory / "report.html") == "memory://bucket/run/report.html"
         assert buckets.each_host_for_itself(directory / "checkpoints")
-        with pytest.raises(ValueError, match=r"^memory://bucket/run/x$"), local_copy._naming(directory, "memory://bucket/run"):
+        with (
+            pytest.raises(ValueError, match=r"^memory://bucket/run/x$"),
+            local_copy._naming(directory, "memory://bucket/run"),
+        ):
             raise ValueError(f"{directory}/x")
     assert not buckets.each_host_for_itself(directory) and not directory.exists()
 

@@ -17,7 +17,19 @@ from jaxgen.buckets import mirror
 from jaxgen.buckets import store as stores
 
 pytestmark = pytest.mark.slow
-SETTINGS = ["--widths", "4", "4", "--batch-size", "8", "--log-every", "5", "--sample-every", "0", "--evaluate-every", "0"]
+SETTINGS = [
+    "--widths",
+    "4",
+    "4",
+    "--batch-size",
+    "8",
+    "--log-every",
+    "5",
+    "--sample-every",
+    "0",
+    "--evaluate-every",
+    "0",
+]
 SETTINGS += ["--optimizer.name", "sgd", "--optimizer.schedule", "constant", "--data.name", "arrays"]
 
 
@@ -111,7 +123,11 @@ def test_two_hosts_train_into_a_bucket_without_a_shared_disk(served, digits, tmp
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        variables = served | {"COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "1"}
+        variables = served | {
+            "COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "NUM_PROCESSES": "2",
+            "JAX_NUM_CPU_DEVICES": "1",
+        }
         arguments = command(digits, address, num_steps=num_steps, num_devices=2)
         hosts = [start(arguments, variables, tmp_path / f"disk{i}", PROCESS_ID=str(i)) for i in range(2)]
         ends = [end_of(host) for host in hosts]
@@ -121,6 +137,8 @@ def test_two_hosts_train_into_a_bucket_without_a_shared_disk(served, digits, tmp
         start(command(digits, tmp_path / "one", num_steps=40, num_devices=2), {"JAX_NUM_CPU_DEVICES": "2"}, tmp_path)
     )
     assert code == 0, told
-    together, one = (jax.tree.leaves(loading.load(run).state.network.params) for run in (address, str(tmp_path / "one")))
+    together, one = (
+        jax.tree.leaves(loading.load(run).state.network.params) for run in (address, str(tmp_path / "one"))
+    )
     for a, b in zip(together, one, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)

@@ -119,15 +119,20 @@ def test_a_machine_without_that_server_is_alone(packages):
 
 def test_a_process_alone_imports_no_jax_to_know_it():
     code = "import sys; from jaxgen import hosts; hosts.initialize_hosts(); assert 'jax' not in sys.modules"
-    unset = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID", "SLURM_JOB_ID", "SLURM_NTASKS", "TPU_WORKER_HOSTNAMES")
+    unset = (
+        "COORDINATOR_ADDRESS",
+        "NUM_PROCESSES",
+        "PROCESS_ID",
+        "SLURM_JOB_ID",
+        "SLURM_NTASKS",
+        "TPU_WORKER_HOSTNAMES",
+    )
     environment = {name: value for name, value in os.environ.items() if name not in unset} | {"JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_a_host_that_never_comes_is_told_of_and_ends_the_process_with_a_sentence():
-    code = (
-        "from jaxgen import hosts; hosts.SECONDS_OF_SILENCE, hosts.SECONDS_TO_START = 0.5, 1.5; hosts.initialize_hosts()"
-    )
+    code = "from jaxgen import hosts; hosts.SECONDS_OF_SILENCE, hosts.SECONDS_TO_START = 0.5, 1.5; hosts.initialize_hosts()"
     variables = {"COORDINATOR_ADDRESS": "127.0.0.1:1", "NUM_PROCESSES": "2", "PROCESS_ID": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True, timeout=120

@@ -28,9 +28,7 @@ SECONDS_TO_TRY = 60.0  # at the end, when what is not copied is lost with the ma
 def complete_steps(names: Iterable[str]) -> list[int]:
     """The steps of whole checkpoints among the names of objects, in increasing order."""
     parts = [name.split("/") for name in names]
-    return sorted(
-        int(p[1]) for p in parts if len(p) == 3 and p[0] == CHECKPOINTS and p[2] == LAST and p[1].isdecimal()
-    )
+    return sorted(int(p[1]) for p in parts if len(p) == 3 and p[0] == CHECKPOINTS and p[2] == LAST and p[1].isdecimal())
 
 
 def pull_files(store: Store, directory: Path) -> None:
@@ -208,7 +206,9 @@ class Copying:
                 failing = False
             except OSError as error:
                 if not failing:
-                    warnings.warn(f"{error.strerror or error}; it is tried again while the training goes on", stacklevel=2)
+                    warnings.warn(
+                        f"{error.strerror or error}; it is tried again while the training goes on", stacklevel=2
+                    )
                 failing = True
 
     def _give_signs(self) -> None:
