@@ -72,7 +72,8 @@ def initialize_hosts() -> None:
 def _connect(timeout: int, *arguments: Any, **settings: Any) -> None:
     import jax
 
-    jax.distributed.initialize(*arguments, heartbeat_timeout_seconds=timeout, **settings)
+    options: dict[str, Any] = {"heartbeat_timeout_seconds": timeout, **settings}
+    jax.distributed.initialize(*arguments, **options)
 
 
 def _found_by_jax(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]] | None:
@@ -87,15 +88,15 @@ def _found_by_jax(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]] 
     ranks = max(ranks, _number(environment, "PMI_SIZE"))
     if ranks > 1 and importlib.util.find_spec("mpi4py") is None:
         raise ValueError(
-            f"an MPI launcher has started {ranks} processes, and JAX cannot see where the first one is: install mpi4py, "
-            f"or set {', '.join(_NAMES)}"
+            f"an MPI launcher has started {ranks} processes, and JAX cannot see where the first one is: install "
+            f"mpi4py, or set {', '.join(_NAMES)}"
         )
     if ranks > 1:
         return "MPI", {"cluster_detection_method": "mpi4py"}
     if is_script and tasks > 1:  # JAX would wait for tasks that nobody has started
         warnings.warn(
-            f"this Slurm job has {tasks} tasks, and this process is none of them but the job's script: it trains alone. "
-            "Begin the command with srun to train with all",
+            f"this Slurm job has {tasks} tasks, and this process is none of them but the job's script: it trains "
+            "alone. Begin the command with srun to train with all",
             stacklevel=3,
         )
     addresses = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES", ""))

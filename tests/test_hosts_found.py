@@ -132,7 +132,8 @@ def test_a_process_alone_imports_no_jax_to_know_it():
 
 
 def test_a_host_that_never_comes_is_told_of_and_ends_the_process_with_a_sentence():
-    code = "from jaxgen import hosts; hosts.SECONDS_OF_SILENCE, hosts.SECONDS_TO_START = 0.5, 1.5; hosts.initialize_hosts()"
+    code = "from jaxgen import hosts; hosts.SECONDS_OF_SILENCE, hosts.SECONDS_TO_START = 0.5, 1.5;"
+    code += "hosts.initialize_hosts()"
     variables = {"COORDINATOR_ADDRESS": "127.0.0.1:1", "NUM_PROCESSES": "2", "PROCESS_ID": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True, timeout=120

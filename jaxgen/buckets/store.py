@@ -143,8 +143,8 @@ def _answered(function: Callable[[], _Result], address: str) -> _Result:
     except concurrent.futures.TimeoutError:
         raise OSError(
             None,
-            f"could not open {address}: nobody answers within {SECONDS_TO_ANSWER:g} seconds; is there a network, and are "
-            f"there credentials? To give some, {_CREDENTIALS.get(address.partition('://')[0], 'see its driver')}",
+            f"could not open {address}: nobody answers within {SECONDS_TO_ANSWER:g} seconds; is there a network, and "
+            f"are there credentials? To give some, {_CREDENTIALS.get(address.partition('://')[0], 'see its driver')}",
         ) from None
 
 

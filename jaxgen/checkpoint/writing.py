@@ -198,12 +198,12 @@ def save(
 
 
 def _as_one_host_has_it(path: str, leaf: Any) -> Any:
-    """What a host writes that has a directory of its own: the whole array, or nothing would be left of a lost host's."""
+    """What a host writes that has a directory of its own: the whole array, since it reads no other."""
     values = host_copy(leaf)
     if values is None:
         raise SaveFailed(
-            f"{path} is divided over hosts, and each of them keeps checkpoints in a copy of the bucket of its own: give "
-            "a --directory on a disk that all hosts share"
+            f"{path} is divided over hosts, and each of them keeps checkpoints in a copy of the bucket of its own: "
+            "give a --directory on a disk that all hosts share"
         )
     return storable(values)
 
