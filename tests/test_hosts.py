@@ -186,14 +186,13 @@ def test_a_host_that_cannot_start_says_why_and_ends_the_others_soon(tmp_path, di
 
 @pytest.mark.slow
 def test_hosts_that_were_told_otherwise_end_alike_before_anything_is_written(tmp_path, digits):
-    other = ["--batch-size", 16, "--seed", 3, "--directory", tmp_path / "other"]
-    codes, outputs = finish(start(endless(digits, tmp_path / "run"), last=other))
+    run, other = tmp_path / "run", ["--batch-size", 16, "--seed", 3, "--directory", tmp_path / "other"]
+    codes, outputs = finish(start(endless(digits, run), last=other))
     assert codes == [2, 2], outputs
     (line,) = {output.split("error: ")[1].splitlines()[0] for output in outputs}
-    assert "host 1 has --batch-size 16, host 0 has 8; host 1 has --seed 3, host 0 has 0" in line
-    assert line.endswith(
-        f"--directory {tmp_path / 'other'}, host 0 has {tmp_path / 'run'}: give all hosts the same command"
-    )
+    assert "host 1 has --batch-size 16, host 0 has 8" in line and "host 1 has --seed 3, host 0 has 0" in line
+    assert f"--directory {tmp_path / 'other'}, host 0 has {run}" in line
+    assert line.endswith(": give all hosts the same command")
     assert os.listdir(tmp_path) == ["digits.npz"]
 
 
