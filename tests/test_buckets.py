@@ -335,6 +335,8 @@ def test_a_run_in_a_bucket_goes_on_to_the_bit_and_is_read_back_from_there(tmp_pa
 
     assert commands.main(["report", address]) == 0
     assert f"copied to {address}/report.html" in capsys.readouterr().err
+    page = stores.Store(address).read("report.html").decode()
+    assert address in page and str(tmp_path) not in page and "jaxgen-" not in page  # of the copy nothing is told
     with pytest.raises(FileNotFoundError, match="memory://bucket/none is no run"):
         jaxgen.load("memory://bucket/none")
 

@@ -169,7 +169,7 @@ def train(
                 raise ValueError(f"{directory} is at step {step} already, beyond num_steps {num_steps}")
             if step == num_steps:
                 if progress and primary:
-                    print(f"{directory} is finished already, at step {step}", file=sys.stderr)
+                    print(f"{buckets.shown(directory)} is finished already, at step {step}", file=sys.stderr)
                 run.record_status("finished", step, _doubts(run, dataset))
                 return Result(current, step, None, record["metrics"])
             try:
@@ -350,9 +350,9 @@ class _WentWrong(Exception):
 
 def _describe(bad: _WentWrong, directory: Path, last_good: int | None) -> str:
     numbers = ", ".join(f"{name} {value:g}" for name, value in bad.metrics.items())
-    where = f"The last good checkpoint is {directory / 'checkpoints' / str(last_good)}."
+    where = f"The last good checkpoint is {buckets.shown(directory / 'checkpoints' / str(last_good))}."
     if last_good is None:
-        where = f"There is no checkpoint yet in {directory}."
+        where = f"There is no checkpoint yet in {buckets.shown(directory)}."
     what = f"The step after step {bad.step} went wrong, a loss or an update is not finite: {numbers}."
     if bad.arrays:
         what = f"After step {bad.step} the state is not finite, and was not saved: {bad.arrays}."
