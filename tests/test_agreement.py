@@ -1,14 +1,15 @@
 """What hosts must have in common: hosts are threads here, whose words go through a table as through the coordinator."""
 
 import threading
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import data, hosts
-from jaxgen.loop import agreement
+from jaxgen import data, hosts, sharding
+from jaxgen.loop import agreement, first_batch
 from jaxgen.loop import hosts as loop_hosts
 
 
@@ -178,3 +179,23 @@ def test_a_process_alone_has_nobody_to_ask(tmp_path):
     agreement.check({"mend it": {"--x": 1}})
     agreement.check_shared(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_steps_that_close_over_other_numbers_are_warned_of_and_the_same_are_not(on_hosts):
+    def step_of(rate):
+        def train_step(state, batch, key):
+            moved = state["w"] - rate * jax.nn.relu(batch["image"].mean()) * jax.random.normal(key, (3,))
+            return {"w": moved}, {"loss": moved.sum()}
+
+        return train_step
+
+    dataset, state, key = digits(), {"w": jnp.ones(3)}, jax.random.key(0)
+    texts = [
+        first_batch.program_of(step_of(rate), dataset, 4, state, key, sharding.make_mesh(2)) for rate in (0.1, 0.1, 0.2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+    with pytest.warns(UserWarning, match="the train step of host 2 is another program than that of host 0"):
+        assert on_hosts(lambda i: agreement.warn_of_unlike_programs(texts[i]), 3) == [None] * 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert on_hosts(lambda i: agreement.warn_of_unlike_programs(texts[i]), 2) == [None] * 2

@@ -335,3 +335,54 @@ def test_the_variables_of_several_hosts_must_be_complete(monkeypatch):
 def test_the_largest_number_of_all_devices_is_found():
     mesh = sharding.make_mesh(8)
     assert int(sharding.max_over_hosts(mesh, np.int32(15))) == 15
+
+
+# The second host gets a disk of its own in the place of the directory, as machines have that share nothing.
+ALONE = """
+import ctypes, os, subprocess
+if os.environ["PROCESS_ID"] == "1":
+    assert ctypes.CDLL(None).unshare(0x20000) == 0  # CLONE_NEWNS
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", {place!r}], check=True)
+from jaxgen import commands
+from jaxgen.loop import agreement
+agreement.SECONDS_TO_SEE_A_FILE = 3.0
+commands.run("train")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount disks")
+@pytest.mark.slow
+def test_hosts_whose_directories_are_not_shared_end_with_a_sentence_and_leave_nothing(tmp_path, digits):
+    place = tmp_path / "runs"
+    place.mkdir()
+    codes, outputs = finish(start(endless(digits, place / "first"), script=("-c", ALONE.format(place=str(place)))))
+    if "mount" in outputs[1] and "error: " not in outputs[0]:
+        pytest.skip("this machine lets nobody mount disks")
+    assert codes == [2, 2], outputs
+    for output in outputs:
+        assert f"{place / 'first'} is not one directory: host 1 does not see there what host 0 writes" in output
+        assert "a disk that they share, or a bucket" in output
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_two_hosts_sample_and_evaluate_as_one_does_and_the_first_writes(tmp_path):
+    run = tmp_path / "run"
+    settings = ["mnist-dcgan", "--features", 4, "--latent-dim", 8, "--batch-size", 8, "--num-steps", 5]
+    settings += ["--sample-every", 0, "--evaluate-every", 0, "--directory", run]
+    jaxgen = [sys.executable, "-m", "jaxgen"]
+    subprocess.run([*jaxgen, "train", *map(str, settings)], check=True, capture_output=True)
+    sample = ["sample", run, "--num-images", 8, "--output"]
+    evaluate = ["evaluate", run, "mnist:test", "--num", 100, "--num-real", 100, "--metrics", "fid", "--output"]
+    for command, ending in ((sample, "npz"), (evaluate, "json")):
+        alone, together = tmp_path / f"alone.{ending}", tmp_path / f"together.{ending}"
+        subprocess.run([*jaxgen, *map(str, command), str(alone)], check=True, capture_output=True)
+        codes, outputs = finish(start([*command, together], script=("-m", "jaxgen")), timeout=300)
+        assert codes == [0, 0], outputs
+        if ending == "npz":
+            drawn = [np.load(path)["image"] for path in (alone, together)]
+            np.testing.assert_allclose(*(images.astype(int) for images in drawn), atol=1)
+        else:
+            records = [json.loads(next(path.rglob("*.json")).read_text()) for path in (alone, together)]
+            assert records[0]["metrics"]["fid"] == pytest.approx(records[1]["metrics"]["fid"], rel=1e-4)

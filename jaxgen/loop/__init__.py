@@ -144,6 +144,9 @@ def train(
         with hosts.on_all_hosts():
             metric_names = first_batch.check_first_batch(train_step, dataset, batch_size, seed, state, key, mesh)
             first_batch.check_pictures(sample, state, dataset)
+        if jax.process_count() > 1:
+            program = first_batch.program_of(train_step, dataset, batch_size, state, key, mesh)
+            agreement.warn_of_unlike_programs(program)
         agreement.check_shared(directory)
         with hosts.on_all_hosts():  # only now: a mistake on any host leaves no directory behind
             hold = lock.hold(directory, config, may_change=may_change, upgrade=upgrade, is_primary=primary)

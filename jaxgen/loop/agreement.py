@@ -11,6 +11,7 @@ import os
 import platform
 import secrets
 import time
+import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -140,6 +141,23 @@ def _digest(state: Any) -> str:
         told = [path, *leaves.signature(path, leaf), leaves.crc32(leaves.host_copy(leaf))]
         digest = zlib.crc32(json.dumps(told).encode(), digest)
     return f"{digest:08x}"
+
+
+def warn_of_unlike_programs(text: str) -> None:
+    """Warns on all hosts if their train steps are other programs; each must call it.
+
+    It is no error, since texts of one program may differ: two versions of Python may order a set otherwise.
+
+    Args:
+      text: of this host's step, from `first_batch.program_of`.
+    """
+    told = hosts.exchange(f"{zlib.crc32(text.encode()):08x}")
+    if others := [i for i, one in enumerate(told) if one != told[0]]:
+        warnings.warn(
+            f"the train step of {hosts.named(others)} is another program than that of host 0: a rate, perhaps, or a "
+            "loss; the hosts may wait for each other for ever, or train states that differ",
+            stacklevel=3,
+        )
 
 
 def check_shared(directory: Path) -> None:
