@@ -40,8 +40,8 @@ class Store:
             self._files = _answered(self._opened, self.address)
         except ImportError as error:
             raise ValueError(
-                f"{self.address} is an URL of a bucket, and {driver}, which reads it, is not installed: "
-                f"pip install 'jaxgen[buckets]', or mount the bucket and give a local path"
+                f"{self.address} is an URL, and only local paths can be read and written without {driver}, the driver "
+                "for this kind of bucket: pip install 'jaxgen[buckets]', or mount the bucket"
             ) from error
 
     def _opened(self) -> Any:

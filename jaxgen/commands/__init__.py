@@ -40,13 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f"did you mean {near[0]!r}? There is" if near else "there is"
         raise ValueError(f"there is no command {name!r}; {hint}: {', '.join(COMMANDS)}")
     command = importlib.import_module(f"jaxgen.commands.{name}")
-    if name == "train" or not any("://" in argument for argument in rest):
+    num_runs = {"report": len(rest), "sample": 1, "evaluate": 1, "edit": 1}.get(name, 0)  # that come first
+    if not any("://" in argument for argument in rest[:num_runs]):
         return command.main(rest)
     from jaxgen import buckets
 
     with contextlib.ExitStack() as stack:  # runs in buckets are copied here, and back what was written into them
-        copies = {run: str(stack.enter_context(buckets.reading(run))) for run in rest if buckets.is_bucket(run)}
-        return command.main([copies.get(argument, argument) for argument in rest])
+        runs = dict.fromkeys(run for run in rest[:num_runs] if buckets.is_bucket(run))
+        copies = {run: str(stack.enter_context(buckets.reading(run))) for run in runs}
+        return command.main([*(copies.get(run, run) for run in rest[:num_runs]), *rest[num_runs:]])
 
 
 def run(name: str | None = None) -> None:

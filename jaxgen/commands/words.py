@@ -54,11 +54,13 @@ _ELSEWHERE = {
 """What other programs call a loss."""
 
 
-_MAY_LIE_IN_A_BUCKET = ("the argument", "--directory", "--start-from")
+_MAY_LIE_IN_A_BUCKET = ("--directory", "--start-from")
 
 
 def check(arguments: Sequence[str]) -> None:
-    """Refuses empty arguments, and addresses where none is taken: runs alone may lie in a bucket.
+    """Refuses empty arguments, and addresses where none is taken.
+
+    Runs alone may lie in a bucket; those that a command reads are copies by now.
 
     Raises:
       ValueError: naming the option that the argument belongs to.
