@@ -101,6 +101,7 @@ def digits(seed=0):
     "changed, named",
     [
         ({"dataset": digits(1)}, "host 1 has the fingerprint of the data"),
+        ({"config": {"images": {"held_out_fingerprint": "ab"}}}, "host 1 has the fingerprint of the held-out data ab"),
         ({"key": jax.random.key(7)}, "host 1 has the key [0, 7], host 0 has [0, 0]: build it on all hosts"),
         ({"state": {"w": jnp.ones(3).at[1].set(2)}}, "host 1 has the initial state"),
         ({"state": {"w": jnp.ones(4)}}, "host 1 has the initial state"),
@@ -120,7 +121,7 @@ def test_a_training_is_compared_in_all_that_it_is_made_of(on_hosts, changed, nam
     }
     facts = [agreement.of_training(**same), agreement.of_training(**same | changed)]
     assert named in sentence(on_hosts(lambda i: agreement.check(facts[i])))
-    same["config"] = {"optimizer": {"rate": 1.0}, "data": {"path": "/elsewhere"}}
+    same["config"] = {"optimizer": {"rate": 1.0}, "data": {"path": "/elsewhere"}, "images": {"class_names": ["x"]}}
     facts[1] = agreement.of_training(**same)
     assert on_hosts(lambda i: agreement.check(facts[i])) == [None, None]  # the same data at another place
 

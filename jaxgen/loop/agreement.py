@@ -123,13 +123,15 @@ def of_training(
       state: fresh. Its arrays are compared by a checksum; those that no host has as a whole are left out.
     """
     facts = of_settings({}, directory)
-    flat = run_directory.flatten(config or {})
+    config = dict(config or {})
+    images = config.pop("images", None) or {}
+    flat = run_directory.flatten(config)
     facts[SAME_COMMAND] |= {name: value for name, value in flat.items() if name not in WHERE_DATA_LIE} | dict(numbers)
     facts[SAME_VERSIONS]["backend"] = jax.default_backend()
     facts[SAME_DATA] = {
-        "the data": dataset.name,
-        "the number of images": dataset.num_examples,
+        "the number of images": dataset.num_examples,  # not the name, which may be a path
         "the fingerprint of the data": dataset.fingerprint,
+        "the fingerprint of the held-out data": images.get("held_out_fingerprint"),
     }
     facts[SAME_STATE] = {"the key": np.asarray(jax.random.key_data(key)).tolist(), "the initial state": _digest(state)}
     return facts
