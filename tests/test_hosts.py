@@ -241,6 +241,8 @@ def test_a_preemption_saves_one_step_on_all_hosts_whatever_they_are_doing(tmp_pa
         cut = arguments.index("--widths")
         arguments = [
             "mnist-vae",
+            "--likelihood",
+            "discretized_logistic",
             "--data.binarise",
             "none",
             "--sample-every",
