@@ -239,17 +239,8 @@ def test_a_preemption_saves_one_step_on_all_hosts_whatever_they_are_doing(tmp_pa
     arguments = [*endless(digits, run), "--data.test-path", digits, "--evaluate-every", 20]
     if place == "pictures":  # a classifier draws none
         cut = arguments.index("--widths")
-        arguments = [
-            "mnist-vae",
-            "--likelihood",
-            "discretized_logistic",
-            "--data.binarise",
-            "none",
-            "--sample-every",
-            20,
-            *arguments[1:cut],
-            *arguments[cut + 3 :],
-        ]
+        of_vae = ["--model", "conv", "--features", 4, "--likelihood", "discretized_logistic", "--data.binarise", "none"]
+        arguments = ["mnist-vae", *of_vae, "--sample-every", 20, *arguments[1:cut], *arguments[cut + 3 :]]
     hosts, end = start(arguments, script=("-c", code)), time.monotonic() + 150
     while not marker.exists() and all(process.poll() is None for process in hosts) and time.monotonic() < end:
         time.sleep(0.05)
