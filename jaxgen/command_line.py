@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -10,7 +11,7 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +28,24 @@ def use_compilation_cache() -> None:
         given = str(cache_directory() / "compiled")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = given
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")  # by default 1, which most are below
+
+
+def meet_hosts(arguments: Sequence[str]) -> None:
+    """Connects this process with those on other hosts, if there are any; all must have been given the same command.
+
+    Raises:
+      ValueError: on all hosts, where they have not, or have other versions; as `hosts.initialize_hosts`.
+    """
+    if {"-h", "--help"}.intersection(arguments):
+        return
+    from jaxgen import hosts
+
+    hosts.initialize_hosts()
+    if hosts.are_connected():
+        from jaxgen.loop import agreement
+
+        command = {"the command": shlex.join(arguments)}
+        agreement.check({agreement.SAME_COMMAND: command, agreement.SAME_VERSIONS: agreement.versions()})
 
 
 def program(command: str) -> str:
@@ -93,7 +112,7 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
-        _leave_other_hosts(code)
+        _leave_other_hosts(code, "it was interrupted")
     except BrokenPipeError:  # whoever read what we print has left, like `head`
         code = _leave_quietly()
     except (ValueError, TypeError, OSError, RuntimeError, ImportError, MemoryError) as error:
@@ -106,7 +125,7 @@ def run(main: Callable[[], int | None]) -> None:
         print(_shown("\n".join([f"error: {text}", *notes])), file=sys.stderr)
         print("(set JAXGEN_TRACEBACK=1 to see where in the code)", file=sys.stderr)
         code = 2
-        _leave_other_hosts(code)
+        _leave_other_hosts(code, str(text))
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -148,11 +167,12 @@ def _sentences() -> Callable[..., str]:
     return line
 
 
-def _leave_other_hosts(code: int) -> None:
+def _leave_other_hosts(code: int, message: str) -> None:
     """On several hosts: ends this process, and so what the others wait for, now and not after minutes of goodbyes."""
-    sharding = sys.modules.get("jaxgen.sharding")
-    if sharding is not None and sharding.jax.distributed.is_initialized():
-        sharding.leave_hosts()
+    hosts = sys.modules.get("jaxgen.hosts")
+    if hosts is not None and hosts.are_connected():
+        hosts.tell_of_failure(message)
+        hosts.leave_hosts()
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()

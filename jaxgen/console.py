@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxgen import sharding
+from jaxgen import buckets, sharding
 
 Progress = Callable[[Iterable, int, str], Iterable]
 """(batches, number of batches, what they are) -> batches, such as a progress bar."""
@@ -43,7 +43,8 @@ class Display:
         if show:
             devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' * (mesh.size > 1)}"
             start = "Resuming at" if step else "Starting at"
-            print(f"{start} step {step} of {num_steps} on {devices}, in {directory}; compiling.", file=sys.stderr)
+            where = buckets.shown(directory)
+            print(f"{start} step {step} of {num_steps} on {devices}, in {where}; compiling.", file=sys.stderr)
         self._bar = tqdm(
             total=num_steps, initial=step, unit="step", dynamic_ncols=True, disable=not (show and self._terminal)
         )

@@ -16,9 +16,11 @@ import jax
 import numpy as np
 
 from jaxgen import (
+    buckets,
     checkpoint,
     configuration,
     data,
+    hosts,
     loop,
     memory,
     options,
@@ -30,7 +32,7 @@ from jaxgen import (
 from jaxgen.building import build
 from jaxgen.loading import digest_of
 from jaxgen.local_path import local
-from jaxgen.loop import first_batch
+from jaxgen.loop import agreement, first_batch
 from jaxgen.metrics import comparison
 from jaxgen.options import Run
 from jaxgen.starting import started_from
@@ -38,6 +40,7 @@ from jaxgen.system import System
 from jaxgen.watching import Experiment, assemble
 
 
+@buckets.in_local_copy
 def train(
     config: Run, directory: str, *, preset: str = "", start_from: str | Path | None = None, progress: bool = True
 ) -> loop.Result:
@@ -45,7 +48,7 @@ def train(
 
     Args:
       config: of the run.
-      directory: of the run.
+      directory: of the run, or its address in a bucket (`gs://...`, `s3://...`).
       preset: whose configuration it was, for the report.
       start_from: the directory of another run, whose networks a new run begins with, see `with_networks_of`.
       progress: shows it on the console.
@@ -69,6 +72,8 @@ def _naming_flags(config: Run) -> Iterator[None]:
 
 
 def _train(config: Run, directory: str, preset: str, start_from: str | Path | None, progress: bool) -> loop.Result:
+    if hosts.count() > 1:  # now, since hosts that open unlike data could wait for each other there
+        agreement.check(agreement.of_settings(configuration.to_dict(config, preset=preset), directory))
     sharding.check_divisible(config.batch_size, sharding.make_mesh(config.num_devices).size)
     stored = _stored_in(directory)
     built = build(config, stored=stored)
@@ -140,6 +145,7 @@ def _of_other_length(stored: Mapping[str, Any], config: Run) -> str:
     )
 
 
+@buckets.in_local_copy
 def train_system(
     system: System,
     dataset: data.Dataset,
@@ -167,7 +173,7 @@ def train_system(
     Args:
       system: ours or your own.
       dataset: what it is trained on.
-      directory: the run directory; the same call resumes it, to the bit.
+      directory: the run directory, or its address in a bucket; the same call resumes it, to the bit.
       num_steps: where to stop, counted from the run's beginning.
       held_out: images for `system.measure` and `metrics`.
       metrics: names such as "fid", of what the system draws, against the held-out images.
@@ -214,7 +220,7 @@ def train_system(
         progress=progress,
     )
     if progress and result.stopped_by is None and jax.process_index() == 0:
-        print(f"finished at step {result.step:,}; look at {directory}/report.html", file=sys.stderr)
+        print(f"finished at step {result.step:,}; look at {buckets.shown(directory)}/report.html", file=sys.stderr)
     return result
 
 

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import secrets
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,6 +48,8 @@ def explained(path: str | os.PathLike, action: str) -> Iterator[None]:
 def write_atomically(path: str | os.PathLike, data: bytes | memoryview) -> None:
     """Replaces a file as a whole: a temporary file beside it, fsync, then `os.replace`.
 
+    Of several hosts that compute together only the first writes: the others hold the same bytes.
+
     Args:
       path: the file; its directory exists.
       data: the new content.
@@ -55,6 +58,9 @@ def write_atomically(path: str | os.PathLike, data: bytes | memoryview) -> None:
       OSError: with the path and what to do; the old file is then untouched and nothing is left behind.
     """
     path = Path(path)
+    hosts = sys.modules.get("jaxgen.hosts")
+    if hosts is not None and hosts.are_connected() and hosts.index() > 0:
+        return
     with explained(path, "write"):
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         # Not `tempfile`: its mode 0600 would stay, and colleagues could not read the run.

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxgen import checkpoint, compilation, configuration, run_directory
+from jaxgen import buckets, checkpoint, compilation, configuration, run_directory
 from jaxgen.building import build_system
 from jaxgen.local_path import local
 from jaxgen.options import Run
@@ -113,7 +113,7 @@ def load(directory: str | Path, *, step: int | None = None, system: System | Mod
     """Reads a run's configuration and one of its checkpoints, on one device: `jaxgen.load`.
 
     Args:
-      directory: of the run.
+      directory: of the run, or its address in a bucket (`gs://...`, `s3://...`).
       step: of the checkpoint; the newest good one by default.
       system: of a run that is not of one of ours: the `System` it was trained with, or the module that builds it
         (`systems.from_file`). Nothing that a run names is imported.
@@ -124,6 +124,15 @@ def load(directory: str | Path, *, step: int | None = None, system: System | Mod
       systems.NotInstalled: for a run of a user's own system that is not given.
       ValueError: for settings of another version.
     """
+    if isinstance(directory, str) and buckets.is_bucket(directory):
+        try:
+            with buckets.reading(directory, step=step, newest_only=True) as copy:
+                return load(copy, step=step, system=system)
+        except checkpoint.CheckpointDamaged:
+            if step is not None:
+                raise
+        with buckets.reading(directory) as copy:  # an older one may be good
+            return load(copy, system=system)
     stored = run_directory.load_config(directory)
     config = None
     try:

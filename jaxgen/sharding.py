@@ -14,8 +14,6 @@ Several hosts: every process calls `initialize_hosts()` first, then the same scr
 import contextlib
 import functools
 import math
-import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,54 +26,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxgen import compilation, state_sharding
 from jaxgen.arguments import check_key
 from jaxgen.data import check
+from jaxgen.hosts import initialize_hosts as initialize_hosts
+from jaxgen.hosts import leave_hosts as leave_hosts
 from jaxgen.models import onednn
 
 AXIS = "data"
-SECONDS_TO_MISS_A_HOST = 60
-
-
-def initialize_hosts() -> None:
-    """Connects this process with those on the other hosts; call it before anything else touches JAX.
-
-    On a TPU pod and under Slurm `jax.distributed` finds the other hosts by itself. Elsewhere set the environment
-    variables COORDINATOR_ADDRESS ("host:port" of process 0), NUM_PROCESSES and PROCESS_ID. Where none of these
-    apply this does nothing, so a script can call it always.
-
-    A host that has been silent for JAXGEN_HOST_TIMEOUT seconds (60 by default) counts as lost. JAX then ends the
-    processes of all others, whatever they wait for, with "another task died" on stderr.
-
-    Raises:
-      ValueError: if only some of the three variables are set, or one of the four is no number.
-    """
-    timeout = os.environ.get("JAXGEN_HOST_TIMEOUT", str(SECONDS_TO_MISS_A_HOST))
-    if not timeout.isdecimal() or int(timeout) < 1:
-        raise ValueError(f"JAXGEN_HOST_TIMEOUT is a whole number of seconds, at least 1, not {timeout!r}")
-    connect = functools.partial(jax.distributed.initialize, heartbeat_timeout_seconds=int(timeout))
-    names = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
-    values = [os.environ.get(name) for name in names]
-    if all(values):
-        try:
-            count, index = (int(value or "") for value in values[1:])
-        except ValueError as error:
-            raise ValueError(f"NUM_PROCESSES and PROCESS_ID are whole numbers, not {values[1:]}") from error
-        connect(values[0], num_processes=count, process_id=index)
-    elif any(values):
-        missing = ", ".join(name for name, value in zip(names, values, strict=True) if not value)
-        raise ValueError(f"to train on several hosts set all of {', '.join(names)}; missing: {missing}")
-    elif len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1 or int(os.environ.get("SLURM_NTASKS", 1)) > 1:
-        connect()
-
-
-def leave_hosts(seconds: float = 10.0) -> None:
-    """Says goodbye to the other hosts after an error, if there are any; waits for them no longer than this.
-
-    The end of a Python process would wait for minutes: for hosts that are lost, or that wait in a step for this one.
-    End the process next (`os._exit`): only then does what they wait for end, too, with an error.
-    """
-    if jax.distributed.is_initialized():
-        goodbye = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-        goodbye.start()
-        goodbye.join(seconds)
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:

@@ -1,6 +1,7 @@
 """Command lines: what means nothing is refused at once, and words of other programs are answered with ours."""
 
 import re
+import sys
 
 import pytest
 
@@ -96,8 +97,10 @@ def test_an_empty_argument_is_refused(command, words, option):
         ("stability", ["atlas", "--directory", "@"]),
     ],
 )
-def test_no_command_takes_an_address(command, words, address, tmp_path, monkeypatch):
+def test_no_command_takes_an_address_without_a_driver(command, words, address, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for driver in ("gcsfs", "s3fs"):
+        monkeypatch.setitem(sys.modules, driver, None)
     refused(command, [word.replace("@", address) for word in words], "is an URL, and only local paths")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,6 +1,7 @@
 """Paths: remote ones are refused wherever one is taken, before a `Path` forgets that they were; `~` is no directory."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ ADDRESSES = ("gs://bucket/run", "s3://bucket/run", "http://x/y", "hdfs://x", Pat
 @pytest.fixture(autouse=True)
 def _empty(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # without a driver for buckets
     yield
     assert os.listdir() == []  # nothing was made of any of them
 

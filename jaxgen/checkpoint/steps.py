@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from jaxgen import files, orbax_log
+from jaxgen import buckets, files, orbax_log
 from jaxgen.local_path import local
 
 if TYPE_CHECKING:  # orbax costs 0.3 s to import: inside the functions, it is paid by those who save and restore
@@ -62,7 +62,7 @@ def check_writable(path: "epath.Path") -> None:
 
 def move_aside(manager: "ocp.CheckpointManager", steps: list[int]) -> None:
     """Rename damaged steps so that their numbers are free again; nothing is deleted."""
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 or buckets.each_host_for_itself(manager.directory):
         for step in steps:
             path = manager.directory / str(step)
             number = 1

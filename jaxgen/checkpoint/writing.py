@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import jax
 import numpy as np
 
-from jaxgen import __version__, files, orbax_log
+from jaxgen import __version__, buckets, files, orbax_log
 from jaxgen.checkpoint import record as records
 from jaxgen.checkpoint.errors import CheckpointDamaged, SaveFailed
 from jaxgen.checkpoint.leaves import crc32, flatten, host_copy, is_key, parts, signature, storable
@@ -63,10 +63,17 @@ def open_checkpoints(
 
     orbax_log.quieten()
     path = directory_of(directory)
-    if jax.process_index() == 0:
+    alone = buckets.each_host_for_itself(path)
+    if alone or jax.process_index() == 0:
         check_writable(path)
     policy = KeepLastAndBest(path, keep_last, keep_best if best_metric else 0, best_metric, best_mode)
     options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+    if alone and jax.process_count() > 1:
+        index = jax.process_index()
+        options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+            primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"host{index}"
+        )
+        options.create = False  # it is there
     return ocp.CheckpointManager(path, options=options)
 
 
@@ -175,7 +182,8 @@ def save(
             "Save to another directory, remove the steps that are no longer wanted, or save with force=True."
         )
 
-    arrays = [storable(leaf) for _, leaf in leaves]
+    alone = jax.process_count() > 1 and buckets.each_host_for_itself(manager.directory)
+    arrays = [_as_one_host_has_it(path, leaf) if alone else storable(leaf) for path, leaf in leaves]
     try:
         if step in existing:
             manager.delete(step)
@@ -200,6 +208,17 @@ def _digests_of_parts(leaves: list[tuple[str, Any]]) -> dict[str, Any]:
     own = np.asarray([digest for of_leaf in found.values() for _, digest in of_leaf], np.uint32)
     digests = iter(largest_of_all_processes(own).tolist())
     return {"parts": {path: [[bounds, next(digests)] for bounds, _ in of_leaf] for path, of_leaf in found.items()}}
+
+
+def _as_one_host_has_it(path: str, leaf: Any) -> Any:
+    """What a host writes that has a directory of its own: the whole array, since it reads no other."""
+    values = host_copy(leaf)
+    if values is None:
+        raise SaveFailed(
+            f"{path} is divided over hosts, and each of them keeps checkpoints in a copy of the bucket of its own: "
+            "give a --directory on a disk that all hosts share"
+        )
+    return storable(values)
 
 
 def _remove_unfinished(directory: "epath.Path", step: int | None, attempts: int = 20) -> None:

@@ -1,5 +1,6 @@
 """The commands of `jaxgen COMMAND`: a module each, with `main(arguments) -> exit code`. They parse, call, and print."""
 
+import contextlib
 import importlib
 import itertools
 import sys
@@ -39,7 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}? There is" if near else "there is"
         raise ValueError(f"there is no command {name!r}; {hint}: {', '.join(COMMANDS)}")
-    return importlib.import_module(f"jaxgen.commands.{name}").main(rest)
+    command = importlib.import_module(f"jaxgen.commands.{name}")
+    num_runs = {"report": len(rest), "sample": 1, "evaluate": 1, "edit": 1}.get(name, 0)  # that come first
+    if not any("://" in argument for argument in rest[:num_runs]):
+        return command.main(rest)
+    from jaxgen import buckets
+
+    with contextlib.ExitStack() as stack:  # runs in buckets are copied here, and back what was written into them
+        runs = dict.fromkeys(run for run in rest[:num_runs] if buckets.is_bucket(run))
+        copies = {run: str(stack.enter_context(buckets.reading(run))) for run in runs}
+        return command.main([*(copies.get(run, run) for run in rest[:num_runs]), *rest[num_runs:]])
 
 
 def run(name: str | None = None) -> None:

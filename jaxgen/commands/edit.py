@@ -196,6 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     words.check(arguments)
     words.suggest(arguments, words.options_of(edit))
+    command_line.meet_hosts(arguments)
     program = command_line.program("edit")
     said, code = tyro.cli(edit, args=arguments, prog=program, config=(tyro.conf.FlagCreatePairsOff,))
     print(said)

@@ -174,7 +174,7 @@ def compare(
     **options: Any,
 ) -> dict[str, Any]:
     """One set of images against another; see `evaluate`."""
-    from jaxgen import evaluation
+    from jaxgen import evaluation, hosts
     from jaxgen.evaluation import of_runs
     from jaxgen.evaluation import page as evaluation_page
     from jaxgen.evaluation import pictures as evaluation_pictures
@@ -221,8 +221,9 @@ def compare(
         if trained is not None and real.split:
             found += evaluation_pictures.reconstructions(trained, real.dataset)
         try:
-            page = evaluation_page.write_page(path.with_suffix(".html"), whole, found)
-            print(f"pictures: {page}", file=sys.stderr)
+            if hosts.index() == 0:  # all have made the pictures together
+                page = evaluation_page.write_page(path.with_suffix(".html"), whole, found)
+                print(f"pictures: {page}", file=sys.stderr)
         except OSError as error:
             warnings.warn(f"the pictures could not be kept: {error}", stacklevel=2)
     elif path.with_suffix(".html").exists():
@@ -326,6 +327,7 @@ def main(arguments: list[str] | None = None) -> int:
     command_line.use_compilation_cache()
     words.check(arguments)
     words.suggest(arguments, [*words.options_of(evaluate), "--table"])
+    command_line.meet_hosts(arguments)
     program = command_line.program("evaluate")
     if "--table" in arguments:
         arguments = [argument for argument in arguments if argument != "--table"]

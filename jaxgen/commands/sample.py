@@ -338,6 +338,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     words.check(arguments)
     words.suggest(arguments, words.options_of(sample))
+    command_line.meet_hosts(arguments)
     program = command_line.program("sample")
     chosen = tyro.cli(sample, args=arguments, prog=program, config=(tyro.conf.FlagCreatePairsOff,))
     print(chosen)

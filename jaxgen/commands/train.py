@@ -87,7 +87,8 @@ def parse(arguments: list[str], command: str = "train") -> Chosen:
     _check_words(given, preset.config, rest, command)
 
     about_start = "Another run, with whose networks a new one begins; its optimisers and steps begin anew."
-    about_directory = f"The run directory; runs/{name} by default, or runs/{name}-SETTINGS if it has other settings."
+    about_directory = f"The run directory; runs/{name} by default, or runs/{name}-SETTINGS if it has other settings. "
+    about_directory += "It may lie in a bucket: gs://BUCKET/RUN or s3://BUCKET/RUN."
 
     def collect(
         config: Annotated[type(preset.config), tyro.conf.arg(name="")] = preset.config,  # type: ignore[valid-type]

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxgen import local_path
+from jaxgen import buckets, local_path
 
 OTHER_NAMES = {
     "--lr": "learning-rate",
@@ -54,8 +54,13 @@ _ELSEWHERE = {
 """What other programs call a loss."""
 
 
+_MAY_LIE_IN_A_BUCKET = ("--directory", "--start-from")
+
+
 def check(arguments: Sequence[str]) -> None:
-    """Refuses empty arguments and addresses, which no option of any command takes.
+    """Refuses empty arguments, and addresses where none is taken.
+
+    Runs alone may lie in a bucket; those that a command reads are copies by now.
 
     Raises:
       ValueError: naming the option that the argument belongs to.
@@ -65,7 +70,7 @@ def check(arguments: Sequence[str]) -> None:
         whose = option if option.startswith("-") else "the argument"
         if not argument or (equals and not value):
             raise ValueError(f"{whose} is empty: '' names nothing; is a shell variable not set?")
-        if local_path.is_address(value):
+        if local_path.is_address(value) and not (whose in _MAY_LIE_IN_A_BUCKET and buckets.is_bucket(value)):
             local_path.local(value, whose)
 
 

@@ -16,9 +16,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from jaxgen import checkpoint, console, data, run_directory, sharding, state_sharding
+from jaxgen import buckets, checkpoint, console, data, run_directory, sharding, state_sharding
 from jaxgen.local_path import local
-from jaxgen.loop import dispatch, first_batch, health, hosts, pictures, status, stop_signals
+from jaxgen.loop import agreement, dispatch, first_batch, health, hosts, pictures, status, stop_signals
 from jaxgen.loop.plan import Plan
 from jaxgen.run_directory import lock, metrics_log
 
@@ -36,6 +36,7 @@ class Result(NamedTuple):
     evaluation: dict[str, float]  # of the last state, if the loop evaluates
 
 
+@buckets.in_local_copy
 def train(
     train_step: Callable,
     state: Any,
@@ -72,7 +73,8 @@ def train(
       state: a fresh state with a `step`; also the template for restoring. Or a function of no arguments that makes one,
         called only where it is needed: nothing is held of it while the loop trains.
       dataset: batches are addressed by their step, so the step is all that a resumed run needs to know.
-      directory: the run directory. Metrics, samples, checkpoints and report go there.
+      directory: the run directory, or the address of one in a bucket. Metrics, samples, checkpoints and report go
+        there.
       num_steps: where to stop, counted from the run's beginning.
       batch_size: images a step, over all devices and hosts.
       key: the run's constant key.
@@ -102,6 +104,7 @@ def train(
       Of a run that had finished before: its state as it was saved.
 
     Raises:
+      agreement.HostsDisagree: for hosts with unlike settings, versions or data, or each with a directory of its own.
       ValueError: for no steps, intervals below zero, a batch that the devices cannot share, a run beyond `num_steps`,
         or a `best_metric` that is not evaluated.
       NonFiniteLoss: see there.
@@ -128,13 +131,32 @@ def train(
     plan = Plan(num_steps, log_every, sample_every, evaluate_every, checkpoint_every, sample, evaluate, best_metric)
     with contextlib.ExitStack() as stack:
         stack.enter_context(hosts.telling_of_lost_hosts())
-        with hosts.on_all_hosts(mesh):
-            shapes = jax.eval_shape(state) if callable(state) else state
+        shapes = jax.eval_shape(state) if callable(state) else state
+        if jax.process_count() > 1:
+            numbers = {
+                "num_steps": num_steps,
+                "batch_size": batch_size,
+                "seed": seed,
+                "log_every": log_every,
+                "sample_every": sample_every if sample else None,
+                "evaluate_every": evaluate_every if evaluate else None,
+                "checkpoint_every": checkpoint_every,
+                "keep_last": keep_last,
+                "best_metric": best_metric,
+                "max_rollbacks": max_rollbacks,
+            }
+            made = None if callable(state) else state
+            agreement.check(agreement.of_training(config, directory, numbers, dataset, key, made))
+        with hosts.on_all_hosts():
             metric_names = first_batch.check_first_batch(
                 train_step, dataset, batch_size, seed, shapes, key, mesh, state_rule
             )
             first_batch.check_pictures(sample, shapes, dataset)
-        with hosts.on_all_hosts(mesh):  # only now: a mistake on any host leaves no directory behind
+        if jax.process_count() > 1:
+            program = first_batch.program_of(train_step, dataset, batch_size, shapes, key, mesh, state_rule)
+            agreement.warn_of_unlike_programs(program)
+        agreement.check_shared(directory)
+        with hosts.on_all_hosts():  # only now: a mistake on any host leaves no directory behind
             hold = lock.hold(directory, config, may_change=may_change, upgrade=upgrade, is_primary=primary)
             stack.enter_context(hold)
             if primary:
@@ -158,7 +180,7 @@ def train(
                 raise ValueError(f"{directory} is at step {step} already, beyond num_steps {num_steps}")
             if step == num_steps:
                 if progress and primary:
-                    print(f"{directory} is finished already, at step {step}", file=sys.stderr)
+                    print(f"{buckets.shown(directory)} is finished already, at step {step}", file=sys.stderr)
                 run.record_status("finished", step, _doubts(run, dataset))
                 return Result(current, step, None, record["metrics"])
             try:
@@ -344,9 +366,9 @@ class _WentWrong(Exception):
 
 def _describe(bad: _WentWrong, directory: Path, last_good: int | None) -> str:
     numbers = ", ".join(f"{name} {value:g}" for name, value in bad.metrics.items())
-    where = f"The last good checkpoint is {directory / 'checkpoints' / str(last_good)}."
+    where = f"The last good checkpoint is {buckets.shown(directory / 'checkpoints' / str(last_good))}."
     if last_good is None:
-        where = f"There is no checkpoint yet in {directory}."
+        where = f"There is no checkpoint yet in {buckets.shown(directory)}."
     what = f"The step after step {bad.step} went wrong, a loss or an update is not finite: {numbers}."
     if bad.arrays:
         what = f"After step {bad.step} the state is not finite, and was not saved: {bad.arrays}."

@@ -1,6 +1,7 @@
 """What is looked at before a training begins, so that a mistake leaves no directory behind."""
 
 import contextlib
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -65,6 +66,26 @@ def check_first_batch(
     if not known and (doubt := data.check.doubt_of_range(np.asarray(batch["image"], np.float32))):
         warnings.warn(f"{dataset.name}: the first batch has {doubt}", stacklevel=3)
 
+    traced, arguments = _on_whole_batch(train_step, dataset, raw, batch_size, state, key, mesh, state_rule)
+    shapes = traced.eval_shape(*arguments)
+    for name, shape in shapes.items():
+        if shape.shape:
+            raise ValueError(f"the metric {name!r} has shape {shape.shape}; a train step returns scalars")
+    return list(shapes)
+
+
+def _on_whole_batch(
+    train_step: Callable,
+    dataset: data.Dataset,
+    raw: Any,
+    batch_size: int,
+    state: Any,
+    key: jax.Array,
+    mesh: Mesh,
+    state_rule: state_sharding.Rule,
+) -> tuple[Any, Any]:
+    """The metrics of a step as a compiled function would give them, and the shapes of its arguments."""
+
     def metrics_of(state, raw, key):
         return train_step(state, dataset.prepare(raw, key), key)[1]
 
@@ -74,11 +95,25 @@ def check_first_batch(
     traced = sharding.jit_global(
         metrics_of, mesh, batch_axes=(None, None, None), may_be_kept=False, state_rule=state_rule
     )
-    shapes = traced.eval_shape(*arguments)
-    for name, shape in shapes.items():
-        if shape.shape:
-            raise ValueError(f"the metric {name!r} has shape {shape.shape}; a train step returns scalars")
-    return list(shapes)
+    return traced, arguments
+
+
+def program_of(
+    train_step: Callable,
+    dataset: data.Dataset,
+    batch_size: int,
+    state: Any,
+    key: jax.Array,
+    mesh: Mesh,
+    state_rule: state_sharding.Rule = state_sharding.replicated,
+) -> str:
+    """A step as text, without what differs between processes: hosts whose texts differ compute other things.
+
+    Numbers that a step closes over, such as a rate, are in it; arrays are not, but for their shapes.
+    """
+    raw = dataset.fetch(np.zeros(1, np.int64))
+    traced, arguments = _on_whole_batch(train_step, dataset, raw, batch_size, state, key, mesh, state_rule)
+    return re.sub(r" at 0x[0-9a-f]+", "", str(traced.trace(*arguments).jaxpr))
 
 
 def check_pictures(sample: Callable | None, state: Any, dataset: data.Dataset) -> None:

@@ -4,26 +4,28 @@ import contextlib
 from collections.abc import Iterator
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
-from jaxgen import sharding
+from jaxgen import hosts
 
 
 @contextlib.contextmanager
-def on_all_hosts(mesh: Mesh) -> Iterator[None]:
-    """What fails on one host fails on all, which would otherwise wait for it."""
+def on_all_hosts() -> Iterator[None]:
+    """What fails on one host fails on all, which would otherwise wait for it.
+
+    Raises:
+      RuntimeError: on the hosts where nothing failed, with what the others say.
+    """
     error = None
     try:
         yield
     except Exception as caught:
         error = caught
-    if jax.process_count() > 1:
-        failed = int(sharding.max_over_hosts(mesh, np.int32(error is not None)))
-        if failed and error is None:
-            raise RuntimeError("another host could not start; it says why")
+    told = hosts.exchange("" if error is None else f"{error or type(error).__name__}")
     if error is not None:
         raise error
+    for index, message in enumerate(told):
+        if message:
+            raise RuntimeError(f"host {index} could not start: {message}")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from jaxgen import buckets
 from jaxgen.report.reading import Run
 
 
@@ -35,11 +36,12 @@ def of(run: Run) -> tuple[list[tuple[str, list[str]]], str]:
         for command, options in asked.items():
             if options is None or not name:  # nothing says which settings a system was built from
                 continue
-            words = [*(["python", f"scripts/{command}.py"] if of_scripts else ["jaxgen", command]), str(run.path)]
+            words = ["python", f"scripts/{command}.py"] if of_scripts else ["jaxgen", command]
+            words += [buckets.shown(run.path)]
             words += [*options, *(["--system", _file_of(name, train)] if name.endswith(".py") else [])]
             items.append(({"sample": "Draw samples", "evaluate": "Evaluate"}[command], words))
         if run.system and not name:
-            python = f"jaxgen.load({str(run.path)!r}, system=...)"
+            python = f"jaxgen.load({buckets.shown(run.path)!r}, system=...)"
     return [(what, [shlex.quote(word) for word in words]) for what, words in items], python
 
 

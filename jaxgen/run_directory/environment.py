@@ -17,8 +17,6 @@ def of_this_process() -> dict[str, object]:
     Returns:
       A flat dict of strings and numbers. Looks up the JAX devices, so it starts the backend.
     """
-    from importlib import metadata
-
     import jax
 
     record: dict[str, object] = {
@@ -29,11 +27,7 @@ def of_this_process() -> dict[str, object]:
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
     }
-    for package in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
-        try:
-            record[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            record[package] = None
+    record.update(versions())
     devices = jax.devices()
     record.update(
         backend=devices[0].platform,
@@ -41,6 +35,19 @@ def of_this_process() -> dict[str, object]:
         device_count=len(devices),
         process_count=jax.process_count(),
     )
+    return record
+
+
+def versions() -> dict[str, str | None]:
+    """Of the packages that compute; None for one that is not installed."""
+    from importlib import metadata
+
+    record: dict[str, str | None] = {}
+    for package in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
+        try:
+            record[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            record[package] = None
     return record
 
 
