@@ -11,10 +11,11 @@ COMMANDS = {
     "evaluate": "measure a run, or anybody's images against others",
     "report": "write a run's page anew",
     "describe": "what a preset is: networks, parameters, arithmetic, paper; without data or training",
+    "plan": "whether a preset fits on TPUs or GPUs that are not there, compiled for them on this machine",
     "stability": "the stability laboratory: dirac, spectrum, sweep, collapse, atlas",
 }
 
-DOES_FIRST = {"train": "setting up", "describe": "building", "stability": "setting up"}
+DOES_FIRST = {"train": "setting up", "describe": "building", "plan": "planning", "stability": "setting up"}
 """What a command begins with, in words; the others read what they are given."""
 
 

@@ -102,6 +102,28 @@ def make_many_steps(train_step: Callable, prepare: Callable, gather: Callable) -
     return many_steps
 
 
+def program(train_step: Callable, dataset: data.Dataset, mesh: Mesh) -> Any:
+    """What the dispatcher runs: `make_many_steps` of a set that lives on the device, `make_one_step` of another."""
+    if dataset.arrays is None:
+        one_step = make_one_step(train_step, dataset.prepare)
+        return sharding.jit_global(one_step, mesh, batch_axes=(None, None, 0, None), donate=(0,), may_be_kept=False)
+    many_steps = make_many_steps(train_step, dataset.prepare, dataset.gather)
+    batch_axes = (None, None, 1, None, None, None)
+    return sharding.jit_global(many_steps, mesh, batch_axes=batch_axes, donate=(0,), may_be_kept=False)
+
+
+def empty_tally(metric_names: Sequence[str]) -> Tally:
+    """Of no step."""
+    zero: Any = np.zeros((), np.float32)
+    none: Any = np.zeros((), np.int32)
+    return Tally(
+        sums={name: zero for name in metric_names},
+        counts={name: none for name in metric_names},
+        bad_step=np.full((), -1, np.int32),  # type: ignore[arg-type]
+        bad_metrics={name: zero for name in metric_names},
+    )
+
+
 @contextlib.contextmanager
 def dispatcher(
     train_step: Callable,
@@ -120,29 +142,12 @@ def dispatcher(
     """
     rows = functools.partial(data.batch_rows, dataset, batch_size=batch_size, seed=seed)
     shard = functools.partial(data.process_slice, process_index=jax.process_index(), process_count=jax.process_count())
-    zero: Any = np.zeros((), np.float32)
-    none: Any = np.zeros((), np.int32)
-    unspoilt: Any = np.full((), -1, np.int32)
-    empty = sharding.replicate(
-        mesh,
-        Tally(
-            sums={name: zero for name in metric_names},
-            counts={name: none for name in metric_names},
-            bad_step=unspoilt,
-            bad_metrics={name: zero for name in metric_names},
-        ),
-    )
+    empty = sharding.replicate(mesh, empty_tally(metric_names))
+    run = program(train_step, dataset, mesh)
 
     if dataset.arrays is not None:
         arrays = sharding.replicate(mesh, dict(dataset.arrays))
         most = MAX_STEPS_PER_DISPATCH
-        run = sharding.jit_global(
-            make_many_steps(train_step, dataset.prepare, dataset.gather),
-            mesh,
-            batch_axes=(None, None, 1, None, None, None),
-            donate=(0,),
-            may_be_kept=False,
-        )
 
         def dispatch(state, tally, step, count):
             # Always as many rows, of which the program uses the first `count`: one compilation.
@@ -153,8 +158,6 @@ def dispatcher(
         yield dispatch, most
         return
 
-    one_step = make_one_step(train_step, dataset.prepare)
-    run = sharding.jit_global(one_step, mesh, batch_axes=(None, None, 0, None), donate=(0,), may_be_kept=False)
     with contextlib.closing(data.prefetch(dataset.fetch, lambda step: shard(rows(step)), start_step)) as batches:
 
         def dispatch(state, tally, step, count):
