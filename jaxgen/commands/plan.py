@@ -15,7 +15,8 @@ HELP = """usage: {program} [PRESET or FILE.py] --on TARGET [--largest-batch] [--
 
 Compiles what a training runs, with the target's own compiler, on this machine, which needs no such device. Tells
 whether it fits and how much memory a device needs, what the devices tell one another, in which precision convolutions
-are, and how fast a step can be at most. It computes nothing, reads no images of yours, and says no time: a bound is none.
+are, and how fast a step can be at most. It computes nothing, reads no images of yours, and says no time: a bound is
+none.
 
   --on TARGET           devices: {targets}
   --largest-batch       the largest batch that fits (a compilation for each that is tried)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxgen import memory
-from jaxgen.planning import comparing, compiling, fitting, programs, targets
+from jaxgen.planning import comparing, fitting, programs, targets
 from jaxgen.planning.compiling import Record, Task
 
 Compile = Callable[[Task], Record | None]
@@ -81,8 +81,8 @@ def needed_of(record: Record, train: Record) -> int:
 def bounds(train: Record, device: targets.Device) -> dict[str, float]:
     """Seconds that a step takes at least, from the peak figures of a device; {} where there are none.
 
-    `arithmetic`: its convolutions and products of matrices at the peak rate of their precision. `memory`: the bytes that
-    it reads and writes at the peak bandwidth. Both are bounds: a step takes longer than the larger of them.
+    `arithmetic`: its convolutions and products of matrices at the peak rate of their precision. `memory`: the bytes
+    that it reads and writes at the peak bandwidth. Both are bounds: a step takes longer than the larger of them.
     """
     found = {}
     if device.operations and "precision" in train:

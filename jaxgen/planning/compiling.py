@@ -116,9 +116,8 @@ def compiled(task: Task, tell: Callable[[float], None] = lambda seconds: None) -
                     process.kill()
                     process.wait()
         if not result.exists():
-            lines = said.read_text(errors="replace").strip().splitlines()
-            last = lines[-1] if lines else "it said nothing"
-            raise RuntimeError(f"the compiler for {task.target} ended with exit code {process.returncode}: {last[:500]}")
+            last = (said.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:500]
+            raise RuntimeError(f"the compiler for {task.target} ended with exit code {process.returncode}: {last}")
         found = json.loads(result.read_text())
     if found and "error" in found:
         raise {"ImportError": ImportError, "ValueError": ValueError}.get(found["kind"], RuntimeError)(found["error"])
@@ -210,8 +209,8 @@ def _read(lowered: Any, program: Any, target: targets.Target) -> Record:
     Returns:
       `fits_compiler`: False where the compiler refuses a program that is too large, with `needed` and `there` (bytes),
       and nothing else. Otherwise `memory` (see `reading.memory`), `collectives`, `precision`, `bytes_accessed` (of a
-      device and step, loops inside of a step once; None where the compiler does not tell), `padding` and `narrowest`
-      (None and [] where the target has no matrix unit).
+      device and step, loops inside of a step once; None where the compiler does not tell), `padding`, `filling` and
+      `narrowest` (None, None and [] where the target has no matrix unit).
     """
     import jax
 
@@ -234,6 +233,7 @@ def _read(lowered: Any, program: Any, target: targets.Target) -> Record:
         "precision": reading.precision(products),
         "bytes_accessed": cost.get("bytes accessed"),
         "padding": reading.padding(products, width) if width > 1 else None,
+        "filling": reading.filling(products) if width > 1 else None,
         "narrowest": reading.narrowest(products, width) if width > 1 else [],
     }
 

@@ -1,7 +1,7 @@
 """What a training of a preset runs on its devices: the programs themselves, with the shapes of what they take.
 
-The train step is what the loop dispatches: of a set that comes with the package many steps, with the set on the devices;
-of others one step on a batch that comes from the host.
+The train step is what the loop dispatches: of a set that comes with the package many steps, with the set on the
+devices; of others one step on a batch that comes from the host.
 """
 
 import dataclasses

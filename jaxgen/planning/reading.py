@@ -14,22 +14,30 @@ from typing import Any, NamedTuple
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "bf16": 16, "s4": 4, "u4": 4, "s2": 2, "u2": 2}
-_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{([\d,]*)(?::T\(([\d,]+)\))?)?")
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{\s*$")
 _CALLED = re.compile(
     r"\b(?:calls|to_apply|body|condition|branch_computations|true_computation|false_computation|called_computations)="
     r"(\{[^}]*\}|%?[\w.\-]+)"
 )
-_ROUNDS = re.compile(r'known_trip_count[^\d]{1,12}(\d+)')
+_ROUNDS = re.compile(r"known_trip_count[^\d]{1,12}(\d+)")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 
 
 class Shape(NamedTuple):
-    """An array: "bf16", (8, 32, 32, 64)."""
+    """An array: "bf16", (8, 32, 32, 64), and how it lies in memory.
+
+    Attributes:
+      dtype, sides: of it.
+      order: of its sides, the one whose neighbours lie side by side first; () where the text does not say.
+      tile: to multiples of which the last sides are filled up, ().
+    """
 
     dtype: str
     sides: tuple[int, ...]
+    order: tuple[int, ...] = ()
+    tile: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -40,6 +48,17 @@ class Shape(NamedTuple):
     def bytes(self) -> int:
         """Without padding."""
         return self.size * bits_of(self.dtype) // 8
+
+    @property
+    def filled(self) -> int:
+        """How many numbers there is room for where it lies."""
+        sides = (
+            [self.sides[i] for i in reversed(self.order)] if len(self.order) == len(self.sides) else list(self.sides)
+        )
+        for at, side in enumerate(reversed(self.tile), 1):
+            if at <= len(sides):
+                sides[-at] = math.ceil(sides[-at] / side) * side
+        return math.prod(sides)
 
 
 class Instruction(NamedTuple):
@@ -70,6 +89,7 @@ class Product(NamedTuple):
       contracted: channels that it sums over (taps of a kernel apart); 0 where the text does not say.
       made: channels that it makes; 0 where the text does not say.
       where: in the model, as far as it is known.
+      arrays: both factors and what is made of them.
     """
 
     kind: str
@@ -78,6 +98,7 @@ class Product(NamedTuple):
     contracted: int
     made: int
     where: str
+    arrays: tuple[Shape, ...] = ()
 
 
 def bits_of(dtype: str) -> int:
@@ -126,9 +147,9 @@ def _closing(text: str, at: int) -> int:
 
 
 def _shapes(text: str) -> Iterator[Shape]:
-    for dtype, sides in _SHAPE.findall(text):
+    for dtype, *numbers in _SHAPE.findall(text):
         if bits_of(dtype) or dtype in _BITS:
-            yield Shape(dtype, tuple(int(side) for side in sides.split(",") if side))
+            yield Shape(dtype, *(tuple(int(number) for number in group.split(",") if number) for group in numbers))
 
 
 def counted(text: str) -> Iterator[tuple[Instruction, int, dict[str, Instruction]]]:
@@ -189,9 +210,9 @@ def products(text: str) -> list[tuple[Product, int]]:
     """Convolutions and products of matrices, each with how often it runs in a step."""
     found = []
     for instruction, times, beside in counted(text):
-        factors = [beside[name].shapes[0] for name in instruction.operands[:2] if name in beside and beside[name].shapes]
+        factors = [shape for name in instruction.operands[:2] if name in beside for shape in beside[name].shapes[:1]]
         if product := _product(instruction, factors):
-            found.append((product, times))
+            found.append((product._replace(arrays=(*factors, *instruction.shapes[:1])), times))
     return found
 
 
@@ -260,6 +281,16 @@ def padding(found: list[tuple[Product, int]], width: int) -> float | None:
             real += times * product.operations
             padded += times * product.operations / share
     return 1 - real / padded if padded else None
+
+
+def filling(found: list[tuple[Product, int]]) -> float | None:
+    """The share of the memory of the arrays around products that holds no number, as the program lays them out.
+
+    TPUs keep arrays in tiles of 8 rows of 128 lanes. None without products.
+    """
+    size = sum(times * shape.size for product, times in found for shape in product.arrays)
+    filled = sum(times * shape.filled for product, times in found for shape in product.arrays)
+    return 1 - size / filled if filled else None
 
 
 def narrowest(found: list[tuple[Product, int]], width: int, most: int = 3) -> list[dict[str, Any]]:

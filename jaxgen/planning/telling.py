@@ -104,6 +104,7 @@ def _work(record: Mapping[str, Any]) -> list[str]:
         lines.append(_row("memory bound", moved))
     if train.get("padding") is not None:
         lines.append(_row("padding of channels", _padding(train, device["matrix_unit"])))
+        lines.append(_row("padding of arrays", f"{train['filling']:.0%} of the memory of what these work on"))
     return lines
 
 
