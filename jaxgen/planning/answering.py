@@ -84,7 +84,7 @@ def bounds(train: Record, device: targets.Device) -> dict[str, float]:
     `arithmetic`: its convolutions and products of matrices at the peak rate of their precision. `memory`: the bytes
     that it reads and writes at the peak bandwidth. Both are bounds: a step takes longer than the larger of them.
     """
-    found = {}
+    found: dict[str, float] = {}
     if device.operations and "precision" in train:
         dtypes = [dtype for counts in train["precision"].values() for dtype in counts]
         rate = min((device.operations[d] for d in dtypes if d in device.operations), default=None)
@@ -109,7 +109,7 @@ def _largest(task: Task, config: Any, compile: Compile, there: int | None, devic
 
 
 def _compared(task: Task, config: Any, compile: Compile, train: Record) -> list[Record]:
-    rows = [{"option": "as asked", "record": train}]
+    rows: list[Record] = [{"option": "as asked", "record": train}]
     for option in comparing.alternatives(config, train["devices"]):
         try:
             rows.append({"option": option.name, "record": compile(task.with_settings(*option.arguments))})

@@ -34,7 +34,7 @@ NEEDS = {
 """Kind of device -> packages of which one has to be there, and how to get them."""
 
 VERSIONS = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
-LAYOUT = 1  # of a kept record: another number makes all older ones unread
+LAYOUT = 2  # of a kept record: another number makes all older ones unread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,11 +184,10 @@ def _compile(task: Task) -> Record | None:
         "target": task.target,
         "devices": mesh.size,
         "batch_size": parts.system.images_per_step,
-        "operations": program.operations / mesh.size,
         "versions": versions(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
-    record |= _read(lowered, program, target)
+    record |= _read(lowered, program, target, mesh.size)
     record["seconds"] = seconds | {"compiling": time.monotonic() - began}
     with contextlib.suppress(OSError):  # a cache that cannot be written costs the cache alone
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -203,14 +202,15 @@ def _kept_at(text: str, target: targets.Target) -> Path:
     return command_line.cache_directory() / "plans" / f"{digest.hexdigest()[:32]}.json"
 
 
-def _read(lowered: Any, program: Any, target: targets.Target) -> Record:
+def _read(lowered: Any, program: Any, target: targets.Target, devices: int) -> Record:
     """What the compiler makes of it.
 
     Returns:
       `fits_compiler`: False where the compiler refuses a program that is too large, with `needed` and `there` (bytes),
-      and nothing else. Otherwise `memory` (see `reading.memory`), `collectives`, `precision`, `bytes_accessed` (of a
-      device and step, loops inside of a step once; None where the compiler does not tell), `padding`, `filling` and
-      `narrowest` (None, None and [] where the target has no matrix unit).
+      and nothing else. Otherwise `memory` (see `reading.memory`), `collectives`, `precision`, `operations` (of a device
+      and step, in convolutions and products of matrices), `bytes_accessed` (likewise, loops inside of a step once; None
+      where the compiler does not tell), `padding`, `filling` and `narrowest` (None, None and [] where the target has no
+      matrix unit).
     """
     import jax
 
@@ -231,6 +231,7 @@ def _read(lowered: Any, program: Any, target: targets.Target) -> Record:
         "memory": reading.memory(done, reading.arguments(text, program.groups, names)),
         "collectives": reading.collectives(text),
         "precision": reading.precision(products),
+        "operations": reading.operations(products) or program.operations / devices,
         "bytes_accessed": cost.get("bytes accessed"),
         "padding": reading.padding(products, width) if width > 1 else None,
         "filling": reading.filling(products) if width > 1 else None,

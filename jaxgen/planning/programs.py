@@ -27,7 +27,8 @@ class Program(NamedTuple):
       run: of `jax.jit`.
       arguments: shapes of what it takes.
       groups: of each argument, what its memory counts as.
-      operations: of its convolutions and products of matrices, over all devices; of the train step in one step.
+      operations: of its convolutions and products of matrices as they are traced, over all devices; of the train step
+        in one step.
     """
 
     run: Any

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0, "bf16": 16, "s4": 4, "u4": 4, "s2": 2, "u2": 2}
@@ -23,6 +25,7 @@ _CALLED = re.compile(
 )
 _ROUNDS = re.compile(r"known_trip_count[^\d]{1,12}(\d+)")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
+_WINDOW = re.compile(r"window={([^}]*)}")
 
 
 class Shape(NamedTuple):
@@ -85,7 +88,8 @@ class Product(NamedTuple):
     Attributes:
       kind: "convolution" or "product of matrices".
       dtype: of its factors, the wider one.
-      operations: additions and multiplications, padding of images and zeros between their pixels included.
+      operations: additions and multiplications, without those by the zeros of borders and between pixels; 0 where the
+        text does not say.
       contracted: channels that it sums over (taps of a kernel apart); 0 where the text does not say.
       made: channels that it makes; 0 where the text does not say.
       where: in the model, as far as it is known.
@@ -227,11 +231,10 @@ def _product(instruction: Instruction, factors: list[Shape]) -> Product | None:
     if instruction.kind == "convolution" and len(factors) == 2 and (labels := _LABELS.search(rest)):
         sides = dict(zip(labels[2], factors[1].sides, strict=False))
         made, contracted = sides.get("o", 1), sides.get("i", 1)
-        zeros = re.search(r"lhs_dilate=([\dx]+)", rest)
-        spread = math.prod(map(int, zeros[1].split("x"))) if zeros else 1
-        operations = 2.0 * instruction.shapes[0].size * (factors[1].size / max(1, made)) / spread
-        is_matrix = not set(labels[2]) - {"i", "o"} or factors[1].size == made * contracted
-        kind = "product of matrices" if is_matrix and "window" not in rest else "convolution"
+        pairs = _pairs(rest, labels, factors[0].sides, instruction.shapes[0].sides)
+        others = [side for name, side in zip(labels[3], instruction.shapes[0].sides, strict=False) if name in "bf"]
+        operations = 2.0 * math.prod(others) * contracted * pairs
+        kind = "convolution" if _WINDOW.search(rest) else "product of matrices"
         return Product(kind, _wider(factors), operations, contracted, made, where)
     if instruction.kind == "custom-call" and factors:
         name = re.search(r'custom_call_target="([^"]*)"', rest)
@@ -242,6 +245,27 @@ def _product(instruction: Instruction, factors: list[Shape]) -> Product | None:
         if name and "onednn" in name[1].lower():
             return Product("convolution", _wider(factors), 0.0, 0, 0, where)
     return None
+
+
+def _pairs(rest: str, labels: re.Match, into: Sequence[int], out: Sequence[int]) -> int:
+    """How many pairs there are of a pixel that is made and a pixel that it sees, over all sides of an image."""
+    window = _WINDOW.search(rest)
+    if not window:
+        return 1
+    said = dict(part.split("=") for part in window[1].split() if "=" in part)
+    sizes = [int(size) for size in said["size"].split("x")]
+
+    def of_each(name: str, default: str) -> list[str]:
+        return said[name].split("x") if name in said else [default] * len(sizes)
+
+    total = 1
+    for at, size in enumerate(sizes):
+        stride, low = int(of_each("stride", "1")[at]), int(of_each("pad", "0_0")[at].split("_")[0])
+        spread, step = int(of_each("lhs_dilate", "1")[at]), int(of_each("rhs_dilate", "1")[at])
+        pixels, made = into[labels[1].index(str(at))], out[labels[3].index(str(at))]
+        seen = np.arange(made)[:, None] * stride + np.arange(size) * step - low
+        total *= int(((seen >= 0) & (seen <= (pixels - 1) * spread) & (seen % spread == 0)).sum())
+    return total
 
 
 def _numbers(text: str, name: str) -> list[int]:
@@ -256,6 +280,13 @@ def _wider(factors: list[Shape]) -> str:
 def _where(rest: str) -> str:
     found = re.search(r'op_name="([^"]*)"', rest)
     return found[1] if found else ""
+
+
+def operations(found: list[tuple[Product, int]]) -> float | None:
+    """Of all products in a step; None where the text does not say it of some, which libraries compute."""
+    if any(not product.operations for product, _ in found):
+        return None
+    return sum(times * product.operations for product, times in found)
 
 
 def precision(found: list[tuple[Product, int]]) -> dict[str, dict[str, int]]:

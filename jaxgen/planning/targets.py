@@ -35,7 +35,9 @@ class Device:
     source: str = ""
 
 
-def _tpu(name: str, memory: int, tera: float, bandwidth: float, source: str, devices: int = 1, unit: int = 128):
+def _tpu(
+    name: str, memory: int, tera: float, bandwidth: float, source: str, devices: int = 1, unit: int = 128
+) -> Device:
     """A TPU from the figures of a chip. JAX gives its matrix unit bfloat16, by default also of float32."""
     rates = {dtype: tera * 1e12 / devices for dtype in ("bf16", "f32")}
     half = ", of which a device is half" if devices == 2 else ""
