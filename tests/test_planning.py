@@ -1,6 +1,9 @@
 """A plan says whether a training fits on devices that are not there: targets, the largest batch, words, errors."""
 
 import json
+import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 from in_process import call
 
-from jaxgen.commands import train
+from jaxgen.commands import train, words
 from jaxgen.planning import answering, comparing, compiling, fitting, targets, telling
 
 OWN = str(Path(__file__).parent / "own_system.py")
@@ -265,11 +268,21 @@ def test_what_goes_wrong_in_the_other_process_is_told_in_its_words(monkeypatch, 
         compiling.compiled(compiling.Task((OWN,), "cpu"))
 
 
+def test_every_plan_that_the_pages_show_is_understood():
+    root = Path(__file__).parent.parent
+    pages = [root / "README.md", *(root / "docs").glob("*.md")]
+    shown = [line for page in pages for line in re.findall(r"^jaxgen plan ([^#\n]*)", page.read_text(), re.M)]
+    assert len(shown) >= 3
+    for line in shown:
+        given, on = words.without(shlex.split(line), ["--on"])
+        assert targets.target(on or "")
+        given = [word for word in given if word not in ("--largest-batch", "--compare")]
+        assert train.parse(given, "plan").name
+
+
 @pytest.mark.slow
 def test_the_command_plans_a_small_system_on_this_machine(tmp_path):
     command = [sys.executable, "-m", "jaxgen", "plan", OWN, "--on", "cpu:2", "--batch-size", "16", "--largest-batch"]
-    import os
-
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     assert "on cpu:2: 2 devices, 16 images a step, 8 on each device" in done.stdout

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxgen import sharding
+from jaxgen import arithmetic, gradients, sharding
 from jaxgen.loop import dispatch
 from jaxgen.planning import programs, reading
 from jaxgen.system import Spec
@@ -155,6 +155,43 @@ def test_a_training_without_batch_normalisation_reduces_each_gradient_once_and_n
     named = reading.arguments(text, program.groups, ["state", "tally", "raw", "key"])
     state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(parts.system.shapes))
     assert named["state"] == state
+
+
+def test_of_a_convolution_without_borders_the_operations_are_those_of_the_trace_and_borders_are_none():
+    def lines(padding, size):
+        return (
+            f"ENTRY %main (a: f32[2,9,9,3], b: f32[3,3,3,5]) -> f32[2,{size},{size},5] {{\n"
+            "  %a = f32[2,9,9,3]{3,2,1,0} parameter(0)\n  %b = f32[3,3,3,5]{3,2,1,0} parameter(1)\n"
+            f"  ROOT %c = f32[2,{size},{size},5]{{3,2,1,0}} convolution(%a, %b), window={{size=3x3{padding}}},"
+            " dim_labels=b01f_01io->b01f\n}\n"
+        )
+
+    images, kernel = array(2, 9, 9, 3), array(3, 3, 3, 5)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    traced = arithmetic.operations(
+        lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=numbers), images, kernel
+    )
+    assert reading.operations(reading.products(lines("", 7))) == traced == 2 * 2 * 7 * 7 * 5 * 27
+    bordered = reading.operations(reading.products(lines(" pad=1_1x1_1", 9)))
+    assert bordered == 2 * 2 * 5 * 3 * (3 * 9 - 2) ** 2  # of 9 x 9 pixels with 3 x 3 neighbours, some are outside
+    spread = reading.operations(reading.products(lines(" pad=2_2x2_2 lhs_dilate=2x2", 19)))
+    assert spread == 2 * 2 * 5 * 3 * (9 * 3) ** 2  # each pixel goes into nine
+    assert reading.operations([(reading.Product("convolution", "f32", 0.0, 0, 0, ""), 1)]) is None
+
+
+def test_in_slices_every_slice_reduces_the_gradient():
+    shapes, found = (array(7, 3), array(32, 7)), []
+    for slices in (1, 2, 4):
+
+        def gradient(w, x, slices=slices):
+            def gradient_of(x, key):
+                return jax.grad(lambda w: jnp.mean(jnp.tanh(x @ w)))(w), {}
+
+            return gradients.accumulated(slices)(gradient_of, x, jax.random.key(0))[0]
+
+        run = sharding.jit_global(gradient, sharding.make_mesh(8), batch_axes=(None, 0))
+        found.append(reading.collectives(run.lower(*shapes).compile().as_text())["all-reduce"]["bytes"])
+    assert found == [4 * 21, 2 * 4 * 21, 4 * 4 * 21]
 
 
 def test_the_program_of_a_set_that_comes_with_the_package_is_many_steps_with_the_set_on_the_devices():
