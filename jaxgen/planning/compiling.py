@@ -79,7 +79,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def compiled(task: Task, tell: Callable[[float], None] = lambda seconds: None) -> Record | None:
+def compiled(task: Task, tell: Callable[[float], None] | None = None) -> Record | None:
     """What a program needs on a target: compiled by another process, or kept from an earlier time.
 
     Args:
@@ -124,7 +124,7 @@ def compiled(task: Task, tell: Callable[[float], None] = lambda seconds: None) -
     return found
 
 
-def _wait(process: subprocess.Popen, task: bytes, tell: Callable[[float], None]) -> None:
+def _wait(process: subprocess.Popen, task: bytes, tell: Callable[[float], None] | None) -> None:
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.write(task)
@@ -135,7 +135,8 @@ def _wait(process: subprocess.Popen, task: bytes, tell: Callable[[float], None])
             process.wait(timeout=1)
             return
         except subprocess.TimeoutExpired:
-            tell(time.monotonic() - began)
+            if tell is not None:
+                tell(time.monotonic() - began)
 
 
 # In the process that compiles -----------------------------------------------------------------------------------------
