@@ -175,6 +175,20 @@ def test_a_compiler_that_refuses_is_believed_and_the_rest_is_not_compiled():
     assert "does not fit: needs 20 GiB of 15.8 GiB a device, 4.25 GiB too much" in telling.tell("x", record)
 
 
+def test_a_batch_that_a_compiler_refuses_does_not_fit_even_where_its_maker_says_that_there_is_room():
+    def refuses(task):
+        found = compiled(task)
+        if found["memory"]["needed"] <= int(15.75 * 2**30):
+            return found
+        return {"fits_compiler": False, "needed": found["memory"].pop("needed"), "there": int(15.75 * 2**30)} | {
+            name: value for name, value in found.items() if name not in ("memory", "fits_compiler")
+        }
+
+    config = train.parse(["mnist-dcgan"], "plan").config
+    record = answering.plan(compiling.Task(("mnist-dcgan",), "v5e:2x4"), config, refuses, largest=True)
+    assert 1 + record["largest_batch"]["fits"] // 8 <= 15.75 * 1024 and record["largest_batch"]["fits"] > 120_000
+
+
 def test_the_largest_batch_is_found_among_multiples_of_devices_and_slices():
     record = planned("--micro-batches", "2", largest=True)
     fits, too_large = record["largest_batch"]["fits"], record["largest_batch"]["too_large"]

@@ -65,7 +65,7 @@ def first_line(arguments: list[str]) -> str:
     if name == "edit":  # the run; what follows are the action and pictures
         named = named[:1]
     if not named:  # options come first
-        named = ["the default preset"] if name == "train" else rest[-1:]
+        named = ["the default preset"] if name in ("train", "plan") else rest[-1:]
     from jaxgen.names import show
 
     return f"{DOES_FIRST.get(name, 'reading')} {show(' '.join(named))} ..."

@@ -82,8 +82,9 @@ def _compile() -> Callable:
 
 
 def _changed(task: Any) -> str:
-    """The settings of a task at its end, which are what is tried."""
-    return f" ({' '.join(task.arguments[1:])})" if len(task.arguments) > 1 else ""
+    """The settings of a task, of which the last ones are what is tried."""
+    settings = task.arguments[0 if task.arguments and task.arguments[0].startswith("-") else 1 :]
+    return f" ({' '.join(settings)})" if settings else ""
 
 
 @contextlib.contextmanager

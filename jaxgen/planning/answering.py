@@ -41,13 +41,14 @@ def plan(task: Task, config: Any, compile: Compile, *, largest: bool = False, co
             break  # there is no training in which the others could run
     there = _there(target, found["train"])
     needed = {kind: needed_of(one, found["train"]) for kind, one in found.items()}
+    refused = not all(one["fits_compiler"] for one in found.values())
     record: Record = {
         "target": target.name,
         "device": vars(target.device) | {"operations": dict(target.device.operations)},
         "there": there,
         "programs": found,
         "needed": needed,
-        "fits": None if there is None else max(needed.values()) <= there,
+        "fits": None if there is None else not refused and max(needed.values()) <= there,
         "bounds": bounds(found["train"], target.device),
     }
     if largest:
@@ -101,7 +102,8 @@ def _largest(task: Task, config: Any, compile: Compile, there: int | None, devic
     def needed(batch: int) -> int:
         one = compile(task.with_settings("--batch-size", str(batch)))
         assert one is not None  # there is a train step always
-        return needed_of(one, one)
+        # A compiler keeps a part of the memory for itself, and refuses what would need that.
+        return one["memory"]["needed"] if one["fits_compiler"] else max(one["needed"], there + 1)
 
     multiple = devices * config.micro_batches
     found = fitting.largest_batch(needed, there, start=config.batch_size, multiple=multiple, within=WITHIN)

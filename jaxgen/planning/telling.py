@@ -53,8 +53,8 @@ def verdict(record: Mapping[str, Any]) -> str:
     most = "" if kind == "train" else f", most of it in {programs.KINDS[kind]}"
     if there is None:
         return f"it needs {what} a device{most}"
-    if needed[kind] > there:
-        return f"does not fit: needs {what} a device, {in_words(needed[kind] - there)} too much{most}"
+    if record["fits"] is False:
+        return f"does not fit: needs {what} a device, {in_words(max(0, needed[kind] - there))} too much{most}"
     return f"fits: needs {what} a device ({needed[kind] / there:.1%}), {in_words(there - needed[kind])} are left{most}"
 
 
