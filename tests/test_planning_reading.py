@@ -133,6 +133,11 @@ def test_memory_is_what_the_compiler_says_and_what_is_donated_counts_once():
             "of 15.75G hbm. Exceeded hbm capacity by 6.71G.",
             (int(22.46 * 2**30), int(15.75 * 2**30)),
         ),
+        (
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (18.00G) exceeds available HBM (15.75G). HLO module: jit_step.",
+            (18 * 2**30, int(15.75 * 2**30)),
+        ),
         ("RESOURCE_EXHAUSTED: no figures", None),
         ("INVALID_ARGUMENT: Used 22.46G of 15.75G hbm", None),
     ],

@@ -384,12 +384,16 @@ def memory(compiled: Any, groups: dict[str, int]) -> dict[str, int]:
     return found | {"needed": sum(found.values())}
 
 
-_USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? (?:of )?hbm")
+# As libtpu says it: in version 0.0.52, and in older ones. The first figure counts arguments, too.
+_USED = (
+    re.compile(r"\(([\d.]+)([KMGT]?)i?B?\) exceeds available HBM \(([\d.]+)([KMGT]?)i?B?\)"),
+    re.compile(r"[Uu]sed ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? (?:of )?hbm"),
+)
 
 
 def out_of_memory(message: str) -> tuple[int, int] | None:
     """(bytes needed, bytes there) of the compiler's complaint that a program is too large; None for other messages."""
-    found = _USED.search(message)
+    found = next(filter(None, (pattern.search(message) for pattern in _USED)), None)
     if not found or "RESOURCE_EXHAUSTED" not in message:
         return None
     unit = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
