@@ -98,6 +98,12 @@ def test_no_batch_and_no_limit_have_an_end():
         fitting.largest_batch(lambda batch: 10, 1000, start=512, multiple=0)
 
 
+def test_a_setting_that_is_tried_takes_the_place_of_the_one_that_was_asked():
+    task = compiling.Task(("mnist-vae", "--batch-size", "64", "--seed=3"), "cpu")
+    assert task.with_settings("--batch-size", "8").arguments == ("mnist-vae", "--seed=3", "--batch-size", "8")
+    assert task.with_settings("--seed", "4").arguments == ("mnist-vae", "--batch-size", "64", "--seed", "4")
+
+
 def test_more_memory_takes_no_smaller_batch():
     found = [
         fitting.largest_batch(lambda b: 300 + 11 * b, there, start=64, multiple=4).fits for there in range(400, 4000)

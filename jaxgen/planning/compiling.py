@@ -55,8 +55,13 @@ class Task:
     num_classes: int | None = None
 
     def with_settings(self, *arguments: str) -> "Task":
-        """The same with further settings, which count more than those before."""
-        return dataclasses.replace(self, arguments=(*self.arguments, *arguments))
+        """The same with settings, flag by flag with its value, in the place of those that it had."""
+        rest = list(self.arguments)
+        for flag in arguments[::2]:
+            while flag in rest:
+                del rest[rest.index(flag) : rest.index(flag) + 2]
+            rest = [word for word in rest if not word.startswith(f"{flag}=")]
+        return dataclasses.replace(self, arguments=(*rest, *arguments))
 
 
 Record = dict[str, Any]
