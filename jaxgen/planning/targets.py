@@ -97,6 +97,7 @@ class Target:
         found = {"JAX_PLATFORMS": "cpu"}
         if self.device.kind == "tpu":
             found |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+            found |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # several plans at once: none of them takes a device
             found |= {"TPU_ACCELERATOR_TYPE": "v5litepod-8", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}
         if self.device.kind == "gpu":
             found |= {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
