@@ -60,7 +60,7 @@ def _next(tried: dict[int, int], there: int, fits: int, too_large: int | None, s
     if len(tried) == 1:
         return 2 * fits if too_large is None else max(1, too_large // 2)
     if too_large is None:
-        least, most = fits + 1, 4 * fits
+        least, most = fits + 1, 64 * fits
     else:
         least, most = fits + 1, too_large - 1
     near = sorted(tried, key=lambda n: abs(tried[n] - there))[:2]
