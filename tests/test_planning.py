@@ -328,7 +328,7 @@ def test_on_256_chips_a_training_without_batch_normalisation_reduces_each_gradie
     record = compiling.compiled(compiling.Task(("mnist-vae", "--batch-size", "256"), "v5e:16x16"))
     assert record["devices"] == 256 and list(record["collectives"]) == ["all-reduce"]
     gradients = 4 * (217_300 + 207_984)
-    assert 0 <= record["collectives"]["all-reduce"]["bytes"] - gradients <= 200
+    assert 0 <= record["collectives"]["all-reduce"]["bytes"] - gradients <= 2000  # metrics of each latent
 
 
 @pytest.mark.slow
