@@ -175,11 +175,6 @@ def _compile(task: Task) -> Record | None:
     chosen = train.parse(list(task.arguments), "plan")
     parts = programs.parts_of(chosen.config, chosen.preset, task.image_shape, task.num_classes)
     mesh = jax.sharding.Mesh(np.array(_devices(target)).reshape(-1), (sharding.AXIS,))
-    if chosen.config.num_devices not in (None, mesh.size):
-        raise ValueError(
-            f"--num-devices is {chosen.config.num_devices}, and {target.name} has {mesh.size} devices: leave it out, "
-            "and name so many with --on"
-        )
     program = programs.program(task.program, parts, mesh)
     if program is None:
         return None
