@@ -37,6 +37,13 @@ def spec_of(
     Raises:
       ValueError: for data whose shape only they know.
     """
+    return Spec.of(config.wrap(stand_in(spec_of_data(config, preset, image_shape, num_classes)), "train"))
+
+
+def spec_of_data(
+    config: options.Run, preset: Preset, image_shape: tuple[int, int, int] | None = None, num_classes: int | None = None
+) -> Spec:
+    """What the data hold before the system puts anything beside them; otherwise as `spec_of`."""
     if config.data.name in BUILT_IN:
         size, channels, classes = BUILT_IN[config.data.name]
         size = config.data.image_size or size
@@ -61,12 +68,18 @@ def spec_of(
         spec = Spec({**spec.batch, "factor": jax.ShapeDtypeStruct((5,), jnp.int32)}, spec.num_classes)
     if config.data.name in ("pairs", "halves", "unpaired"):  # of one size, as far as is known without them
         spec = Spec({**spec.batch, "source": spec.batch["image"]}, spec.num_classes)
-    return Spec.of(config.wrap(stand_in(spec), "train"))
+    return spec
 
 
-def stand_in(spec: Spec) -> data.Dataset:
-    """A data set of one black example, for what only asks for the shapes of batches."""
-    arrays = {name: np.zeros((1, *shape.shape), shape.dtype) for name, shape in spec.batch.items()}
+def stand_in(spec: Spec, *, dtype: Any = None) -> data.Dataset:
+    """A data set of one black example, for what only asks for the shapes of batches.
+
+    Args:
+      spec: of its batches.
+      dtype: of its images, such as uint8; the batches' own by default.
+    """
+    dtypes = {name: (dtype if dtype and len(s.shape) == 3 else s.dtype) for name, s in spec.batch.items()}
+    arrays = {name: np.zeros((1, *shape.shape), dtypes[name]) for name, shape in spec.batch.items()}
     names, image, label = tuple(map(str, range(spec.num_classes))), arrays.pop("image"), arrays.pop("label", None)
     return data.dataset.in_memory(
         "a stand-in",

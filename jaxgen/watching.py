@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxgen import compilation, data, sharding
 from jaxgen.metrics import comparison, features, fid
-from jaxgen.system import System, drawn_labels
+from jaxgen.system import Measure, System, drawn_labels
 
 SHOWN = 32  # real images that a view gets
 DRAWN = 64  # samples in a picture
@@ -67,15 +67,14 @@ def assemble(
     parts: list[Callable] = []
     best_metric, best_mode = None, "max"  # type: str | None, Literal["min", "max"]
     if held_out is not None and system.measure is not None:
-        measure, pixels = system.measure, held_out.image_shape[0] * held_out.image_shape[1]
-        at_once = 250 if measure.most_pixels is None else max(1, min(250, measure.most_pixels // pixels))
+        measure = system.measure
         parts.append(
             make_evaluate(
                 measure.of_batch,
                 measure.summarize,
                 held_out,
                 key=jax.random.fold_in(key, 2),
-                batch_size=at_once,
+                batch_size=at_once(measure, held_out.image_shape),
                 mesh=mesh,
                 variables=system.variables,
             )
@@ -176,12 +175,7 @@ def make_evaluate(
     """
     mesh = sharding.make_mesh() if mesh is None else mesh
     batch_size = min(batch_size, dataset.num_examples)
-
-    def numbers_of(variables, raw, key):
-        data_key, eval_key = jax.random.split(key)
-        return eval_step(variables, dataset.prepare(raw, data_key), eval_key)
-
-    run = sharding.jit_global(numbers_of, mesh, batch_axes=(None, 0, None))
+    run = numbers_program(eval_step, dataset, mesh)
 
     def evaluate(state) -> dict[str, float]:
         local, rows = sharding.as_replicated(mesh, variables(state)), []
@@ -194,6 +188,22 @@ def make_evaluate(
         return summarize({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
     return evaluate
+
+
+def numbers_program(eval_step: Callable, dataset: data.Dataset, mesh: jax.sharding.Mesh) -> Any:
+    """What an evaluation runs for each batch: (variables, raw, key) -> the numbers of `eval_step`, compiled."""
+
+    def numbers_of(variables, raw, key):
+        data_key, eval_key = jax.random.split(key)
+        return eval_step(variables, dataset.prepare(raw, data_key), eval_key)
+
+    return sharding.jit_global(numbers_of, mesh, batch_axes=(None, 0, None))
+
+
+def at_once(measure: Measure, image_shape: tuple[int, int, int]) -> int:
+    """How many images of a shape (H, W, C) are measured in a batch."""
+    pixels = image_shape[0] * image_shape[1]
+    return 250 if measure.most_pixels is None else max(1, min(250, measure.most_pixels // pixels))
 
 
 def make_drawn_evaluate(

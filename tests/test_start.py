@@ -31,7 +31,10 @@ def imported_by(*arguments: str) -> set[str]:
     return set(done.stdout.rpartition("imported:")[2].split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["report", "--help"], ["describe", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train", "--help"], ["report", "--help"], ["describe", "--help"], ["plan", "--help"]],
+)
 def test_help_that_is_a_text_imports_nothing(arguments):
     assert imported_by(*arguments) == set()
 
@@ -61,6 +64,7 @@ def test_help_of_presets_imports_nothing_that_only_a_run_needs(arguments):
         (["evaluate", "runs/first", "mnist:test"], "reading runs/first mnist:test ..."),
         (["report", "runs/first"], "reading runs/first ..."),
         (["describe", "mnist-dcgan", "--json"], "building mnist-dcgan ..."),
+        (["plan", "mnist-dcgan", "--on", "cpu"], "planning mnist-dcgan ..."),
         (["stability", "sweep", "ring"], "setting up sweep ring ..."),
     ],
 )

@@ -13,10 +13,11 @@ COMMANDS = {
     "report": "write a run's page anew",
     "describe": "what a preset is: networks, parameters, arithmetic, paper; without data or training",
     "convert": "images to files that training reads fast, also beyond memory",
+    "plan": "whether a preset fits on TPUs or GPUs that are not there, compiled for them on this machine",
     "stability": "the stability laboratory: dirac, spectrum, sweep, collapse, atlas",
 }
 
-DOES_FIRST = {"train": "setting up", "describe": "building", "stability": "setting up"}
+DOES_FIRST = {"train": "setting up", "describe": "building", "plan": "planning", "stability": "setting up"}
 """What a command begins with, in words; the others read what they are given."""
 
 
@@ -75,7 +76,7 @@ def first_line(arguments: list[str]) -> str:
     if name == "edit":  # the run; what follows are the action and pictures
         named = named[:1]
     if not named:  # options come first
-        named = ["the default preset"] if name == "train" else rest[-1:]
+        named = ["the default preset"] if name in ("train", "plan") else rest[-1:]
     from jaxgen.names import show
 
     return f"{DOES_FIRST.get(name, 'reading')} {show(' '.join(named))} ..."

@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 from jaxgen import command_line
+from jaxgen.commands import words
 
 HELP = """usage: {program} [PRESET or FILE.py] [--image-shape H W C] [--num-classes N] [--layers] [--json] [settings]
 
@@ -29,9 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP.format(program=command_line.program("describe"), train=command_line.program("train")))
         return 0
-    shape: Any = _take(arguments, "--image-shape", 3)
-    num_classes = _take(arguments, "--num-classes", 1)
-    as_json, layers = (_flag(arguments, flag) for flag in ("--json", "--layers"))
+    shape: Any = words.take_numbers(arguments, "--image-shape", 3)
+    num_classes = words.take_numbers(arguments, "--num-classes", 1)
+    as_json, layers = (words.take_flag(arguments, flag) for flag in ("--json", "--layers"))
     from jaxgen.commands import train
 
     chosen = train.parse(arguments, "describe")
@@ -46,24 +47,3 @@ def main(arguments: list[str] | None = None) -> int:
     record = description.describe(chosen.config, spec, name=chosen.name, preset=chosen.preset)
     print(description.to_json(record) if as_json else description.in_words(record, layers=layers))
     return 0
-
-
-def _take(arguments: list[str], option: str, count: int) -> tuple[int, ...] | None:
-    """Takes an option with whole numbers out of the arguments."""
-    if option not in arguments:
-        return None
-    at = arguments.index(option)
-    values = arguments[at + 1 : at + 1 + count]
-    del arguments[at : at + 1 + count]
-    least = 0 if option == "--num-classes" else 1
-    if len(values) < count or not all(value.isdecimal() and int(value) >= least for value in values):
-        what = {1: "a whole number of at least 0", 3: "three whole numbers: height, width, channels"}[count]
-        raise ValueError(f"{option} takes {what}, not {' '.join(values) or 'nothing'}")
-    return tuple(map(int, values))
-
-
-def _flag(arguments: list[str], option: str) -> bool:
-    there = option in arguments
-    if there:
-        arguments.remove(option)
-    return there

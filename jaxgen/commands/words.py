@@ -172,3 +172,34 @@ def options_of(function: Callable) -> list[str]:
         for extra in getattr(parameter.annotation, "__metadata__", ()):
             found += getattr(extra, "aliases", None) or ()
     return found
+
+
+def take_numbers(arguments: list[str], option: str, count: int) -> tuple[int, ...] | None:
+    """Takes an option with whole numbers out of the arguments.
+
+    Args:
+      arguments: the command line, which is changed.
+      option: such as "--image-shape".
+      count: how many numbers follow it.
+
+    Raises:
+      ValueError: for anything else after it.
+    """
+    if option not in arguments:
+        return None
+    at = arguments.index(option)
+    values = arguments[at + 1 : at + 1 + count]
+    del arguments[at : at + 1 + count]
+    least = 0 if option == "--num-classes" else 1
+    if len(values) < count or not all(value.isdecimal() and int(value) >= least for value in values):
+        what = {1: "a whole number of at least 0", 3: "three whole numbers: height, width, channels"}[count]
+        raise ValueError(f"{option} takes {what}, not {' '.join(values) or 'nothing'}")
+    return tuple(map(int, values))
+
+
+def take_flag(arguments: list[str], option: str) -> bool:
+    """Takes an option without a value out of the arguments; returns whether it was there."""
+    there = option in arguments
+    if there:
+        arguments.remove(option)
+    return there

@@ -103,6 +103,36 @@ def make_many_steps(train_step: Callable, prepare: Callable, gather: Callable) -
     return many_steps
 
 
+def program(
+    train_step: Callable, dataset: data.Dataset, mesh: Mesh, *, state: Any, state_rule: state_sharding.Rule
+) -> Any:
+    """What the dispatcher runs: `make_many_steps` of a set that lives on the device, `make_one_step` of another.
+
+    `state` is one, or its shapes; `state_rule` says where it lies.
+    """
+    batch_axes: tuple[int | None, ...]
+    if dataset.arrays is None:
+        steps, batch_axes = make_one_step(train_step, dataset.prepare), (None, None, 0, None)
+    else:
+        steps = make_many_steps(train_step, dataset.prepare, dataset.gather)
+        batch_axes = (None, None, 1, None, None, None)
+    return sharding.jit_global(
+        steps, mesh, batch_axes=batch_axes, donate=(0,), may_be_kept=False, state=state, state_rule=state_rule
+    )
+
+
+def empty_tally(metric_names: Sequence[str]) -> Tally:
+    """Of no step."""
+    zero: Any = np.zeros((), np.float32)
+    none: Any = np.zeros((), np.int32)
+    return Tally(
+        sums={name: zero for name in metric_names},
+        counts={name: none for name in metric_names},
+        bad_step=np.full((), -1, np.int32),  # type: ignore[arg-type]
+        bad_metrics={name: zero for name in metric_names},
+    )
+
+
 @contextlib.contextmanager
 def dispatcher(
     train_step: Callable,
@@ -123,31 +153,14 @@ def dispatcher(
     a step each; then the third is a function that says for how many seconds batches were waited for since it was asked.
     `state` is one, or its shapes; `state_rule` says where it lies.
     """
-    places = dict(donate=(0,), may_be_kept=False, state=state, state_rule=state_rule)
     rows = functools.partial(data.batch_rows, dataset, batch_size=batch_size, seed=seed)
     shard = functools.partial(data.process_slice, process_index=jax.process_index(), process_count=jax.process_count())
-    zero: Any = np.zeros((), np.float32)
-    none: Any = np.zeros((), np.int32)
-    unspoilt: Any = np.full((), -1, np.int32)
-    empty = sharding.replicate(
-        mesh,
-        Tally(
-            sums={name: zero for name in metric_names},
-            counts={name: none for name in metric_names},
-            bad_step=unspoilt,
-            bad_metrics={name: zero for name in metric_names},
-        ),
-    )
+    empty = sharding.replicate(mesh, empty_tally(metric_names))
+    run = program(train_step, dataset, mesh, state=state, state_rule=state_rule)
 
     if dataset.arrays is not None:
         arrays = sharding.replicate(mesh, dict(dataset.arrays))
         most = MAX_STEPS_PER_DISPATCH
-        run = sharding.jit_global(
-            make_many_steps(train_step, dataset.prepare, dataset.gather),
-            mesh,
-            batch_axes=(None, None, 1, None, None, None),
-            **places,
-        )
 
         def dispatch(state, tally, step, count):
             # Always as many rows, of which the program uses the first `count`: one compilation.
@@ -158,8 +171,6 @@ def dispatcher(
         yield dispatch, most, None
         return
 
-    one_step = make_one_step(train_step, dataset.prepare)
-    run = sharding.jit_global(one_step, mesh, batch_axes=(None, None, 0, None), **places)
     ahead = data.prefetch(dataset.fetch, lambda step: shard(rows(step)), start_step, num_workers=dataset.workers)
     with contextlib.closing(ahead) as batches:
         waited = 0.0
