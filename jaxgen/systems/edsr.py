@@ -93,13 +93,13 @@ def _emoji(scale, measured):
 PRESETS = {
     "emoji-edsr-x2": _emoji(
         2,
-        "not run to its end; after 803 of 8,000 steps PSNR 31.22 dB, SSIM 0.960 (bicubic 26.90, Lanczos 27.60, the best "
-        "linear filter 29.11 dB)",
+        "not run to its end; after 803 of 8,000 steps PSNR 31.22 dB, SSIM 0.960 (bicubic 26.90, Lanczos 27.60, the "
+        "best linear filter 29.11 dB)",
     ),
     "emoji-edsr-x4": _emoji(
         4,
-        "not run to its end; with --num-steps 800 PSNR 22.17 dB, SSIM 0.743 in 5 minutes (bicubic 20.31, Lanczos 20.63, "
-        "the best linear filter 21.13 dB)",
+        "not run to its end; with --num-steps 800 PSNR 22.17 dB, SSIM 0.743 in 5 minutes (bicubic 20.31, Lanczos "
+        "20.63, the best linear filter 21.13 dB)",
     ),
     "div2k-edsr-x2": _published(2, "PSNR on RGB 35.78 dB (Set5), 34.61 dB (DIV2K validation)"),
     "div2k-edsr-x4": _published(4, "PSNR on RGB 30.18 dB (Set5), 28.95 dB (DIV2K validation)"),
