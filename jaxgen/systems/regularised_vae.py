@@ -118,24 +118,11 @@ def build(config: Config, spec: Spec) -> System:
     )
 
 
+_ALL: Settings = {"beta": 0.5, "capacity_weight": 1.0, "capacity_steps": 2, "total_correlation": 1.0, "mmd": 1.0}
+_ALL |= {"dip_off_diagonal": 1.0, "dip_diagonal": 1.0, "dip_kind": 2}
+_ALL |= {"latent_size": 0.1, "decoder_size": 0.1, "decoder_slope": 0.1}
 TINY = Config(
-    model="conv",
-    likelihood="discretized_logistic",
-    features=2,
-    latent_dim=3,
-    batch_size=8,
-    num_steps=4,
-    beta=0.5,
-    capacity_weight=1.0,
-    capacity_steps=2,
-    total_correlation=1.0,
-    dip_off_diagonal=1.0,
-    dip_diagonal=1.0,
-    dip_kind=2,
-    mmd=1.0,
-    latent_size=0.1,
-    decoder_size=0.1,
-    decoder_slope=0.1,
+    model="conv", likelihood="discretized_logistic", features=2, latent_dim=3, batch_size=8, num_steps=4, **_ALL
 )
 
 DIGITS: Settings = autoencoder.DIGITS | {"latent_dim": 10, "num_steps": 30_000}
