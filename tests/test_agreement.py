@@ -146,6 +146,7 @@ def test_a_directory_of_each_host_is_noticed_and_what_was_made_is_removed(on_hos
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_directory_that_cannot_be_written_ends_all_hosts(on_hosts, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     ends = on_hosts(lambda i: agreement.check_shared(tmp_path / "file" / "run"))

@@ -27,7 +27,12 @@ def record_of(capsys, *arguments) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("preset", PUBLISHED)
+OFTEN = ("cifar-sngan", "mnist-vae")
+
+
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in PUBLISHED]
+)
 def test_the_numbers_of_parameters_are_the_published_ones(preset, capsys):
     arguments, expected = PUBLISHED[preset]
     began = time.monotonic()

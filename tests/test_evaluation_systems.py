@@ -322,6 +322,7 @@ def test_each_metric_has_a_name_and_says_how_it_is_read():
         assert set(values) <= set(evaluation_page.MEANINGS)
 
 
+@pytest.mark.slow
 def test_what_a_run_makes_of_its_test_sources_is_compared_with_its_test_images(tmp_path, capsys):
     config = dataclasses.replace(edsr.TINY, data=options.Data("emoji", image_size=32), num_steps=1)
     experiment.train(config, str(tmp_path / "run"), progress=False)

@@ -106,6 +106,7 @@ def trained(module, path, **changes):
     return path
 
 
+@pytest.mark.slow
 def test_evaluate_shows_them_beside_a_network_that_enlarges(tmp_path, capsys):
     data = dataclasses.replace(edsr.TINY.data, num_examples=200)
     record = evaluated(trained(edsr, tmp_path / "run", data=data), capsys)
@@ -123,6 +124,7 @@ def test_evaluate_shows_them_beside_a_network_that_fills_the_middle(tmp_path, ca
         assert found[f"psnr_in_hole_of_{method}"] > found["psnr_in_hole_of_mean_colour"]
 
 
+@pytest.mark.slow
 def test_evaluate_refuses_them_for_a_run_without_sources(tmp_path, capsys):
     run = trained(dcgan, tmp_path / "run")
     assert call("evaluate", run, "--baselines") == 2

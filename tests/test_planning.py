@@ -207,7 +207,8 @@ def test_other_settings_are_compared_and_one_that_a_system_forbids_says_why():
     record = planned(compare=True)
     text = telling.tell("mnist-dcgan", record)
     options = [row["option"] for row in record["compared"]]
-    assert options == ["as asked", "--micro-batches 2", "--micro-batches 4", "--precision bfloat16"]
+    assert options[:4] == ["as asked", "--micro-batches 2", "--micro-batches 4", "--precision bfloat16"]
+    assert options[4:] == ["--remat blocks", "--remat all", "--state sharded"]
     halved = record["compared"][1]["record"]["memory"]["temporaries"]
     assert halved == record["compared"][0]["record"]["memory"]["temporaries"] // 2
     assert "--micro-batches 4" in text and "refused: a batch cannot be taken in micro-batches" in text

@@ -51,7 +51,7 @@ def test_a_reader_that_leaves_early_causes_no_error():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["mnist-dcgn"], "there is no preset 'mnist-dcgn'; did you mean 'mnist-dcgan'? There is: mnist-cgan"),
+        (["mnist-dcgn"], "there is no preset 'mnist-dcgn'; did you mean 'mnist-dcgan' (or "),
         (["mnist-dcgan", "--generator.learning-rate", "0"], "--generator.learning-rate must be above 0, not 0.0"),
         (["mnist-dcgan", "--data.name", "folder"], "the data set 'folder' needs --data.path"),
         (["mnist-dcgan", "--data.name", "folder", "--data.path", "/no"], "/no: no such folder"),

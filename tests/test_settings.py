@@ -84,6 +84,7 @@ def test_the_choices_of_the_command_line_are_the_keys_of_the_table(group, field,
 
 def test_what_may_change_exists_and_changes_no_number():
     known = {f.name for module in systems.MODULES for f in dataclasses.fields(module.TINY)} | {"preset"}
+    known |= {f"data.{f.name}" for f in dataclasses.fields(options.Data)}
     assert {name for name in configuration.MAY_CHANGE if not name.startswith("images.")} <= known
     constant = dcgan.Config()
     assert "num_steps" in configuration.may_change(constant)

@@ -243,6 +243,7 @@ def trained(directory, num_steps, rule, num_devices=8):
     return jaxgen.train(a_system(), DIGITS, directory, num_steps=num_steps, state_rule=rule, **options).state
 
 
+@pytest.mark.slow
 def test_a_run_whose_state_is_divided_resumes_to_the_bit_and_goes_on_and_draws_on_one_device(tmp_path):
     at_once = trained(tmp_path / "at once", 4, by_largest_dimension)
     assert state_sharding.is_put(sharding.make_mesh(), at_once, by_largest_dimension)
