@@ -181,8 +181,8 @@ def train_system(
       settings: plain data that the run stores, and whose change it refuses when it is resumed.
       may_change: names of those that may change.
       seed: of the initialisation, the noise and the order of the data.
-      num_devices, state_rule, log_every, sample_every, evaluate_every, checkpoint_every, keep_last, max_rollbacks,
-        progress: as for `loop.train`.
+      state_rule: where the state lies, as for `loop.train`; so are those that follow.
+      num_devices, log_every, sample_every, evaluate_every, checkpoint_every, keep_last, max_rollbacks, progress: there.
 
     Returns:
       How the run ended.

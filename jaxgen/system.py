@@ -108,13 +108,14 @@ class Between(NamedTuple):
 class Measure(NamedTuple):
     """Numbers of a system on images that were held out.
 
-    of_batch: (variables, batch, key) -> {name: array [B, ...]}, one row for each image.
-    summarize: {name: array [N, ...]} -> {name: number}.
-    best: by which the best checkpoint is kept.
-    mode: whether that is better large ("max") or small ("min").
-    most_pixels: of a batch that is measured: of large images fewer are measured at once. None: no limit.
-    of_images: (images, batch) -> rows as of `of_batch`: the same numbers of anybody's images, for a batch with sources,
-      such as those of a method without a network.
+    Attributes:
+      of_batch: (variables, batch, key) -> {name: array [B, ...]}, one row for each image.
+      summarize: {name: array [N, ...]} -> {name: number}.
+      best: by which the best checkpoint is kept.
+      mode: whether that is better large ("max") or small ("min").
+      most_pixels: of a batch that is measured: of large images fewer are measured at once. None: no limit.
+      of_images: (images, batch) -> rows as of `of_batch`: the same numbers of anybody's images, for a batch with
+        sources, such as those of a method without a network.
     """
 
     of_batch: Callable
