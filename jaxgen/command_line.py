@@ -74,19 +74,20 @@ def _cache_without_home() -> Path:
     return directory if mine else Path(tempfile.mkdtemp(prefix="jaxgen-"))
 
 
-def progress(batches: Iterable, total: int, what: str) -> Iterable:
-    """The same batches, with a progress bar where there is a terminal, and a line now and then where there is none."""
-    if not sys.stderr.isatty():
-        return _in_lines(batches, total, what)
-    from tqdm import tqdm
-
-    return tqdm(batches, what, total, dynamic_ncols=True, leave=False)
-
-
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def _in_lines(batches: Iterable, total: int, what: str) -> Iterator:
+def progress(batches: Iterable, total: int, what: str) -> Iterator:
+    """The same batches, with a bar on a terminal, and elsewhere a line at first and every ten seconds.
+
+    Minutes of silence look like a program that hangs.
+    """
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(batches, what, total, dynamic_ncols=True, leave=False)
+        return
+    print(f"{what} ...", file=sys.stderr, flush=True)
     begun = told = time.monotonic()
     for count, batch in enumerate(batches):
         now = time.monotonic()

@@ -7,8 +7,8 @@ same up to the order of summation.
 
 `pmap_step` runs a train step made with an `axis_name`, in the per-device view, for those who work that way.
 
-Several hosts: every process calls `initialize_hosts()` first, then the same script; `make_mesh()` spans all of them and
-`shard_batch` assembles the global batch from each host's own rows.
+Several hosts: every process calls `hosts.initialize_hosts()` first, then the same script; `make_mesh()` spans all of
+them and `shard_batch` assembles the global batch from each host's own rows.
 """
 
 import contextlib
@@ -26,8 +26,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxgen import compilation, state_sharding
 from jaxgen.arguments import check_key
 from jaxgen.data import check
-from jaxgen.hosts import initialize_hosts as initialize_hosts
-from jaxgen.hosts import leave_hosts as leave_hosts
 from jaxgen.models import onednn
 
 AXIS = "data"

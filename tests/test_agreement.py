@@ -103,8 +103,6 @@ def digits(seed=0):
         ({"dataset": digits(1)}, "host 1 has the fingerprint of the data"),
         ({"config": {"images": {"held_out_fingerprint": "ab"}}}, "host 1 has the fingerprint of the held-out data ab"),
         ({"key": jax.random.key(7)}, "host 1 has the key [0, 7], host 0 has [0, 0]: build it on all hosts"),
-        ({"state": {"w": jnp.ones(3).at[1].set(2)}}, "host 1 has the initial state"),
-        ({"state": {"w": jnp.ones(4)}}, "host 1 has the initial state"),
         ({"numbers": {"num_steps": 20}}, "host 1 has num_steps 20, host 0 has 10"),
         ({"config": {"optimizer": {"rate": 2.0}}}, "host 1 has optimizer.rate 2.0, host 0 has 1.0"),
         ({"directory": "runs/b"}, "runs/b, host 0 has"),
@@ -117,13 +115,19 @@ def test_a_training_is_compared_in_all_that_it_is_made_of(on_hosts, changed, nam
         "numbers": {"num_steps": 10},
         "dataset": digits(),
         "key": jax.random.key(0),
-        "state": {"w": jnp.ones(3)},
     }
     facts = [agreement.of_training(**same), agreement.of_training(**same | changed)]
     assert named in sentence(on_hosts(lambda i: agreement.check(facts[i])))
     same["config"] = {"optimizer": {"rate": 1.0}, "data": {"path": "/elsewhere"}, "images": {"class_names": ["x"]}}
     facts[1] = agreement.of_training(**same)
     assert on_hosts(lambda i: agreement.check(facts[i])) == [None, None]  # the same data at another place
+
+
+@pytest.mark.parametrize("other", [jnp.ones(3).at[1].set(2), jnp.ones(4), jnp.ones(3, jnp.int32)])
+def test_states_that_differ_are_named_before_the_first_step(on_hosts, other):
+    facts = [agreement.of_state({"w": w}) for w in (jnp.ones(3), other)]
+    assert "host 1 has the initial state" in sentence(on_hosts(lambda i: agreement.check(facts[i])))
+    assert on_hosts(lambda i: agreement.check(facts[0])) == [None, None]
 
 
 def test_a_directory_that_all_see_is_made_and_left_empty(on_hosts, tmp_path):

@@ -130,9 +130,11 @@ def test_a_run_on_records_is_that_on_the_folder_to_the_bit_also_when_it_is_stopp
 
 
 def test_an_interrupted_conversion_opens_nothing_and_goes_on_with_the_files_that_are_whole(photos, tmp_path):
-    def interrupt(split, done, total):
-        if done > 25:  # in the second of three files
-            raise KeyboardInterrupt
+    def interrupt(begins, total, what):
+        for begin in begins:
+            if "file 2 of 3" in what:
+                raise KeyboardInterrupt
+            yield begin
 
     path = tmp_path / "records"
     with pytest.raises(KeyboardInterrupt):
@@ -144,7 +146,9 @@ def test_an_interrupted_conversion_opens_nothing_and_goes_on_with_the_files_that
     with pytest.raises(ValueError, match="conversion of other images, or in another way, that was not finished"):
         converted(photos, path, encoding="png", image_size=16)
     before = (path / kept).stat().st_mtime_ns
+    (path / ".train-00001-of-00003.array_record.0badcafe.tmp").write_bytes(b"of a killed conversion")
     converted(photos, path)
+    assert not list(path.glob(".*"))
     assert (path / kept).stat().st_mtime_ns == before and not (path / "partial.json").exists()
     converted(photos, tmp_path / "at once")
     for name in os.listdir(path):

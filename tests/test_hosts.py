@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgen import building, checkpoint, experiment, loop, options, sharding
+from jaxgen import building, checkpoint, experiment, hosts, loop, options, sharding
 from jaxgen.run_directory import metrics_log
 from jaxgen.system import Spec
 from jaxgen.systems import classifier
@@ -350,11 +350,11 @@ def test_the_variables_of_several_hosts_must_be_complete(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NUM_PROCESSES", "2")
     with pytest.raises(ValueError, match="missing: COORDINATOR_ADDRESS, PROCESS_ID"):
-        sharding.initialize_hosts()
+        hosts.initialize_hosts()
     monkeypatch.setenv("PROCESS_ID", "first")
     monkeypatch.setenv("COORDINATOR_ADDRESS", "127.0.0.1:1")
     with pytest.raises(ValueError, match="whole numbers"):
-        sharding.initialize_hosts()
+        hosts.initialize_hosts()
 
 
 def test_the_largest_number_of_all_devices_is_found():

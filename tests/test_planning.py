@@ -1,5 +1,6 @@
 """A plan says whether a training fits on devices that are not there: targets, the largest batch, words, errors."""
 
+import dataclasses
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from in_process import call
 
 from jaxgen.commands import train, words
 from jaxgen.planning import answering, comparing, compiling, fitting, targets, telling
+from jaxgen.systems import dcgan
 
 OWN = str(Path(__file__).parent / "own_system.py")
 NO_LIBTPU = pytest.mark.skipif("libtpu" not in compiling.versions(), reason="libtpu is not installed")
@@ -214,20 +216,14 @@ def test_other_settings_are_compared_and_one_that_a_system_forbids_says_why():
     assert "--micro-batches 4" in text and "refused: a batch cannot be taken in micro-batches" in text
 
 
-def test_settings_that_another_version_has_are_tried_by_their_names():
-    import dataclasses
-    from typing import Literal
-
-    @dataclasses.dataclass
-    class Later:
-        batch_size: int = 64
-        precision: str = "bfloat16"
-        micro_batches: int = 8
-        remat: Literal["none", "blocks", "all"] = "none"
-        state: Literal["replicated", "sharded"] = "replicated"
-
-    options = [option.arguments for option in comparing.alternatives(Later(), 8)]
+def test_only_other_settings_are_tried_and_slices_that_divide_the_batch():
+    config = dcgan.Config(batch_size=64, precision="bfloat16", micro_batches=8)
+    options = [option.arguments for option in comparing.alternatives(config, 8)]
     assert options == [("--remat", "blocks"), ("--remat", "all"), ("--state", "sharded")]
+    config = dataclasses.replace(config, micro_batches=1, remat="all", state="sharded")
+    options = [option.arguments for option in comparing.alternatives(config, 8)]
+    assert options[:2] == [("--micro-batches", "2"), ("--micro-batches", "4")]
+    assert options[2:] == [("--remat", "none"), ("--remat", "blocks"), ("--state", "replicated")]
 
 
 # The command ----------------------------------------------------------------------------------------------------------

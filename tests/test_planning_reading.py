@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from jaxgen import arithmetic, gradients, sharding
 from jaxgen.loop import dispatch
-from jaxgen.planning import programs, reading
+from jaxgen.planning import hlo, programs, reading
 from jaxgen.system import Spec
 from jaxgen.systems import vae
 from jaxgen.systems.preset import Preset
@@ -98,11 +98,11 @@ def test_channels_are_filled_up_to_the_width_of_the_unit(channels, wasted):
 
 
 def test_what_fills_up_a_tile_counts_where_the_sides_lie():
-    (shape,) = reading._shapes("bf16[8,14,14,8]{3,0,2,1:T(8,128)(2,1)}")
+    (shape,) = hlo.shapes("bf16[8,14,14,8]{3,0,2,1:T(8,128)(2,1)}")
     assert shape.bytes == 2 * 8 * 14 * 14 * 8 and shape.filled == 8 * 14 * 14 * 128
-    (shape,) = reading._shapes("f32[3,3,32]{2,1,0:T(4,128)S(1)}")
+    (shape,) = hlo.shapes("f32[3,3,32]{2,1,0:T(4,128)S(1)}")
     assert shape.filled == 3 * 4 * 128
-    (shape,) = reading._shapes("f32[5,3]{1,0}")
+    (shape,) = hlo.shapes("f32[5,3]{1,0}")
     assert shape.filled == shape.size == 15
 
 

@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxgen import classifier, gan, sharding, vae
+from jaxgen import classifier, gan, hosts, sharding, vae
 from jaxgen.losses import adversarial, penalties
 from jaxgen.models import cnn, conv_vae, dcgan, mlp
 
@@ -471,7 +471,7 @@ def environment(monkeypatch):
         with pytest.MonkeyPatch.context() as patch:
             for name, value in variables.items():
                 patch.setenv(name, value)
-            sharding.initialize_hosts()
+            hosts.initialize_hosts()
         return calls
 
     return connect

@@ -8,13 +8,6 @@ from typing import Any
 from jaxgen import command_line
 
 
-def progress(batches: Any, total: Any, what: Any) -> Any:
-    """A bar on a terminal, and elsewhere a line for each stage: minutes of silence look like a program that hangs."""
-    if not sys.stderr.isatty():
-        print(f"{what} ...", file=sys.stderr, flush=True)
-    return command_line.progress(batches, total, what)
-
-
 def keep(output: Path | None, directory: Path, name: str, record: dict) -> tuple[Path, dict]:
     """Stores a record, and says where; (path, what is stored there with what was there already).
 
@@ -66,7 +59,7 @@ def evaluate_run(
     if run.is_dir() and not any(run.iterdir()):
         raise ValueError(f"{what} is an empty folder: give a run directory, or images and a REFERENCE")
     trained = loading.load(run, step=step, system=system)
-    shared: dict[str, Any] = {"seed": seed, "progress": progress}
+    shared: dict[str, Any] = {"seed": seed, "progress": command_line.progress}
     measures = classifier is None and trained.system.measure is not None
     if samples is not None and not (measures and samples >= 1):
         raise ValueError(f"--samples is for a run that measures a bound, and at least 1; got {samples} for {run}")
@@ -120,7 +113,8 @@ def represent(
         raise ValueError(f"--samples must be at least 1, not {samples}")
     trained = loading.load(run, step=step, system=system)
     with evaluation.kept_warnings() as said:
-        found = representation.represented(trained, str(run), seed=seed, num=num, samples=samples, progress=progress)
+        shown: dict[str, Any] = {"progress": command_line.progress}
+        found = representation.represented(trained, str(run), seed=seed, num=num, samples=samples, **shown)
     common = {"run": str(run), **evaluation.training_of(trained), "seed": seed, **evaluation.code_version()}
     record = {"subject": str(run), **found.record, "protocol": common | found.record["protocol"]}
     if said:

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,6 @@ from jaxgen import command_line, ranges
 from jaxgen.commands import words
 from jaxgen.ranges import Count, Share, WholeShare
 
-SECONDS_BETWEEN_LINES = 10.0
 BUILT_IN = ("mnist", "stacked_mnist", "emoji", "factors")
 
 
@@ -79,7 +77,6 @@ def convert(
     records.import_grain()  # before images are looked at, which may take minutes
     if encoding == "original" and image_size is not None:
         raise ValueError("--encoding original keeps files as they are, and --image-size changes them: leave one out")
-    shown = _Shown()
     sources = sources_of(config, encoding)
     conversion.convert(
         sources,
@@ -87,7 +84,7 @@ def convert(
         num_shards=num_shards,
         max_broken_share=config.max_broken_share,
         made={"source": source, "data": dataclasses.asdict(config), "encoding": encoding},
-        progress=shown.show,
+        progress=command_line.progress,
     )
     _, index = records.read_index(root)
     sizes = [file["bytes"] for split in index["splits"].values() for file in split["files"]]
@@ -156,36 +153,6 @@ def sources_of(config: Any, encoding: str | None) -> dict[str, Any]:
             background=config.background,
         )
     return sources
-
-
-class _Shown:
-    """Progress with the time left: a bar on a terminal, elsewhere a line every ten seconds."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._split = ""
-        self._begun, self._first, self._told = 0.0, 0, 0.0
-
-    def show(self, split: str, done: int, total: int) -> None:
-        """So many images of a split are done."""
-        from tqdm import tqdm
-
-        from jaxgen.console import in_words
-
-        now = time.monotonic()
-        if split != self._split:
-            if self._bar is not None:
-                self._bar.close()
-            self._split, self._begun, self._first, self._told = split, now, done, now
-            self._bar = tqdm(None, split, total, unit="image", dynamic_ncols=True, disable=None, leave=False)
-        if not self._bar.disable:
-            self._bar.update(done - self._bar.n)
-        elif now - self._told > SECONDS_BETWEEN_LINES and done > self._first:
-            self._told = now
-            left = (now - self._begun) / (done - self._first) * (total - done)
-            print(f"{split}: {done:,} of {total:,} images, {in_words(left)} left", file=sys.stderr, flush=True)
-        if done >= total:
-            self._bar.close()
 
 
 def main(arguments: list[str] | None = None) -> int:

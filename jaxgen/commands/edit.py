@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxgen import command_line, files, ranges
-from jaxgen.commands import by_itself, words
+from jaxgen.commands import words
 from jaxgen.names import show
 from jaxgen.ranges import Count, CountOrZero, Positive, Seed
 
@@ -162,7 +162,7 @@ def edit(
     if label:
         asked["labels"] = tuple(labels_of(trained, asked.pop("label")))
     session = sessions.Session(
-        trained, action, found, folder, seed=seed, background=background, page=page, progress=by_itself.progress
+        trained, action, found, folder, seed=seed, background=background, page=page, progress=command_line.progress
     )
     sessions.edit(session, **asked)
     session.keep(str(run))

@@ -24,7 +24,7 @@ import tyro  # noqa: E402
 
 from jaxgen import command_line, ranges  # noqa: E402
 from jaxgen.commands import words  # noqa: E402
-from jaxgen.commands.by_itself import evaluate_run, keep, progress, represent  # noqa: E402
+from jaxgen.commands.by_itself import evaluate_run, keep, represent  # noqa: E402
 from jaxgen.ranges import Count, CountOrZero, Seed, WholeShare  # noqa: E402
 
 
@@ -184,7 +184,7 @@ def compare(
     names = [name for given in metrics for name in given.split(",") if name]  # fid,kid is understood, too
     for name in names:
         lookup(comparison.METRICS, name, "metric")  # now, and not after minutes
-    shared: dict[str, Any] = {"cache": command_line.cache_directory() / "features", "progress": progress}
+    shared: dict[str, Any] = {"cache": command_line.cache_directory() / "features", "progress": command_line.progress}
     with evaluation.kept_warnings() as said:
         fake, real, train, network = open_sides(what, reference, num=num, num_real=num_real, **options)
         seed, trained = options["seed"], fake.run
@@ -195,7 +195,7 @@ def compare(
                 "is not measured. Give held-out images as the REFERENCE",
                 stacklevel=2,
             )
-        seen = evaluation.see(fake, network, progress=progress)
+        seen = evaluation.see(fake, network, progress=command_line.progress)
         against: dict[str, Any] = {"seen": seen, "train": train if new else None}
         record = evaluation.compare(fake, real, network, names, seed=seed, **against, **shared)
     for side, asked in ((fake, num), (real, num_real)):
@@ -254,7 +254,7 @@ def open_sides(
     """(evaluated images, their reference, images that may have been copied or None, feature network)."""
     from jaxgen import evaluation, opening
 
-    shared = {**options, "system": system, "progress": progress}
+    shared = {**options, "system": system, "progress": command_line.progress}
     for side in (what, reference, train):
         if side is not None:
             opening.check_there(side)

@@ -135,9 +135,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Trains; returns 0 for a finished run, 128 + the signal for a stopped one."""
     command_line.use_compilation_cache()
     chosen = parse(sys.argv[1:] if arguments is None else arguments)
-    from jaxgen import experiment, sharding
+    from jaxgen import experiment, hosts
 
-    sharding.initialize_hosts()
+    hosts.initialize_hosts()
     if hint := _meant(chosen):
         print(hint, file=sys.stderr)
     result = experiment.train(chosen.config, chosen.directory, preset=chosen.name, start_from=chosen.start_from)

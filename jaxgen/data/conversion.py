@@ -12,13 +12,14 @@ import os
 import secrets
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxgen import files
+from jaxgen.console import Progress, no_progress
 from jaxgen.data import reading, records
 from jaxgen.data.convertible import Source
 from jaxgen.data.dataset import fingerprint_of
@@ -30,10 +31,6 @@ TOGETHER = 256  # images that are read at once
 _SAMPLED = 16  # images by whose size the number of files is chosen
 
 
-def unseen(split: str, done: int, total: int) -> None:
-    """Shows nothing of the progress."""
-
-
 def convert(
     sources: Mapping[str, Source],
     destination: str | os.PathLike,
@@ -41,7 +38,7 @@ def convert(
     num_shards: int | None = None,
     max_broken_share: float = 0.01,
     made: Mapping[str, Any] | None = None,
-    progress: Callable[[str, int, int], None] = unseen,
+    progress: Progress = no_progress,
     tell: Callable[[str], None] = reading.as_warning,
 ) -> Path:
     """Write splits as files of records; of an interrupted conversion those that are missing.
@@ -52,7 +49,7 @@ def convert(
         num_shards: files of each split; by default of about 1 GiB.
         max_broken_share: up to which broken images are told and left out, as for `data.image_folder`.
         made: how, for dataset.json.
-        progress: is called with a split, how many of its images are done, and how many there are.
+        progress: shows each file.
         tell: is called with a line on what is left out.
 
     Returns:
@@ -77,6 +74,8 @@ def convert(
     done = _begun(root, plan)
     if done is None:
         return root
+    for unfinished in root.glob(".*.array_record.*.tmp"):  # which a killed conversion has left
+        unfinished.unlink(missing_ok=True)
     _check_space(root, sum(part["bytes"] for part in plans.values()), done)
     splits = {
         split: _convert_split(
@@ -107,9 +106,10 @@ def _convert_split(split, source, plan, root, done, writer_of, *, max_broken_sha
         name = f"{split}-{shard:05d}-of-{num_shards:05d}.array_record"
         rows = range(shard * num // num_shards, (shard + 1) * num // num_shards)
         if name not in done:
-            done[name] = _write(source, rows, root / name, writer_of, lambda at: progress(split, at, num))
+            begins = range(rows.start, rows.stop, TOGETHER)
+            shown = progress(begins, len(begins), f"converting {split} images, file {shard + 1} of {num_shards}")
+            done[name] = _write(source, rows, root / name, writer_of, shown)
             files.write_atomically(root / PARTIAL, files.json_bytes({"plan": plan, "done": done}))
-        progress(split, rows.stop, num)
         shards.append(done[name] | {"name": name})
         num_broken += len(done[name]["broken"])
         if num_broken > reading.num_tolerated(num, max_broken_share):
@@ -136,15 +136,15 @@ def _convert_split(split, source, plan, root, done, writer_of, *, max_broken_sha
     }
 
 
-def _write(source: Source, rows: range, path: Path, writer_of: Any, progress: Callable[[int], None]) -> dict[str, Any]:
-    """Writes one file as a whole; returns what is to be known of it."""
+def _write(source: Source, rows: range, path: Path, writer_of: Any, begins: Iterable[int]) -> dict[str, Any]:
+    """Writes one file as a whole, rows from each of `begins` on together; returns what is to be known of it."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     digest, labels, broken, count = hashlib.sha256(), [], [], 0
     try:
         # One record in a group: each is read by itself. Images are compressed already, or would be of little use so.
         writer = writer_of(str(temporary), "group_size:1,uncompressed")
         try:
-            for begin in range(rows.start, rows.stop, TOGETHER):
+            for begin in begins:
                 chunk = range(begin, min(begin + TOGETHER, rows.stop))
                 for row, record in zip(chunk, source.read(chunk), strict=True):
                     if isinstance(record, Exception):
@@ -155,7 +155,6 @@ def _write(source: Source, rows: range, path: Path, writer_of: Any, progress: Ca
                     digest.update(packed)
                     labels.append(-1 if record.label is None else record.label)
                     count += 1
-                progress(chunk.stop)
         finally:
             writer.close()
         there = len(records.import_grain().sources.ArrayRecordDataSource([str(temporary)]))

@@ -133,20 +133,8 @@ def train(
         stack.enter_context(hosts.telling_of_lost_hosts())
         shapes = jax.eval_shape(state) if callable(state) else state
         if jax.process_count() > 1:
-            numbers = {
-                "num_steps": num_steps,
-                "batch_size": batch_size,
-                "seed": seed,
-                "log_every": log_every,
-                "sample_every": sample_every if sample else None,
-                "evaluate_every": evaluate_every if evaluate else None,
-                "checkpoint_every": checkpoint_every,
-                "keep_last": keep_last,
-                "best_metric": best_metric,
-                "max_rollbacks": max_rollbacks,
-            }
-            made = None if callable(state) else state
-            agreement.check(agreement.of_training(config, directory, numbers, dataset, key, made))
+            numbers = {"batch_size": batch_size, "seed": seed, "keep_last": keep_last, "max_rollbacks": max_rollbacks}
+            agreement.check(agreement.of_training(config, directory, plan.numbers | numbers, dataset, key))
         with hosts.on_all_hosts():
             metric_names = first_batch.check_first_batch(
                 train_step, dataset, batch_size, seed, shapes, key, mesh, state_rule
@@ -175,6 +163,8 @@ def train(
         rollbacks = 0
         while True:
             current, record = _restore_or_start(manager, mesh, state, state_rule)
+            if jax.process_count() > 1:
+                agreement.check(agreement.of_state(current))
             step, rollbacks = int(current.step), max(rollbacks, record["metadata"].get("rollbacks", 0))
             if step > num_steps:
                 raise ValueError(f"{directory} is at step {step} already, beyond num_steps {num_steps}")

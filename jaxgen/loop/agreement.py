@@ -110,9 +110,8 @@ def of_training(
     numbers: Mapping[str, Any],
     dataset: data.Dataset,
     key: jax.Array,
-    state: Any,
 ) -> dict[str, dict[str, Any]]:
-    """What a training is made of: `of_settings` with the numbers, the data, the key and the state.
+    """What a training is made of: `of_settings` with the numbers, the data and the key.
 
     Args:
       config: as it is stored.
@@ -120,8 +119,6 @@ def of_training(
       numbers: other arguments of the training, by name.
       dataset: what it is trained on.
       key: of the run.
-      state: fresh; None where it is still to be made, of the key. Its arrays are compared by a checksum; those that no
-        host has as a whole are left out.
     """
     facts = of_settings({}, directory)
     config = dict(config or {})
@@ -134,16 +131,20 @@ def of_training(
         "the fingerprint of the data": dataset.fingerprint,
         "the fingerprint of the held-out data": images.get("held_out_fingerprint"),
     }
-    facts[SAME_STATE] = {"the key": np.asarray(jax.random.key_data(key)).tolist(), "the initial state": _digest(state)}
+    facts[SAME_STATE] = {"the key": np.asarray(jax.random.key_data(key)).tolist()}
     return facts
 
 
-def _digest(state: Any) -> str:
+def of_state(state: Any) -> dict[str, dict[str, Any]]:
+    """What a training begins with, fresh, of another run or restored: a checksum of its arrays.
+
+    Those that no host has as a whole are left out.
+    """
     digest = 0
     for path, leaf in leaves.flatten(state)[0]:
         told = [path, *leaves.signature(path, leaf), leaves.crc32(leaves.host_copy(leaf))]
         digest = zlib.crc32(json.dumps(told).encode(), digest)
-    return f"{digest:08x}"
+    return {SAME_STATE: {"the initial state": f"{digest:08x}"}}
 
 
 def warn_of_unlike_programs(text: str) -> None:

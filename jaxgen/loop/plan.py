@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +17,12 @@ class Plan:
     sample: Callable | None
     evaluate: Callable | None
     best_metric: str | None
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What hosts must have in common to pause together."""
+        numbers = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return numbers | {"sample": self.sample is not None, "evaluate": self.evaluate is not None}
 
     def next_line(self, step: int) -> int:
         """The first step after this one with a line of the log."""

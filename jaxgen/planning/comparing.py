@@ -1,7 +1,6 @@
 """What would save memory: other settings of the same training, each to be compiled and compared.
 
-A setting is tried where a configuration has it: those of `OPTIONS` by name, so that one that comes later needs a line
-here and nothing else.
+`OPTIONS` names the settings that every run has for it: another one needs a line there, and nothing else.
 """
 
 import typing
@@ -34,13 +33,11 @@ def _precision(config: Any, devices: int) -> list[str]:
 
 
 def _others(name: str) -> Callable[[Any, int], list[str]]:
-    """All other values of a switch or a choice."""
+    """All other values of a choice."""
 
     def values(config: Any, devices: int) -> list[str]:
         kind, now = typing.get_type_hints(type(config))[name], getattr(config, name)
-        if kind is bool:
-            return [] if now else ["True"]
-        return [str(value) for value in typing.get_args(kind) if value != now]
+        return [value for value in typing.get_args(kind) if value != now]
 
     return values
 
@@ -58,7 +55,6 @@ def alternatives(config: options.Run, devices: int) -> list[Option]:
     """The settings to compare with those of a configuration, one changed in each."""
     found = []
     for name, values in OPTIONS.items():
-        if hasattr(config, name):
-            flag = f"--{name.replace('_', '-')}"
-            found += [Option(f"{flag} {value}", (flag, value)) for value in values(config, devices)]
+        flag = f"--{name.replace('_', '-')}"
+        found += [Option(f"{flag} {value}", (flag, value)) for value in values(config, devices)]
     return found
