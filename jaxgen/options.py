@@ -388,9 +388,7 @@ def lookup(table: Mapping[str, Any], name: str, kind: str) -> Any:
     near = difflib.get_close_matches(name.lower(), table, n=6, cutoff=0.4)
     if len(table) > MOST_TO_LIST and near:
         others = f" (or {', '.join(near[1:])})" if near[1:] else ""
-        raise ValueError(
-            f"there is no {kind} {name!r}; did you mean {near[0]!r}{others}? Of all {len(table)} --help tells"
-        )
+        raise ValueError(f"there is no {kind} {name!r}; did you mean {near[0]!r}{others}? There are {len(table)}")
     hint = f"did you mean {near[0]!r}? There is" if near else "there is"
     raise ValueError(f"there is no {kind} {name!r}; {hint}: {', '.join(table)}")
 

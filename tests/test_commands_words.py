@@ -155,6 +155,6 @@ def test_an_option_that_is_nearly_one_of_a_group_is_named():
 
 def test_of_many_names_an_error_tells_the_nearest():
     table = dict.fromkeys(f"preset-{i}" for i in range(100))
-    with pytest.raises(ValueError, match=r"did you mean 'preset-77'.*all 100") as error:
+    with pytest.raises(ValueError, match=r"did you mean 'preset-77'.*There are 100") as error:
         options.lookup(table, "preset-777", "preset")
     assert len(str(error.value)) < 200

@@ -59,7 +59,10 @@ def find(name: str) -> tuple[str, Any, ModuleType | None]:
 
     file, _, chosen = name.partition(":")
     if not file.endswith(".py"):
-        return name, options.lookup(systems.PRESETS, name, "preset"), None
+        try:
+            return name, options.lookup(systems.PRESETS, name, "preset"), None
+        except ValueError as error:
+            raise ValueError(f"{error}, which jaxgen train --help lists") from None
     module = systems.from_file(file)
     chosen = chosen or next(iter(module.PRESETS))
     return chosen, options.lookup(module.PRESETS, chosen, f"preset in {file}"), module

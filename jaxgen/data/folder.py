@@ -298,6 +298,6 @@ def part_of(files: Sequence[str], keep: Sequence[int], split: str, validation_sh
     if not chosen or not held_out:
         raise ValueError(
             f"{show(root)}: validation_share={validation_share:g} of {len(keep)} images leaves {held_out} for "
-            f"validation and {len(keep) - held_out} for training: both need at least one"
+            f"validation and {len(keep) - held_out} for training: both need at least one. A share of 0 holds none out"
         )
     return chosen
