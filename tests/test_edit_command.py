@@ -1,9 +1,12 @@
 """`jaxgen edit`: pictures in, pictures out, of runs that translate and of runs that decode."""
 
+import dataclasses
 import functools
 import inspect
 import json
 import re
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +25,10 @@ from jaxgen.editing import decoder as decoders
 from jaxgen.editing import files
 from jaxgen.editing.translator import translator
 from jaxgen.loading import Trained
+from jaxgen.options import Data
 from jaxgen.system import Space, Spec, System
 from jaxgen.systems import vae
+from jaxgen.systems.shared.degrading import Holes
 
 pytestmark = pytest.mark.usefixtures("scripts_in_process", "fast_compilation")
 KEY = jax.random.key(0)
@@ -31,8 +36,6 @@ SHAPE = (8, 8, 3)
 
 
 def trained_of(capabilities, batch=None, variables=None, shape=SHAPE, **settings):
-    from types import SimpleNamespace
-
     spec = Spec.of_images(shape)
     spec = Spec({**spec.batch, **(batch or {})}, settings.pop("num_classes", 0))
     system = System(init=dict, train_step=dict, images_per_step=1, name="tiny", **capabilities)
@@ -242,6 +245,19 @@ def test_known_pixels_stay_as_they_are_whatever_the_network_does(run, tmp_path):
     changed = (before != after).any(axis=-1)
     assert changed[6:14, 9:21].all() and not changed[:5].any() and not changed[:, :7].any()
     assert set(np.unique(after[6:14, 9:21])) == {191}
+
+
+@pytest.mark.filterwarnings("error:.*reaches further")
+def test_a_run_that_learnt_the_middle_warns_of_other_holes(run, tmp_path):
+    config = SimpleNamespace(source=Holes("centre", 0.5), data=Data("emoji"))
+    trained = dataclasses.replace(filling(), config=config)
+    path = saved(tmp_path / "a.png", pixels_of(8, 8, 3))
+    for name, rows, said in (("inside", slice(3, 5), False), ("above", slice(0, 5), True)):
+        mask = np.zeros((8, 8, 1), np.uint8)
+        mask[rows, 2:6] = 255
+        told = saved(tmp_path / f"{name}.png", mask)
+        with pytest.warns(UserWarning, match="either side; the hole of a.png") if said else nullcontext():
+            assert call("edit", run(trained), "complete", path, "--mask", told, "--output", tmp_path / name) == 0
 
 
 def test_a_mask_may_be_a_file_or_a_folder_of_the_pictures_names(run, tmp_path, capsys):

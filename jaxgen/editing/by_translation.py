@@ -1,11 +1,15 @@
 """Actions of runs that translate: pictures of any size, in tiles where they are large."""
 
+import warnings
 from pathlib import Path
 
 import jax
+import numpy as np
 
+from jaxgen.data import masks
 from jaxgen.editing.session import Holes, Session
 from jaxgen.editing.translator import Translator, translator
+from jaxgen.names import show
 
 
 def translate(
@@ -82,11 +86,26 @@ def complete(
     for picture, name in session.pictures():
         try:
             hole_of = holes.of(picture, name)
+            _warn_of_places(session, name, hole_of)
             edited = editor.picture(picture, mask=hole_of, background=session.background_of(picture))
         except ValueError as error:
             session.fail(picture.path, error)
             continue
         session.write(edited, picture, name, missing_share=float(hole_of.mean()))
+
+
+def _warn_of_places(session: Session, name: str, hole: np.ndarray) -> None:
+    """Says so where a hole reaches further than those that the run was trained to fill."""
+    source = getattr(session.trained.config, "source", None)
+    if getattr(source, "kind", None) != "centre":
+        return
+    learnt = masks.centre(None, hole.shape[:2], share=source.share)
+    if np.any(hole > np.asarray(learnt)):
+        warnings.warn(
+            f"{session.trained.system.name} of this run was trained to fill {source.words.partition(';')[0]}; the hole "
+            f"of {show(name)} reaches further, and what is filled there is a guess without practice, or grey",
+            stacklevel=2,
+        )
 
 
 def _editor(session, labels, direction, noise_level, tile) -> Translator:
