@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import lax
 
 from jaxgen import sharding
-from jaxgen.models import direct, im2col, onednn, winograd
+from jaxgen.models import depthwise, direct, im2col, onednn, winograd
 from jaxgen.models.convolution import (
     Conv,
     ConvTranspose,
@@ -50,7 +50,9 @@ CASES = [  # geometry, channels, outputs, and the form in which a CPU runs them
     (Geometry((12, 9), (6, 3), (3, 3), ((2, 2), (0, 0))), 30, 8, direct),  # small convolutions, one for each pixel
     (GEOMETRIES[9]._replace(groups=3), 72, 24, direct),
     (GEOMETRIES[0]._replace(groups=2), 128, 130, winograd),
-    (GEOMETRIES[9]._replace(groups=6), 6, 12, im2col),  # depthwise
+    (GEOMETRIES[9]._replace(groups=6), 6, 12, im2col),  # two outputs for each channel
+    (GEOMETRIES[9]._replace(groups=6), 6, 6, depthwise),
+    (Geometry((6, 7), (2, 3), (1, 1), ((0, 3), (2, 0)), groups=5), 5, 5, depthwise),
 ]
 
 pytestmark = pytest.mark.usefixtures("double_precision", "fast_compilation")

@@ -13,8 +13,8 @@ gradient of a transposed convolution, the second derivative through a convolutio
 of reverse-mode differentiation: XLA's, arranged so that it is fast (`direct.py`), or that of oneDNN where it is there
 (`onednn.py`); with few channels or few outputs a single matrix product (`im2col.py`); and where the kernel is two or
 three strides wide and both sides have many channels, as in DCGAN and most residual networks, Winograd's form, which
-needs nine multiplications for sixteen, or sixteen for thirty-six (`winograd.py`). On accelerators all three are left to
-XLA.
+needs nine multiplications for sixteen, or sixteen for thirty-six (`winograd.py`); channels that are each by themselves
+are sums of shifted maps (`depthwise.py`). On accelerators all three are left to XLA.
 
 Forward-mode differentiation (`jax.jvp`) is not defined for a `custom_vjp`; `jax.linearize` needs it too. A
 vector-Jacobian product of a vector-Jacobian product gives the same number.
@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import custom_batching, lax
 
-from jaxgen.models import direct, im2col, onednn, winograd
+from jaxgen.models import depthwise, direct, im2col, onednn, winograd
 from jaxgen.models.geometry import Geometry
 
 
@@ -48,12 +48,7 @@ def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     Returns:
       [N, *geometry.output_size, O].
     """
-    return lax.platform_dependent(
-        x,
-        w,
-        cpu=_on_cpu("convolve", geometry, _widths(w, geometry), x.dtype),
-        default=functools.partial(_convolve, geometry),
-    )
+    return _run("convolve", x, w, geometry, _widths(w, geometry))
 
 
 def _convolve(geometry, x, w):
@@ -79,12 +74,11 @@ def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     Returns:
       [N, H, W, C] with (H, W) = geometry.image_size.
     """
-    return lax.platform_dependent(
-        y,
-        w,
-        cpu=_on_cpu("transposed", geometry, _widths(w, geometry), y.dtype),
-        default=functools.partial(direct.dilated, geometry=geometry),
-    )
+    return _run("transposed", y, w, geometry, _widths(w, geometry))
+
+
+def _transposed(geometry, y, w):
+    return direct.dilated(y, w, geometry)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -99,14 +93,8 @@ def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array
     Returns:
       [kh, kw, C / G, O].
     """
-    return lax.platform_dependent(
-        x,
-        y,
-        cpu=_on_cpu(
-            "kernel_gradient", geometry, (x.shape[-1] // geometry.groups, y.shape[-1] // geometry.groups), x.dtype
-        ),
-        default=functools.partial(_kernel_gradient, geometry),
-    )
+    widths = x.shape[-1] // geometry.groups, y.shape[-1] // geometry.groups
+    return _run("kernel_gradient", x, y, geometry, widths)
 
 
 def _kernel_gradient(geometry, x, y):
@@ -128,17 +116,33 @@ def form_of(operation: str, geometry: Geometry, num_channels: int, num_outputs: 
       num_channels, num_outputs: of each group.
       dtype: of the computation.
     """
-    forms = (onednn, im2col, winograd) if geometry.groups > 1 else (im2col, winograd, onednn)
+    forms = (depthwise, onednn, im2col, winograd) if geometry.groups > 1 else (im2col, winograd, onednn)
     return next((form for form in forms if form.fits(operation, geometry, num_channels, num_outputs, dtype)), direct)
 
 
-def _on_cpu(operation, geometry, widths, dtype):
-    """The fastest known form of an operation. Groups, and members of a `vmap`, go through it one after another.
+def _run(operation, a, b, geometry, widths):
+    """An operation as the platform has it that the program is for."""
+    return _program(operation, geometry, form_of(operation, geometry, *widths, a.dtype))(a, b)
+
+
+@functools.cache
+def _program(operation, geometry, form):
+    """Is traced once for all convolutions of the same shapes: a network has many, and each form has many lines."""
+    cpu = _on_cpu(operation, geometry, form)
+    default = {"convolve": _convolve, "transposed": _transposed, "kernel_gradient": _kernel_gradient}[operation]
+
+    def run(a, b):
+        return lax.platform_dependent(a, b, cpu=cpu, default=functools.partial(default, geometry))
+
+    return jax.jit(run, inline=True)
+
+
+def _on_cpu(operation, geometry, form):
+    """A form of an operation. Groups, and members of a `vmap`, go through most one after another.
 
     XLA's own code for grouped convolutions, which convolutions of several kernels become under `vmap`, is slow on CPU.
     """
-    form = form_of(operation, geometry, *widths, dtype)
-    if form is onednn or geometry.groups == 1:
+    if form in (depthwise, onednn) or geometry.groups == 1:
         run = functools.partial(getattr(form, operation), geometry=geometry)
     else:
         run = functools.partial(getattr(form, operation), geometry=geometry._replace(groups=1))
