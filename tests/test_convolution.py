@@ -181,7 +181,10 @@ def test_winograds_form_goes_through_a_large_batch_in_chunks(geometry, channels,
     close(run(*operands_), theirs(*operands_, geometry))
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[3], CASES[10], CASES[12], CASES[13], CASES[16], CASES[19]])
+@pytest.mark.parametrize(
+    "case",
+    [CASES[i] for i in (0, 2, 3, 10, 16, 22)] + [pytest.param(CASES[i], marks=pytest.mark.slow) for i in (12, 13, 19)],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_and_second_gradients_equal_those_of_plain_lax(name, case):
     geometry, channels, features, _ = case

@@ -7,7 +7,6 @@ import pytest
 from in_process import call
 
 from jaxgen import building, description, systems
-from jaxgen.options import Data
 from jaxgen.system import Spec
 from jaxgen.systems import dcgan
 
@@ -27,7 +26,7 @@ def record_of(capsys, *arguments) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-OFTEN = ("cifar-sngan", "mnist-vae")
+OFTEN = ("cifar-sngan-projection", "mnist-vae")
 
 
 @pytest.mark.parametrize(
@@ -35,11 +34,11 @@ OFTEN = ("cifar-sngan", "mnist-vae")
 )
 def test_the_numbers_of_parameters_are_the_published_ones(preset, capsys):
     arguments, expected = PUBLISHED[preset]
-    began = time.monotonic()
+    began = time.process_time()
     record = record_of(capsys, preset, *arguments)
     assert {name: network["parameters"] for name, network in record["networks"].items()} == expected
     assert record["preset"] == preset and record["parameters"] == sum(expected.values())
-    assert time.monotonic() - began < 20  # one or two on an idle machine
+    assert time.process_time() - began < 30  # a few where nothing else runs
 
 
 def test_a_description_knows_layers_memory_and_arithmetic(capsys):
@@ -97,14 +96,21 @@ def test_what_cannot_be_described_is_one_sentence(capsys, arguments, message):
 def test_help_and_words(capsys):
     assert call("describe", "--help") == 0
     assert "--image-shape H W C" in capsys.readouterr().out
-    assert call("describe", "cifar-sngan", "--layers") == 0
+    assert call("describe", "cifar-vqvae", "--layers") == 0
     text = capsys.readouterr().out
-    assert "4,276,739" in text and "Miyato" in text and "FID 21.7" in text and "Dense_0/kernel" in text
+    assert "662,723" in text and "van den Oord" in text and "distortion 0.056" in text and "/kernel" in text
 
 
-@pytest.mark.parametrize("name", systems.PRESETS)
+def data_and_sources(preset):
+    """What fixes the shape of its batches."""
+    config = preset.config
+    return repr((config.data, type(config).wrap.__qualname__, getattr(config, "source", None)))
+
+
+UNLIKE = {data_and_sources(preset): name for name, preset in systems.PRESETS.items() if preset.spec is None}
+
+
+@pytest.mark.parametrize("name", UNLIKE.values())
 def test_built_in_data_have_the_shape_that_descriptions_take_them_to_have(name):
     preset = systems.PRESETS[name]
-    if preset.spec is None:
-        found = description.spec_of(preset.config, preset)
-        assert found == Spec.of(preset.config.open("train")), Data
+    assert description.spec_of(preset.config, preset) == Spec.of(preset.config.open("train"))
