@@ -95,7 +95,7 @@ def test_a_step_keeps_every_shape_and_type_of_its_state_so_that_nothing_is_trace
     assert any(name.rpartition("/")[2] in ("loss", "elbo") for name in metrics)  # what the loop watches
 
 
-@EVERY
+@SOME
 @pytest.mark.parametrize("platform", ["tpu", pytest.param("cuda", marks=pytest.mark.slow)])
 def test_a_step_lowers_for_accelerators_without_forms_that_are_the_cpus(module, platform):
     text = traced(module)[1].lower(lowering_platforms=(platform,)).as_text()
