@@ -89,7 +89,7 @@ def build(case, rival, tf32, threads, compile_mode):
         memory_before=memory_before,
     )
     parameters = [network.count_parameters(n.params) for n in kind.networks_of(state).values()]
-    return {"parameters": parameters} | ({"settings": kind.settings_of(case)} if isinstance(case, System) else {})
+    return {"parameters": parameters} | ({"told": kind.told(case)} if isinstance(case, System) else {})
 
 
 worker = {}  # what `build` has made
