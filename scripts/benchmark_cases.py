@@ -105,6 +105,10 @@ CASES = {
         System("wgan-gp", "emoji-wgan-gp", 64),
         System("vae", "mnist-vae", 100, image_size=28, channels=1),
         System("iwae", "mnist-iwae-1-short", 20, image_size=28, channels=1),
+        System("vqvae", "emoji-vqvae", 64),
+        System("edsr", "emoji-edsr-x2", 16, image_size=64),
+        System("nafnet", "emoji-jpeg-10", 16, image_size=64),
+        System("dncnn", "emoji-dncnn-25", 16, image_size=64),
     )
 }
 
@@ -119,6 +123,10 @@ TINY = {  # changes of a system for a run of seconds
     "wgan-gp": {"generator_features": 8, "discriminator_features": 4, "latent_dim": 6},
     "vae": {"latent_dim": 3},
     "iwae": {"latent_dim": 3, "width": 8, "num_samples": 4},
+    "vqvae": {"features": 8, "blocks": 1, "inner": 4},
+    "edsr": {"features": 4, "blocks": 2},
+    "nafnet": {"width": 4},
+    "dncnn": {"features": 4, "layers": 4},
 }
 
 
