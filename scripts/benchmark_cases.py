@@ -109,6 +109,7 @@ CASES = {
         System("edsr", "emoji-edsr-x2", 16, image_size=64),
         System("nafnet", "emoji-jpeg-10", 16, image_size=64),
         System("dncnn", "emoji-dncnn-25", 16, image_size=64),
+        System("vdvae", "emoji-vdvae", 32),
     )
 }
 
@@ -127,6 +128,7 @@ TINY = {  # changes of a system for a run of seconds
     "edsr": {"features": 4, "blocks": 2},
     "nafnet": {"width": 4},
     "dncnn": {"features": 4, "layers": 4},
+    "vdvae": {"width": 8, "custom_widths": "32:2,16:4", "latent_dim": 2, "num_mixtures": 2},
 }
 
 

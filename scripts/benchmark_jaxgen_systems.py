@@ -242,4 +242,20 @@ def reference(case: System, state, batch):
     arrays |= {f"batch_{name}": x for name, x in batch.items()}
     arrays |= outputs | {"learning_rate": case.check_learning_rate}
     states = {"initial": state, "before": before, "moved": moved, "after": after}
-    return arrays, {when: networks_of(one) for when, one in states.items()}, metrics
+    return arrays, {when: in_pieces(networks_of(one)) for when, one in states.items()}, metrics
+
+
+def in_pieces(networks):
+    """The networks, each row of blocks that one loop runs ("Scan...", with their weights stacked) taken apart."""
+
+    def apart(tree):
+        if not isinstance(tree, dict):
+            return tree
+        return {
+            name: {str(i): jax.tree.map(lambda x, i=i: x[i], own) for i in range(len(jax.tree.leaves(own)[0]))}
+            if name.startswith("Scan")
+            else apart(own)
+            for name, own in tree.items()
+        }
+
+    return {name: one.replace(params=apart(one.params)) for name, one in networks.items()}
