@@ -110,6 +110,9 @@ CASES = {
         System("nafnet", "emoji-jpeg-10", 16, image_size=64),
         System("dncnn", "emoji-dncnn-25", 16, image_size=64),
         System("vdvae", "emoji-vdvae", 32),
+        System("pix2pix", "emoji-pix2pix", 16, image_size=64),
+        System("cyclegan", "emoji-cyclegan", 8),
+        System("gated", "emoji-gated", 16, image_size=64),
     )
 }
 
@@ -128,6 +131,9 @@ TINY = {  # changes of a system for a run of seconds
     "edsr": {"features": 4, "blocks": 2},
     "nafnet": {"width": 4},
     "dncnn": {"features": 4, "layers": 4},
+    "pix2pix": {"features": 2, "discriminator_features": 4},
+    "cyclegan": {"features": 2, "blocks": 1, "discriminator_features": 4},
+    "gated": {"features": 2, "rates": (2, 4), "discriminator_features": 8},
     "vdvae": {"width": 8, "custom_widths": "32:2,16:4", "latent_dim": 2, "num_mixtures": 2},
 }
 

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -16,6 +17,7 @@ import numpy as np
 import optax
 from benchmark_cases import System
 from benchmark_jaxgen_gan import near_singular_vectors, optimizers
+from flax.linen import stochastic
 
 from jaxgen import data, description, network, objective, options, sharding, systems, turns
 from jaxgen.models import progan
@@ -25,7 +27,7 @@ __all__ = ["make", "networks_of", "numbers_of", "reference", "told"]
 
 CHECK_CHANGE = 0.3  # of all weights in the step that is compared, in units of their size: none of them is then 0 or 1
 FAST = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None  # that step runs once
-TUPLES = ("widths", "encoder", "decoder")  # of settings, which come as lists
+TUPLES = ("widths", "rates")  # of settings, which come as lists
 LOSSES = ("loss", "generator/loss", "discriminator/loss", "generators/loss", "discriminators/loss")
 TERMS = ("path_length", "drift", "autoencoding", "distortion", "rate", "commitment", "l1", "pixels")
 COUNTERS = ("batches",)  # collections' numbers that are 0 in the first step alone, which does other work
@@ -125,7 +127,7 @@ def recorded():
         jax.debug.callback(lambda x: drawn.append((place, np.asarray(x))), x)
         return x
 
-    with mock.patch.object(sharding, "draw", recording):
+    with mock.patch.object(sharding, "draw", recording), dropout_by_draw():
         yield drawn
 
 
@@ -144,8 +146,18 @@ def in_order(drawn):
 def replayed(numbers):
     """`sharding.draw` takes these numbers, one after another."""
     numbers = iter(numbers)
-    with mock.patch.object(sharding, "draw", lambda sampler, key, shape, *, axis_name=None: next(numbers)):
+    taken = mock.patch.object(sharding, "draw", lambda sampler, key, shape, *, axis_name=None: next(numbers))
+    with taken, dropout_by_draw():
         yield
+
+
+def dropout_by_draw():
+    """What dropout keeps is drawn by `sharding.draw`, as everything else."""
+
+    def bernoulli(key, p, shape):
+        return sharding.draw(lambda key, shape: jax.random.bernoulli(key, p, shape), key, tuple(shape))
+
+    return mock.patch.object(stochastic, "random", SimpleNamespace(bernoulli=bernoulli))
 
 
 # The comparison
@@ -167,9 +179,7 @@ def descent_of(case: System, batch):
     system = system_of(config, batch, case.num_classes)
     if system.game is not None:  # which may have rates of its own
         descent = optimizers(lambda: optax.sgd(rate))
-        return Descent(
-            system, functools.partial(system.game.init, **descent), system.game.train_step(**descent)
-        )
+        return Descent(system, functools.partial(system.game.init, **descent), system.game.train_step(**descent))
     system = system_of(plain, batch, case.num_classes)
     return Descent(system, system.init, system.train_step)
 
@@ -196,7 +206,7 @@ def outputs_of(case: System, system, state, batch, key):
     """({name: array}, {network: its collections}) of a forward pass of each player; or images out of training."""
     game = system.game
     if game is None:
-        look = system.reconstruct or functools.partial(system.translate, key=key)
+        look = functools.partial(system.translate, key=key) if system.translate else system.reconstruct
         return {"images": look(latest(state), batch)}, {}
     part = jax.tree.map(lambda x: x[:: len(x) // case.batch_size], batch)
     told = turns.conditions_of(game.settings.get("condition"), part, state.step, key, case.batch_size)

@@ -88,9 +88,9 @@ def weights_from(arrays, prefix, network):
 def _own_arrays(arrays, prefix, name, layer):
     """Parameters and buffers of a module itself: kernels as those of layers, maps [H, W, C] as [C, H, W]."""
     state = {}
-    kept = [leaf for leaf in layer._buffers if leaf not in layer._non_persistent_buffers_set]
+    kept = {leaf: x for leaf, x in layer._buffers.items() if leaf not in layer._non_persistent_buffers_set}
     for collections, own in ((("params",), layer._parameters), (AVERAGES, kept)):
-        for leaf in own:
+        for leaf in (leaf for leaf, x in own.items() if x is not None):
             path = "/".join(filter(None, [*name.split("."), "kernel" if leaf == "weight" else leaf]))
             x = next(arrays[key] for key in (f"{prefix}/{c}/{path}" for c in collections) if key in arrays)
             axes = {4: (3, 2, 0, 1), 3: (2, 0, 1)}.get(x.ndim)

@@ -14,6 +14,15 @@ from rivals.base import Base, follow, optimizer_of
 
 # Of the relativistic loss the generator's is by how far fake logits are above the real ones.
 LOSSES = LOSSES | {"relativistic": (lambda above: softplus(-above), lambda real, fake: softplus(fake - real))}
+LOSSES["least_squares"] = (
+    lambda fake: 0.5 * (fake - 1).square(),
+    lambda real, fake: 0.5 * ((real - 1).square() + fake.square()),
+)
+
+
+def first_of(output):
+    """What a network is for, of what it returned: that, or a tuple with more."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 class Rival(Base):
@@ -83,14 +92,14 @@ class Rival(Base):
             fake_logits = self.discriminator(fake, *told)
         return self.loss_by_fake(fake_logits).mean()
 
-    def generator_terms(self, inputs):
-        """What else is added to it, by name, of the generator's arguments."""
+    def generator_terms(self, inputs, output):
+        """What else is added to it, by name, of the generator's arguments and of what it made of them."""
         return {}
 
     # What they share
 
     def generate(self, *inputs):
-        """Images."""
+        """Images, first if there is more."""
         with self.autocast():
             return self.generator(*inputs)
 
@@ -119,14 +128,15 @@ class Rival(Base):
         of_generator, of_discriminator = optimizers
         torch.compiler.cudagraph_mark_step_begin()
         inputs = self.draw_inputs()
-        fake = self.run_generate(*inputs)
+        output = self.run_generate(*inputs)
+        fake = first_of(output)
         self.discriminator.requires_grad_(True)
         for i in range(self.updates):
             shown_inputs, shown = inputs, fake.detach()
             if i < self.updates - 1:
                 with torch.no_grad():
                     shown_inputs = self.draw_inputs()
-                    shown = self.run_generate(*shown_inputs)
+                    shown = first_of(self.run_generate(*shown_inputs))
             told = self.told_of_real(i), self.told_of_fake(shown_inputs)
             loss, terms = self.run_discriminator_objective(self.parts["image"][i], shown, *told, *self.draw_points())
             of_discriminator.zero_grad(set_to_none=True)
@@ -135,7 +145,7 @@ class Rival(Base):
         metrics = {"discriminator_loss": loss.detach()} | {name: x.detach() for name, x in terms.items()}
         self.discriminator.requires_grad_(False)
         loss = self.run_generator_objective(fake, self.parts["image"][-1], self.told_of_fake(inputs))
-        terms = self.generator_terms(inputs)
+        terms = self.generator_terms(inputs, output)
         of_generator.zero_grad(set_to_none=True)
         (loss + sum(terms.values())).backward()
         of_generator.step()
@@ -158,8 +168,6 @@ class Rival(Base):
     def outputs(self):
         """What one forward pass of each network makes of them, as jaxgen has it."""
         self.draw.recorded = iter(self.drawn)
-        images = self.generator(*self.draw_inputs())
-        images = images[0] if isinstance(images, tuple) else images
-        logits = self.discriminator(self.parts["image"][0], *self.told_of_real(0))
-        logits = logits[0] if isinstance(logits, tuple) else logits
+        images = first_of(self.generator(*self.draw_inputs()))
+        logits = first_of(self.discriminator(self.parts["image"][0], *self.told_of_real(0)))
         return {"images": images.permute(0, 2, 3, 1), "logits": logits}

@@ -1,4 +1,4 @@
-"""NAFNet, as in `jaxgen/models/nafnet.py`: a U-Net without activation functions, halves of channels gating each other."""
+"""NAFNet, as in `jaxgen/models/nafnet.py`: a U-Net without activation functions, channels gating each other."""
 
 import torch
 from torch import nn

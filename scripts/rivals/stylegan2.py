@@ -231,7 +231,7 @@ class Rival(game.Rival):
         weight = self.settings["r1_every"] * self.settings["r1"] / 2
         return self.loss_by_both(real_logits, fake_logits).mean(), {"r1": weight * squared.mean()}
 
-    def generator_terms(self, inputs):
+    def generator_terms(self, inputs, output):
         """The path length, where it is due."""
         every = self.settings["path_length_every"]
         if self.steps % every:

@@ -1,4 +1,4 @@
-"""The very deep VAE, as in `jaxgen/models/vdvae.py`, with a mixture of discretised logistics (PixelCNN++) for pixels."""
+"""The very deep VAE, as in `jaxgen/models/vdvae.py`, with a mixture of discretised logistics for pixels."""
 
 import math
 

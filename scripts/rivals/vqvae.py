@@ -1,6 +1,6 @@
 """VQ-VAE with a codebook of moving averages, as in `jaxgen/models/vqvae.py` and `jaxgen/models/quantise.py`.
 
-Codes that hardly any vector chooses begin anew as vectors of the batch. PyTorch is spared the k-means of the first step.
+Codes that hardly any vector chooses begin anew as vectors of the batch. There is no k-means in the first step.
 """
 
 import torch
