@@ -31,8 +31,8 @@ target. Where x is not images but a map, the gradient in x and in what modulates
     r3gan-block    two of R3GAN's blocks: 1x1 to 384, 3x3 in groups of 16 channels, 1x1 back; 32 x 16x16x192
     vdvae-block    two of VDVAE's blocks: 1x1 to 96, two 3x3, 1x1 back, with GELU; 16 x 32x32x384
 
-Systems: whole ones, as presets of jaxgen have them for 32x32 pixels, without augmentation; one step of both players
-with all that the preset adds to their losses.
+Systems: whole ones, as presets of jaxgen have them, without augmentation; one step of all that is trained, with all
+that the preset adds to its losses. Images are spoilt, cut and mirrored by the data, which are not timed.
 
     sagan          `emoji-sagan`: self-attention, spectral normalisation in both players; batch 64
     biggan         `cifar-biggan`, a quarter as wide: labels, four discriminator updates of 50 images
@@ -41,6 +41,17 @@ with all that the preset adds to their losses.
     progan         `emoji-progan` when all stages have grown: a gradient penalty; batch 16
     fastgan        `emoji-fastgan`: excitation, pictures drawn by the discriminator; batch 16
     wgan-gp        `emoji-wgan-gp`: a residual critic, a gradient penalty, two updates of 64 images
+    pix2pix        `emoji-pix2pix`: a U-Net with dropout, a discriminator of pairs, 64 pixels; batch 16
+    cyclegan       `emoji-cyclegan`: two generators, two discriminators, pools of earlier fakes; batch 8 of each domain
+    gated          `emoji-gated`: gated convolutions in two stages, contextual attention, 64 pixels; batch 16
+    vae            `mnist-vae`: dense layers; batch 100
+    iwae           `mnist-iwae-1-short`: dense layers, 50 latents for each of 20 images
+    vqvae          `emoji-vqvae`: a codebook of moving averages, some of which begin anew; batch 64
+    vdvae          `emoji-vdvae`: 14 layers of latents, a mixture of logistics for each pixel; batch 32
+    edsr           `emoji-edsr-x2`: 32x32 pixels become 64x64; batch 16
+    nafnet         `emoji-jpeg-10`: convolutions of each channel alone, attention to channels, 64 pixels; batch 16
+    dncnn          `emoji-dncnn-25`: plain convolutions, 64 pixels; batch 16
+    drunet         `emoji-drunet`: a U-Net of residual blocks, 64 pixels; batch 16
 
 `startup` is the time from starting a process to its first finished step. `loop` is what training a preset costs over
 its bare step: the step jitted and fed the same batch again and again, and the whole loop with data, log, samples and
@@ -50,8 +61,9 @@ That the work is the same is checked, not assumed: PyTorch is given jaxgen's wei
 weights after one whole step (of plain gradient descent) must equal jaxgen's, both in float32; so must the vectors of
 spectral normalisation after one forward pass, and of a stage its output, its weights after such a step and the
 gradients in what it is given. Of a system, everything that jaxgen's step draws is recorded and given to PyTorch, and
-each penalty and term must agree, too. PyTorch is spared the gradient norms that jaxgen reports and what the schedules
-of a system's rates and weights cost.
+each penalty, term and part of a loss must agree, too, and averages such as a codebook after the step. Images are those
+of the players' forward pass, or what is reconstructed, restored or translated outside of training. PyTorch is spared
+the gradient norms that jaxgen reports and what the schedules of a system's rates and weights cost.
 
 In every round each rival starts from the same weights, runs one step untimed and then N steps, waiting for the last.
 Ratios are taken within a round. The limit is the rate of a large matrix product in the same rounds and the same
