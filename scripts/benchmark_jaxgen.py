@@ -7,6 +7,8 @@ What it runs is made by `benchmark_jaxgen_gan`, `benchmark_jaxgen_stages` and `b
     numbers_of(metrics) -> {name: float}        those that PyTorch's side has, too
     reference(case, state, batch) -> (arrays, {when: {name: Network}}, metrics)
                                                 what PyTorch is given, and what jaxgen makes of it, in float32
+
+and the systems also `told(case)`, what PyTorch's side is told of a case to build it.
 """
 
 import dataclasses

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxgen import network, sharding, systems
 
@@ -26,6 +27,11 @@ needs_torch = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def ours(scripts):
     return scripts("benchmark_jaxgen_systems")
+
+
+@pytest.fixture(scope="module")
+def draws(scripts):
+    return scripts("benchmark_jaxgen_draws")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +79,7 @@ def test_a_round_of_stylegan2_has_each_lazy_term_as_often_as_a_period(benchmark,
     assert benchmark.choose_steps(0.01, 2.0, case.period) == 192
 
 
-def test_what_a_step_draws_is_recorded_in_the_order_of_a_program(ours):
+def test_what_a_step_draws_is_recorded_in_the_order_of_a_program(draws):
     def draw(key):
         return sharding.draw(jax.random.normal, key, (2,))
 
@@ -88,14 +94,49 @@ def test_what_a_step_draws_is_recorded_in_the_order_of_a_program(ours):
         return total + maybe + jax.grad(lambda x: jnp.sum(x * draw(jax.random.fold_in(key, 9))))(first)
 
     key = jax.random.key(3)
-    with ours.recorded() as drawn:
+    with draws.recorded() as drawn:
         jax.block_until_ready(jax.jit(step)(key))
         jax.effects_barrier()
     keys = [key]
     for one in jax.random.split(key, 3):
         keys += [one, jax.random.fold_in(one, 1)]
     expected = [jax.random.normal(one, (2,)) for one in (*keys, jax.random.fold_in(key, 9))]
-    np.testing.assert_allclose(ours.in_order(drawn), expected, rtol=1e-6)
+    np.testing.assert_allclose(draws.in_order(drawn), expected, rtol=1e-6)
+
+
+def test_what_dropout_keeps_is_recorded_and_can_be_given_back(draws):
+    x, key = jnp.ones((4, 5)), jax.random.key(0)
+    dropout = nn.Dropout(0.5, deterministic=False)
+
+    def dropped():
+        return dropout.apply({}, x, rngs={"dropout": key})
+
+    expected = dropped()
+    with draws.recorded() as drawn:
+        np.testing.assert_array_equal(jax.jit(dropped)(), expected)
+        jax.effects_barrier()
+    (kept,) = draws.in_order(drawn)
+    np.testing.assert_array_equal(kept, expected > 0)
+    with draws.replayed([~kept]):
+        np.testing.assert_array_equal(dropped(), 2.0 * ~kept)
+
+
+def test_a_batch_is_what_the_presets_data_make_of_images(cases, ours):
+    shapes = {name: ours.told(cases.tiny(cases.CASES[name]))["batch"] for name in ("vae", "edsr", "gated", "cyclegan")}
+    assert shapes == {
+        "vae": {"image": [8, 28, 28, 1]},
+        "edsr": {"image": [8, 64, 64, 3], "source": [8, 32, 32, 3]},
+        "gated": {"image": [8, 64, 64, 3], "mask": [8, 64, 64, 1], "source": [8, 64, 64, 3]},
+        "cyclegan": {"image": [8, 32, 32, 3], "source": [8, 32, 32, 3]},
+    }
+    assert set(np.unique(ours.make_batch(cases.tiny(cases.CASES["vae"]))["image"])) == {-1.0, 1.0}
+
+
+def test_blocks_that_one_loop_runs_are_taken_apart_for_pytorch(ours):
+    stacked = {"ScanBlock_0": {"Conv_0": {"bias": jnp.arange(6.0).reshape(2, 3)}}, "Conv_0": {"bias": jnp.ones(3)}}
+    found = ours.in_pieces({"network": network.Network({"encoder": stacked}, {}, ())})["network"].params["encoder"]
+    np.testing.assert_array_equal(found["ScanBlock_0"]["1"]["Conv_0"]["bias"], [3.0, 4.0, 5.0])
+    np.testing.assert_array_equal(found["Conv_0"]["bias"], [1.0, 1.0, 1.0])
 
 
 @needs_torch

@@ -50,7 +50,10 @@ class Rival(Base):
         return {"loss": loss.detach()} | {name: x.detach() for name, x in parts.items()}
 
     def may_move(self):
-        """Scales the gradient down to a norm, where that is asked; whether its norm was small enough for a step."""
+        """Scales the gradient down to a norm, where that is asked; whether its norm was small enough for a step.
+
+        To know that is to wait for the device.
+        """
         if self.clip_norm is None and self.skip_norm is None:
             return True
         norm = clip_grad_norm_(self.network.parameters(), self.clip_norm or float("inf"))
