@@ -353,7 +353,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--batch-size",
         type=int,
         metavar="N",
-        help="images in a batch (64; sngan, resnet-r1 32; stages, systems 8 to 64)",
+        help="images in a batch (64; sngan, resnet-r1 32; stages, systems 8 to 100)",
     )
     add("--features", type=int, metavar="N", help="filters next to the image (64; sngan-published 128); not of systems")
     add("--image-size", type=int, metavar="N", help="28 to 64, for SNGAN 28 or 32 (32; denoiser 48, unet 64)")

@@ -114,7 +114,7 @@ def numbers_of(metrics):
 
 
 class Descent(NamedTuple):
-    """A system whose networks are trained by plain gradient descent; Adam's first step is little more than a sign."""
+    """A system trained by plain gradient descent: Adam's first step is little more than the gradient's sign."""
 
     system: Any
     init: Any
@@ -124,12 +124,12 @@ class Descent(NamedTuple):
 def descent_of(case: System, batch):
     """It, in float32."""
     config, rate = config_of(dataclasses.replace(case, dtype="float32")), case.check_learning_rate
-    rule = options.Optimizer("sgd", learning_rate=rate, b1=0.0)
-    plain = dataclasses.replace(config, **dict.fromkeys(config.optimizers, rule))
     system = system_of(config, batch, case.num_classes)
-    if system.game is not None:  # which may have rates of its own
+    if system.game is not None:  # whose optimisers may have rates of their own
         descent = optimizers(lambda: optax.sgd(rate))
         return Descent(system, functools.partial(system.game.init, **descent), system.game.train_step(**descent))
+    rule = options.Optimizer("sgd", learning_rate=rate, b1=0.0)
+    plain = dataclasses.replace(config, **dict.fromkeys(config.optimizers, rule))
     system = system_of(plain, batch, case.num_classes)
     return Descent(system, system.init, system.train_step)
 
