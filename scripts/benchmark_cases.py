@@ -50,9 +50,9 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """A published system as one of jaxgen's presets has it, without augmentation: one step of both players.
+    """A published system as one of jaxgen's presets has it, without augmentation: one step of all that is trained.
 
-    jaxgen's side builds it from the preset and tells PyTorch's side the `settings`.
+    jaxgen's side builds it from the preset and tells PyTorch's side the `settings`, and the shapes of a `batch`.
     """
 
     name: str
@@ -66,6 +66,7 @@ class System:
     dtype: str = "float32"  # of the computation; weights are float32
     check_learning_rate: float = 0.05  # of plain gradient descent, in the step that is compared
     settings: dict = dataclasses.field(default_factory=dict)  # all of them, by the preset's names
+    batch: dict = dataclasses.field(default_factory=dict)  # name -> shape, [B, H, W, C] of images
 
 
 Work = Case | Stage | System
@@ -102,6 +103,17 @@ CASES = {
         System("progan", "emoji-progan", 16),
         System("fastgan", "emoji-fastgan", 16, check_learning_rate=1e-3),
         System("wgan-gp", "emoji-wgan-gp", 64),
+        System("pix2pix", "emoji-pix2pix", 16, image_size=64),
+        System("cyclegan", "emoji-cyclegan", 8),
+        System("gated", "emoji-gated", 16, image_size=64),
+        System("vae", "mnist-vae", 100, image_size=28, channels=1),
+        System("iwae", "mnist-iwae-1-short", 20, image_size=28, channels=1),
+        System("vqvae", "emoji-vqvae", 64),
+        System("vdvae", "emoji-vdvae", 32),
+        System("edsr", "emoji-edsr-x2", 16, image_size=64),
+        System("nafnet", "emoji-jpeg-10", 16, image_size=64),
+        System("dncnn", "emoji-dncnn-25", 16, image_size=64),
+        System("drunet", "emoji-drunet", 16, image_size=64),
     )
 }
 
@@ -114,6 +126,17 @@ TINY = {  # changes of a system for a run of seconds
     "progan": {"latent_dim": 6, "capacity": 256, "max_features": 8},
     "fastgan": {"generator_features": 2, "discriminator_features": 2, "latent_dim": 6},
     "wgan-gp": {"generator_features": 8, "discriminator_features": 4, "latent_dim": 6},
+    "pix2pix": {"features": 2, "discriminator_features": 4},
+    "cyclegan": {"features": 2, "blocks": 1, "discriminator_features": 4},
+    "gated": {"features": 2, "rates": (2, 4), "discriminator_features": 8},
+    "vae": {"latent_dim": 3},
+    "iwae": {"latent_dim": 3, "width": 8, "num_samples": 4},
+    "vqvae": {"features": 8, "blocks": 1, "inner": 4},
+    "vdvae": {"width": 8, "custom_widths": "32:2,16:4", "latent_dim": 2, "num_mixtures": 2},
+    "edsr": {"features": 4, "blocks": 2},
+    "nafnet": {"width": 4},
+    "dncnn": {"features": 4, "layers": 4},
+    "drunet": {"widths": (2, 4, 8), "blocks": 1},
 }
 
 

@@ -7,6 +7,8 @@ What it runs is made by `benchmark_jaxgen_gan`, `benchmark_jaxgen_stages` and `b
     numbers_of(metrics) -> {name: float}        those that PyTorch's side has, too
     reference(case, state, batch) -> (arrays, {when: {name: Network}}, metrics)
                                                 what PyTorch is given, and what jaxgen makes of it, in float32
+
+and the systems also `told(case)`, what PyTorch's side is told of a case to build it.
 """
 
 import dataclasses
@@ -89,7 +91,7 @@ def build(case, rival, tf32, threads, compile_mode):
         memory_before=memory_before,
     )
     parameters = [network.count_parameters(n.params) for n in kind.networks_of(state).values()]
-    return {"parameters": parameters} | ({"settings": kind.settings_of(case)} if isinstance(case, System) else {})
+    return {"parameters": parameters} | ({"told": kind.told(case)} if isinstance(case, System) else {})
 
 
 worker = {}  # what `build` has made

@@ -88,7 +88,9 @@ def near_singular_vectors(player):
     same new u. Both approach the singular value from below, and are off by the square of the angle: at this one they
     agree to about 1e-6, and still a power iteration moves u by so much that what it does can be compared.
     """
-    params, vectors = (traverse_util.flatten_dict(x) for x in (player.params, player.model_state))
+    params, vectors = (
+        traverse_util.flatten_dict(x, keep_empty_nodes=True) for x in (player.params, player.model_state)
+    )
     generator = np.random.default_rng(0)
     for path in vectors:
         if path[0] == "spectral_norm":

@@ -3,49 +3,80 @@
 A system is built from its preset by its own module. What its step draws is recorded, so that PyTorch can be given it.
 """
 
-import contextlib
 import dataclasses
 import functools
-import itertools
-from unittest import mock
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from benchmark_cases import System
-from benchmark_jaxgen_gan import near_singular_vectors, networks_of, optimizers
+from benchmark_jaxgen_draws import in_order, recorded, replayed
+from benchmark_jaxgen_gan import near_singular_vectors, optimizers
 
-from jaxgen import network, sharding, systems, turns
+from jaxgen import data, description, network, objective, options, sharding, systems, turns
 from jaxgen.models import progan
 from jaxgen.system import Spec
 
-__all__ = ["make", "networks_of", "numbers_of", "reference", "settings_of"]
+__all__ = ["make", "networks_of", "numbers_of", "reference", "told"]
 
 CHECK_CHANGE = 0.3  # of all weights in the step that is compared, in units of their size: none of them is then 0 or 1
 FAST = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None  # that step runs once
-TUPLES = ("widths",)  # of settings, which come as lists
+TUPLES = ("widths", "rates")  # of settings, which come as lists
+LOSSES = ("loss", "generator/loss", "discriminator/loss", "generators/loss", "discriminators/loss")
+TERMS = ("path_length", "drift", "autoencoding", "distortion", "rate", "commitment", "l1", "pixels")
+COUNTERS = ("batches",)  # collections' numbers that are 0 in the first step alone, which does other work
+
+
+# What is built
 
 
 def config_of(case: System):
     """The preset's settings with the case's changes."""
     config = systems.PRESETS[case.preset].config
     changes = {name: tuple(x) if name in TUPLES else x for name, x in case.changes.items()}
+    changes |= {"augmentation": "none"} if hasattr(config, "augmentation") else {}
     if hasattr(config, "burn_in"):
         changes["burn_in"] = dataclasses.replace(config.burn_in, augmentation=0.0)
-    return dataclasses.replace(config, batch_size=case.batch_size, precision=case.dtype, augmentation="none", **changes)
+    return dataclasses.replace(config, batch_size=case.batch_size, precision=case.dtype, **changes)
 
 
-def settings_of(case: System):
-    """The same by name, for PyTorch's side."""
-    return dataclasses.asdict(config_of(case))
+def make_batch(case: System):
+    """A batch as the preset's data have it, made of noise: the numbers do not matter to the clock."""
+    config = config_of(case)
+    count = case.batch_size * getattr(config, "num_discriminator_steps", 1)
+    image_shape = (case.image_size, case.image_size, case.channels)
+    spec = description.spec_of_data(config, systems.PRESETS[case.preset], image_shape, case.num_classes)
+    generator = np.random.default_rng(1)
+    images = {
+        name: generator.integers(0, 256, (count, *entry.shape), np.uint8)
+        for name, entry in spec.batch.items()
+        if len(entry.shape) == 3
+    }
+    labels = generator.integers(0, case.num_classes, count) if case.num_classes else None
+    names = tuple(map(str, range(case.num_classes)))
+    noise = data.dataset.in_memory(
+        "noise", images.pop("image"), labels, names, data.prepare_default, fingerprint="", **images
+    )
+    noise = config.wrap(noise, "train")
+    batch = noise.prepare(noise.fetch(np.arange(count)), jax.random.key(1))
+    if config.data.binarise != "none":
+        batch["image"] = jnp.where(batch["image"] > 0, 1.0, -1.0)
+    return {name: x for name, x in batch.items() if name != "pair"}
 
 
-def game_of(case: System):
-    """Modules and arguments of the step."""
-    config, shape = config_of(case), (case.image_size, case.image_size, case.channels)
-    spec = Spec.of_images(shape, case.num_classes)
-    return systems.module_of(config).build(config, spec).game
+def system_of(config, batch: Any, num_classes: int):
+    """The system for such batches."""
+    shapes = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in batch.items()}
+    return systems.module_of(config).build(config, Spec(shapes, num_classes))
+
+
+def told(case: System):
+    """What else PyTorch's side is told of the case: the preset's settings, and shapes of what a batch holds."""
+    shapes = jax.eval_shape(lambda: make_batch(case))
+    settings = dataclasses.asdict(config_of(case))
+    return {"settings": settings, "batch": {name: list(x.shape) for name, x in shapes.items()}}
 
 
 def first_step(case: System):
@@ -57,72 +88,50 @@ def first_step(case: System):
     return config.begins(last) + config.phases()[0]
 
 
-def make_batch(case: System):
-    """Real images and labels: noise, for the numbers do not matter to the clock."""
-    config = config_of(case)
-    images = case.batch_size * config.num_discriminator_steps
-    image_key, label_key = jax.random.split(jax.random.key(1))
-    shape = (images, case.image_size, case.image_size, case.channels)
-    batch = {"image": jax.random.uniform(image_key, shape, minval=-1.0, maxval=1.0)}
-    if case.num_classes:
-        batch["label"] = jax.random.randint(label_key, (images,), 0, case.num_classes)
-    return batch
-
-
 def make(case: System):
     """The step, the state that it starts from and its batch."""
-    game = game_of(case)
-    state = game.init(jax.random.key(0)).replace(step=jnp.int32(first_step(case)))
-    return game.train_step(), state, make_batch(case)
+    batch = make_batch(case)
+    system = system_of(config_of(case), batch, case.num_classes)
+    return system.train_step, system.init(jax.random.key(0)).replace(step=jnp.int32(first_step(case))), batch
+
+
+def networks_of(state):
+    """Those that are trained."""
+    return {name: one for name, one in vars(state).items() if isinstance(one, network.Network)}
 
 
 def numbers_of(metrics):
-    """Both losses, and each penalty and term as it is added to them."""
-    numbers = {f"{player}_loss": float(metrics[f"{player}/loss"]) for player in ("generator", "discriminator")}
+    """Losses, and each of their parts, penalties and terms that PyTorch's side has, too."""
+    numbers = {name.replace("/", "_"): float(metrics[name]) for name in LOSSES if name in metrics}
     for name, x in metrics.items():
-        player, _, term = name.partition("/")
-        if player == "penalty" or term in ("path_length", "drift", "autoencoding"):
+        player, _, term = name.rpartition("/")
+        if player == "penalty" or term in TERMS:
             numbers[term] = float(x)
     return numbers
 
 
-# What is drawn
-
-
-@contextlib.contextmanager
-def recorded():
-    """What `sharding.draw` draws in a step that is traced and run meanwhile: a list of (place in the trace, array)."""
-    drawn, places, draw = [], itertools.count(), sharding.draw
-
-    def recording(sampler, key, shape, *, axis_name=None):
-        x, place = draw(sampler, key, shape, axis_name=axis_name), next(places)
-        jax.debug.callback(lambda x: drawn.append((place, np.asarray(x))), x)
-        return x
-
-    with mock.patch.object(sharding, "draw", recording):
-        yield drawn
-
-
-def in_order(drawn):
-    """What was recorded as a program draws it: place by place, and where several are run again together, in turns."""
-    of_place = {}
-    for place, x in drawn:
-        of_place.setdefault(place, []).append(x)
-    order = []
-    for _, together in itertools.groupby((of_place[place] for place in sorted(of_place)), len):
-        order.extend(itertools.chain.from_iterable(zip(*together, strict=True)))
-    return order
-
-
-@contextlib.contextmanager
-def replayed(numbers):
-    """`sharding.draw` takes these numbers, one after another."""
-    numbers = iter(numbers)
-    with mock.patch.object(sharding, "draw", lambda sampler, key, shape, *, axis_name=None: next(numbers)):
-        yield
-
-
 # The comparison
+
+
+class Descent(NamedTuple):
+    """A system trained by plain gradient descent: Adam's first step is little more than the gradient's sign."""
+
+    system: Any
+    init: Any
+    train_step: Any
+
+
+def descent_of(case: System, batch):
+    """It, in float32."""
+    config, rate = config_of(dataclasses.replace(case, dtype="float32")), case.check_learning_rate
+    system = system_of(config, batch, case.num_classes)
+    if system.game is not None:  # whose optimisers may have rates of their own
+        descent = optimizers(lambda: optax.sgd(rate))
+        return Descent(system, functools.partial(system.game.init, **descent), system.game.train_step(**descent))
+    rule = options.Optimizer("sgd", learning_rate=rate, b1=0.0)
+    plain = dataclasses.replace(config, **dict.fromkeys(config.optimizers, rule))
+    system = system_of(plain, batch, case.num_classes)
+    return Descent(system, system.init, system.train_step)
 
 
 def changed(player):
@@ -135,53 +144,78 @@ def changed(player):
         size = np.sqrt(np.mean(np.square(x))) or 0.1
         return jnp.asarray(x + CHECK_CHANGE * size * generator.normal(size=x.shape), x.dtype)
 
-    return near_singular_vectors(player.replace(params=jax.tree.unflatten(structure, map(moved, leaves))))
+    player = near_singular_vectors(player.replace(params=jax.tree.unflatten(structure, map(moved, leaves))))
+
+    def counted(path, x):
+        return jnp.ones_like(x) if path[-1].key in COUNTERS else x
+
+    return player.replace(model_state=jax.tree_util.tree_map_with_path(counted, player.model_state))
 
 
-def forward_passes(case: System, game, state, batch, key):
-    """(output, collections) of the generator for the first latents, of the discriminator for an update's images."""
+def outputs_of(case: System, system, state, batch, key):
+    """({name: array}, {network: its collections}) of a forward pass of each player; or images out of training."""
+    game = system.game
+    if game is None:
+        look = functools.partial(system.translate, key=key) if system.translate else system.reconstruct
+        return {"images": look(latest(state), batch)}, {}
     part = jax.tree.map(lambda x: x[:: len(x) // case.batch_size], batch)
     told = turns.conditions_of(game.settings.get("condition"), part, state.step, key, case.batch_size)
-    z = sharding.draw(jax.random.normal, key, (case.batch_size, game.settings["latent_dim"]))
-    return [
+    latents = game.settings["latent_dim"]
+    z = None if latents is None else sharding.draw(jax.random.normal, key, (case.batch_size, latents))
+    (images, generated), (logits, judged) = (
         network.apply(module, player.params, player.model_state, *turns.given(x, of_it), key=key)
         for module, player, x, of_it in (
             (game.generator, state.generator, z, told.generator),
             (game.discriminator, state.discriminator, part["image"], told.real),
         )
-    ]
+    )
+    outputs = {"images": network.split_output(images)[0], "logits": network.split_output(logits)[0]}
+    return outputs, {"generator": generated, "discriminator": judged}
+
+
+def latest(state):
+    """The weights that make images, as the average `state.ema` would have them."""
+    makes_images = next(iter(networks_of(state).values()))
+    grouped = set(state.ema) == set(makes_images.params)
+    return objective.variables_of_group(makes_images) if grouped else makes_images.variables
 
 
 def reference(case: System, state, batch):
-    """The initial weights, everything that a step draws, and what jaxgen makes of it in float32.
-
-    The step that is compared is plain gradient descent: Adam's first step is little more than the gradient's sign.
-    """
-    case = dataclasses.replace(case, dtype="float32")
-    game, key = game_of(case), jax.random.key(2)
-    descent = optimizers(lambda: optax.sgd(case.check_learning_rate))
-    step = game.train_step(**descent)
-
-    def before_descent(player):
-        player = changed(player)
-        return player.replace(opt_state=descent["generator_optimizer"].init(player.params))
-
-    before = state.replace(generator=before_descent(state.generator), discriminator=before_descent(state.discriminator))
+    """The initial weights, everything that a step draws, and what jaxgen makes of it in float32."""
+    descent, key = descent_of(case, batch), jax.random.key(2)
+    fresh = networks_of(descent.init(jax.random.key(0)))
+    before = state.replace(
+        **{name: changed(one.replace(opt_state=fresh[name].opt_state)) for name, one in networks_of(state).items()}
+    )
     with jax.default_matmul_precision("highest"):
         with recorded() as drawn:
-            after, metrics = jax.block_until_ready(jax.jit(step, compiler_options=FAST)(before, batch, key))
+            step = jax.jit(descent.train_step, compiler_options=FAST)
+            after, metrics = jax.block_until_ready(step(before, batch, key))
             jax.effects_barrier()
         numbers = in_order(drawn)
         with replayed(numbers):
-            passes = functools.partial(forward_passes, case, game)
-            (images, generated), (logits, judged) = jax.jit(passes, compiler_options=FAST)(before, batch, key)
-    moved = before.replace(
-        generator=before.generator.replace(model_state=generated),
-        discriminator=before.discriminator.replace(model_state=judged),
-    )
+            look = functools.partial(outputs_of, case, descent.system)
+            outputs, collections = jax.jit(look, compiler_options=FAST)(before, batch, key)
+    own = networks_of(before)
+    moved = before.replace(**{name: own[name].replace(model_state=x) for name, x in collections.items()})
     arrays = {f"draw_{i}": x for i, x in enumerate(numbers)}
-    arrays |= {"real": batch["image"], "images": images, "logits": network.split_output(logits)[0]}
-    arrays |= {"label": batch["label"]} if "label" in batch else {}
-    arrays["learning_rate"] = case.check_learning_rate
+    arrays |= {f"batch_{name}": x for name, x in batch.items()}
+    arrays |= outputs | {"learning_rate": case.check_learning_rate}
     states = {"initial": state, "before": before, "moved": moved, "after": after}
-    return arrays, {when: networks_of(one) for when, one in states.items()}, metrics
+    return arrays, {when: in_pieces(networks_of(one)) for when, one in states.items()}, metrics
+
+
+def in_pieces(networks):
+    """The networks, each row of blocks that one loop runs ("Scan...", with their weights stacked) taken apart."""
+
+    def apart(tree):
+        if not isinstance(tree, dict):
+            return tree
+        return {
+            name: {str(i): jax.tree.map(lambda x, i=i: x[i], own) for i in range(len(jax.tree.leaves(own)[0]))}
+            if name.startswith("Scan")
+            else apart(own)
+            for name, own in tree.items()
+        }
+
+    return {name: one.replace(params=apart(one.params)) for name, one in networks.items()}

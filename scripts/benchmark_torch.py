@@ -156,13 +156,19 @@ def kept_vectors(network):
     }
 
 
+def moving_averages(network, before, after):
+    """Buffers that a step moves in jaxgen, such as a codebook, but for what layers of PyTorch keep."""
+    kept = {name: x for name, x in network.named_buffers() if "running" not in name and "parametrizations" not in name}
+    return {name: x for name, x in kept.items() if name in before and not torch.equal(before[name], after[name])}
+
+
 def compare(path):
     """Runs one step of gradient descent in float32 from jaxgen's weights; from now on `run` starts at jaxgen's, too.
 
     Returns:
       Relative to the largest, the largest difference of what the networks make; relative to the length of each
-      network's step, of what a forward pass does to the vectors of spectral normalisation, and of each gradient, that
-      of the difference; and the losses, for the caller to compare.
+      network's step, of that of its own averages, of what a forward pass does to the vectors of spectral normalisation,
+      and of each gradient, that of the difference; and the losses, for the caller to compare.
     """
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
@@ -198,6 +204,9 @@ def compare(path):
     for name, network in work.networks.items():
         found = dict(network.named_parameters())
         differences[f"{name}_step"] = step_difference(found, before[name], after[name])
+        if averages := moving_averages(network, before[name], after[name]):
+            steps = [step_difference({key: x}, before[name], after[name]) for key, x in averages.items()]
+            differences[f"{name}_averages_step"] = max(steps)
         if vectors := {key: x for key, x in after_pass[name].items() if key in kept_vectors(network)}:
             moved = step_difference(vectors, before[name], weights("moved")[name])
             differences["power_iteration"] = max(moved, differences.get("power_iteration", 0.0))

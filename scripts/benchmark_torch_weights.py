@@ -5,6 +5,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+AVERAGES = ("averages", "code_averages")  # jaxgen's collections of a module's own buffers
+
 
 def copy_of(network):
     """Weights and running statistics that do not change any more."""
@@ -86,10 +88,11 @@ def weights_from(arrays, prefix, network):
 def _own_arrays(arrays, prefix, name, layer):
     """Parameters and buffers of a module itself: kernels as those of layers, maps [H, W, C] as [C, H, W]."""
     state = {}
-    for collection, own in (("params", layer._parameters), ("averages", layer._buffers)):
-        for leaf in own:
-            path = [*name.split("."), "kernel" if leaf == "weight" else leaf]
-            x = arrays["/".join([prefix, collection, *filter(None, path)])]
+    kept = {leaf: x for leaf, x in layer._buffers.items() if leaf not in layer._non_persistent_buffers_set}
+    for collections, own in ((("params",), layer._parameters), (AVERAGES, kept)):
+        for leaf in (leaf for leaf, x in own.items() if x is not None):
+            path = "/".join(filter(None, [*name.split("."), "kernel" if leaf == "weight" else leaf]))
+            x = next(arrays[key] for key in (f"{prefix}/{c}/{path}" for c in collections) if key in arrays)
             axes = {4: (3, 2, 0, 1), 3: (2, 0, 1)}.get(x.ndim)
             state[".".join(filter(None, [name, leaf]))] = x if axes is None else x.transpose(axes)
     return state

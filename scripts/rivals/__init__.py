@@ -1,7 +1,7 @@
 """Whole systems in PyTorch, a file each, as `benchmark_torch.py` times and compares them, for a `System`.
 
 The networks are those of jaxgen's modules, layer for layer and with their names (a layer with spectral normalisation
-lacks jaxgen's prefix "Spectral"); the step is that of `game.Rival`.
+lacks jaxgen's prefix "Spectral"); the step is that of `game.Rival` or, of one network and one loss, `single.Rival`.
 """
 
 import importlib

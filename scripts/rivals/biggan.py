@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.functional import relu
 
 from rivals import game
+from rivals.base import integers
 from rivals.residual import ConditionalBatchNorm, DiscriminatorBlock, GeneratorBlock, spectral
 
 EPSILON = 1e-4  # of batch and spectral normalisation
@@ -66,7 +67,7 @@ class Rival(game.Rival):
 
     def draw_inputs(self):
         """Latents and labels."""
-        label = self.draw(game.integers(0, self.case.num_classes), self.batch_size)
+        label = self.draw(integers(0, self.case.num_classes), self.batch_size)
         return (*super().draw_inputs(), label)
 
     def told_of_fake(self, inputs):
@@ -75,4 +76,4 @@ class Rival(game.Rival):
 
     def told_of_real(self, i):
         """The label."""
-        return (self.label[i],)
+        return (self.parts["label"][i],)

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, glu, leaky_relu
 
 from rivals import game
+from rivals.base import integers
 from rivals.residual import spectral
 
 
@@ -160,7 +161,7 @@ class Rival(game.Rival):
 
     def draw_points(self):
         """Which quarter is drawn of each image."""
-        return (self.draw(game.integers(0, 4), self.batch_size),)
+        return (self.draw(integers(0, 4), self.batch_size),)
 
     def discriminator_objective(self, real, fake, told_of_real, told_of_fake, which):
         """The hinge loss, and how far drawn pictures are from real images."""

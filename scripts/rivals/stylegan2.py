@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from rivals import game
+from rivals.base import integers
 from rivals.equalised import (
     EqualisedConv,
     EqualisedDense,
@@ -203,7 +204,7 @@ class Rival(game.Rival):
     def draw_mixing_and_noise(self, batch_size):
         """What both need beside latents."""
         other = self.draw(torch.randn, batch_size, self.settings["latent_dim"])
-        first = self.draw(game.integers(1, 2 * len(self.sizes)), batch_size)
+        first = self.draw(integers(1, 2 * len(self.sizes)), batch_size)
         mixed = self.draw(self.mixed, batch_size)
         sides = [self.sizes[0]] + [size for size in self.sizes[1:] for _ in range(2)]
         return other, first, mixed, [self.draw(torch.randn, batch_size, 1, side, side) for side in sides]
@@ -230,7 +231,7 @@ class Rival(game.Rival):
         weight = self.settings["r1_every"] * self.settings["r1"] / 2
         return self.loss_by_both(real_logits, fake_logits).mean(), {"r1": weight * squared.mean()}
 
-    def generator_terms(self, inputs):
+    def generator_terms(self, inputs, output):
         """The path length, where it is due."""
         every = self.settings["path_length_every"]
         if self.steps % every:
