@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from jaxgen import last_words
 from jaxgen.names import show
 
 
@@ -123,8 +124,9 @@ def run(main: Callable[[], int | None]) -> None:
         notes = [note for note in getattr(error, "__notes__", []) if "JAX_TRACEBACK_FILTERING" not in note]
         # What `files.explained` says has no number of an error before it.
         text = error.strerror if isinstance(error, OSError) and error.filename is None and error.strerror else error
-        print(_shown("\n".join([f"error: {text}", *notes])), file=sys.stderr)
-        print("(set JAXGEN_TRACEBACK=1 to see where in the code)", file=sys.stderr)
+        if not last_words.said():
+            print(_shown("\n".join([f"error: {text}", *notes])), file=sys.stderr)
+            print("(set JAXGEN_TRACEBACK=1 to see where in the code)", file=sys.stderr)
         code = 2
         _leave_other_hosts(code, str(text))
     try:
