@@ -15,6 +15,7 @@ from several_hosts import (
     assert_same_to_the_bit,
     endless,
     finish,
+    free_port,
     lines_of,
     start,
     write_digits,
