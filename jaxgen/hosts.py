@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -33,8 +34,14 @@ _NAMES = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
 _METADATA = "computeMetadata/v1/instance/attributes/worker-network-endpoints"
 
 
+_OF_THE_NETWORK = re.compile(
+    r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|[Cc]oordination service|Socket closed"
+    r"|Connection (closed|reset)|Broken pipe"
+)
+
+
 class HostFailed(RuntimeError):
-    """Another host has ended with an error, which the message repeats."""
+    """Another host has ended with an error, which the message repeats, or is lost."""
 
 
 # Finding each other -------------------------------------------------------------------------------------------------
@@ -247,6 +254,22 @@ def tell_of_failure(message: str) -> None:
         teller = threading.Thread(target=tell, daemon=True)
         teller.start()
         teller.join(SECONDS_TO_SAY_GOODBYE)  # where the network is down it would take for ever
+
+
+def sentence_of_lost_host(error: BaseException) -> str | None:
+    """What an error means which came because another host is lost; None for errors of another kind.
+
+    Args:
+      error: of JAX, or of something that gave up because of one: what it was raised from is looked at, too.
+    """
+    import jax
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, jax.errors.JaxRuntimeError) and _OF_THE_NETWORK.search(str(cause)):
+            return f"{LOST} ({str(cause).splitlines()[0]})"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _coordinator() -> tuple[Any, int, int]:
