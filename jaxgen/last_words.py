@@ -3,7 +3,8 @@
 JAX aborts where another host is lost, from a thread that Python does not know. Its callback for this moment is no help:
 called from Python it ends the process, too (jaxlib 0.10.2). So the abort is held up: the handler of SIGABRT is libc's
 own `sleep`, which gets the signal's number for an argument, takes no lock and returns after six seconds, when the abort
-goes on. Before it `faulthandler` writes into a pipe, and a thread that waits there has these seconds to speak.
+goes on. Before it `faulthandler` writes into a pipe, and a thread that waits there has these seconds to speak. A thread
+that aborts with Python's lock in its hands (Python itself, not JAX) keeps it from speaking, and dies as ever.
 """
 
 import contextlib
@@ -43,6 +44,7 @@ def prepare(sentence: str, code: int = 2) -> None:
         return
     _pipe = os.pipe()
     faulthandler.enable(file=_pipe[1], all_threads=False)
+    os.register_at_fork(after_in_child=faulthandler.disable)  # a child's end is not this one's
     threading.Thread(target=_wait, args=(_pipe[0], sentence, code), name="last words", daemon=True).start()
 
 
@@ -65,7 +67,9 @@ def _wait(pipe: int, sentence: str, code: int) -> None:
         if not more:
             return
     time.sleep(SECONDS_FOR_OTHERS)
-    if not said():
+    if said():
+        time.sleep(SECONDS_FOR_OTHERS)  # it is being said at this moment, perhaps
+    else:
         os.write(2, f"{sentence}\n".encode())
     with contextlib.suppress(Exception):
         sys.stdout.flush()

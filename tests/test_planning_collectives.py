@@ -57,17 +57,19 @@ def told_in(preset: str, batch_size: int) -> dict:
         # parts: of real images, of made ones and of the penalty.
         ("mnist-dcgan", 3 * 3 * 128, 2 * (9 * 128 + 96) + 2 * 224 + 2 * 1152),
         # The codebook, 128 x 16: sums of what fell to each code and how often, to move it and to renew unused ones.
-        ("mnist-vqvae", 128 * 16, 4 * 128 * 16 + 2 * 128),
+        ("mnist-vqvae", 128 * 16, 4 * 128 * 16 + 3 * 128),
     ],
 )
 def test_gradients_are_reduced_once_statistics_are_few_and_no_activation_is_told(
     preset, largest_statistic, most_beside
 ):
     found, twice = (told_in(preset, batch) for batch in (512, 1024))
-    assert found["told"] == twice["told"]  # nothing grows with the batch: no activation is among it
     assert {kind for kind, _, _ in found["told"]} == {"all-reduce"}
     assert {times for _, times, _ in found["told"]} == {1}
-    arrays = [(dtype, math.prod(sides)) for _, _, shapes in found["told"] for dtype, sides in shapes]
+    arrays, others = (
+        [(dtype, math.prod(sides)) for _, _, shapes in one["told"] for dtype, sides in shapes] for one in (found, twice)
+    )
+    assert sorted(arrays) == sorted(others)  # nothing grows with the batch: no activation is among it
     assert {dtype for dtype, _ in arrays} <= {"f32", "s32"}
     sizes, parameters = [size for _, size in arrays], found["parameters"]
     large = [collections.Counter(size for size in some if size > largest_statistic) for some in (sizes, parameters)]
