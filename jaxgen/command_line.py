@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from jaxgen import last_words
 from jaxgen.names import show
 
 
@@ -123,8 +124,10 @@ def run(main: Callable[[], int | None]) -> None:
         notes = [note for note in getattr(error, "__notes__", []) if "JAX_TRACEBACK_FILTERING" not in note]
         # What `files.explained` says has no number of an error before it.
         text = error.strerror if isinstance(error, OSError) and error.filename is None and error.strerror else error
-        print(_shown("\n".join([f"error: {text}", *notes])), file=sys.stderr)
-        print("(set JAXGEN_TRACEBACK=1 to see where in the code)", file=sys.stderr)
+        text = _of_lost_host(error) or text
+        if not last_words.said():
+            print(_shown("\n".join([f"error: {text}", *notes])), file=sys.stderr)
+            print("(set JAXGEN_TRACEBACK=1 to see where in the code)", file=sys.stderr)
         code = 2
         _leave_other_hosts(code, str(text))
     try:
@@ -166,6 +169,11 @@ def _sentences() -> Callable[..., str]:
         return f"warning: {_shown(text)}\n"
 
     return line
+
+
+def _of_lost_host(error: Exception) -> str | None:
+    hosts = sys.modules.get("jaxgen.hosts")
+    return hosts.sentence_of_lost_host(error) if hosts is not None and hosts.are_connected() else None
 
 
 def _leave_other_hosts(code: int, message: str) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -12,21 +12,9 @@ from jax.sharding import Mesh
 
 from jaxgen import buckets, sharding
 
-Progress = Callable[[Iterable, int, str], Iterable]
-"""(batches, number of batches, what they are) -> batches, such as a progress bar."""
-
 SECONDS_PER_DISPATCH = 0.25  # what a progress bar or Ctrl-C waits for at the most, about
 RUN_AHEAD = 2  # dispatches in flight
 LONG_WAIT = 0.05  # share of the time in which data were waited for, from which it is told
-
-
-def no_progress(batches: Iterable, total: int, what: str) -> Iterable:
-    """The batches, unseen."""
-    return batches
-
-
-def tell_nobody(line: str) -> None:
-    """Says nothing: where no lines are wanted."""
 
 
 class Display:

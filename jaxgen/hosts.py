@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -19,15 +20,28 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxgen import last_words
+
 SECONDS_TO_MISS_A_HOST = 60
 SECONDS_TO_START = 290  # JAX ends a process that has not met all others after 300, without a sentence
+LOST = (
+    "another host has died, stopped or cannot be reached: look at what it printed, then start all of them again; a "
+    "training goes on from its last checkpoint"
+)
+SECONDS_TO_SAY_GOODBYE = 10.0
 SECONDS_OF_SILENCE = 10  # of waiting, before it is said what for
 _NAMES = ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
 _METADATA = "computeMetadata/v1/instance/attributes/worker-network-endpoints"
 
 
+_OF_THE_NETWORK = re.compile(
+    r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|[Cc]oordination service|Socket closed"
+    r"|Connection (closed|reset)|Broken pipe"
+)
+
+
 class HostFailed(RuntimeError):
-    """Another host has ended with an error, which the message repeats."""
+    """Another host has ended with an error, which the message repeats, or is lost."""
 
 
 # Finding each other -------------------------------------------------------------------------------------------------
@@ -42,8 +56,8 @@ def initialize_hosts() -> None:
     this does nothing, so a script can call it always.
 
     A host that has been silent for JAXGEN_HOST_TIMEOUT seconds (60 by default) counts as lost. JAX then ends the
-    processes of all others, whatever they wait for, with "another task died" on stderr. A process that has not met all
-    others after five minutes ends itself with exit code 2.
+    processes of all others, whatever they wait for; before that they say so in a sentence, and their exit code is 2
+    (`last_words`). So does a process that has not met all others after five minutes.
 
     Raises:
       ValueError: if only some of the three variables are set, or one of the four is no number; if a launcher has
@@ -74,6 +88,7 @@ def _connect(timeout: int, *arguments: Any, **settings: Any) -> None:
 
     options: dict[str, Any] = {"heartbeat_timeout_seconds": timeout, **settings}
     jax.distributed.initialize(*arguments, **options)
+    last_words.prepare(f"error: {LOST}")
 
 
 def _found_by_jax(environment: Mapping[str, str]) -> tuple[str, dict[str, Any]] | None:
@@ -230,9 +245,31 @@ def are_connected() -> bool:
 def tell_of_failure(message: str) -> None:
     """Lets the hosts that wait in `exchange`, or will, end with this message; this process ends next."""
     client, index, _ = _coordinator()
-    if client is not None:
+
+    def tell() -> None:
         with contextlib.suppress(Exception):  # the first host is gone: the others notice by themselves
             client.key_value_set(f"jaxgen/failed/{index}", message, allow_overwrite=True)
+
+    if client is not None:
+        teller = threading.Thread(target=tell, daemon=True)
+        teller.start()
+        teller.join(SECONDS_TO_SAY_GOODBYE)  # where the network is down it would take for ever
+
+
+def sentence_of_lost_host(error: BaseException) -> str | None:
+    """What an error means which came because another host is lost; None for errors of another kind.
+
+    Args:
+      error: of JAX, or of something that gave up because of one: what it was raised from is looked at, too.
+    """
+    import jax
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, jax.errors.JaxRuntimeError) and _OF_THE_NETWORK.search(str(cause)):
+            return f"{LOST} ({str(cause).splitlines()[0]})"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _coordinator() -> tuple[Any, int, int]:
@@ -278,7 +315,7 @@ def _exchange_by_devices(value: str) -> list[str]:
     return [bytes(row[:length]).decode() for row, length in zip(np.asarray(rows), lengths, strict=True)]
 
 
-def leave_hosts(seconds: float = 10.0) -> None:
+def leave_hosts(seconds: float = SECONDS_TO_SAY_GOODBYE) -> None:
     """Says goodbye to the other hosts after an error, if there are any; waits for them no longer than this.
 
     The end of a Python process would wait for minutes: for hosts that are lost, or that wait in a step for this one.

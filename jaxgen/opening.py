@@ -16,8 +16,8 @@ import jax
 import numpy as np
 
 from jaxgen import data, drawing, images, loading, memory, options, run_directory
-from jaxgen.console import Progress, no_progress
 from jaxgen.data import decode, folder, listing, reading
+from jaxgen.progress import Progress, no_progress
 from jaxgen.system import System
 
 BATCH = 500

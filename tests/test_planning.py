@@ -253,6 +253,12 @@ def test_a_compiler_that_is_not_installed_is_one_sentence(capsys, monkeypatch, t
     compiling.check_installed(targets.target("cpu:8"))
 
 
+def test_flags_of_other_devices_are_kept_from_the_compiler_of_tpus_which_would_end_for_them(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_dump_to=here --xla_gpu_autotune_level=0")
+    assert compiling.environment_for(targets.target("v5e:2x4"))["XLA_FLAGS"] == "--xla_dump_to=here"
+    assert "--xla_cpu_use" in compiling.environment_for(targets.target("cpu:8"))["XLA_FLAGS"]
+
+
 def test_the_exit_code_says_whether_it_fits(monkeypatch, capsys):
     monkeypatch.setattr(compiling, "compiled", lambda task, tell: compiled(task))
     monkeypatch.setattr(compiling, "check_installed", lambda target: None)

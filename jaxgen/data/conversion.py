@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from jaxgen import files
-from jaxgen.console import Progress, no_progress
 from jaxgen.data import reading, records
 from jaxgen.data.convertible import Source
 from jaxgen.data.dataset import fingerprint_of
 from jaxgen.names import show
+from jaxgen.progress import Progress, no_progress
 
 PARTIAL = "partial.json"
 BYTES_PER_FILE = 2**30

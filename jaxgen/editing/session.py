@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from jaxgen import files
-from jaxgen.console import Progress, no_progress
 from jaxgen.data import decode, reading
 from jaxgen.editing import files as picture_files
 from jaxgen.editing import page as pages
 from jaxgen.editing.files import Found, Picture
 from jaxgen.loading import Trained
 from jaxgen.names import show
+from jaxgen.progress import Progress, no_progress
 
 PAGE, RECORD = "edited.html", "edited.json"
 

@@ -20,10 +20,10 @@ import jax
 import numpy as np
 
 from jaxgen import __version__, configuration, data, loading, options, run_directory, systems
-from jaxgen.console import Progress, no_progress
 from jaxgen.metrics import comparison, conditional, features, inception
 from jaxgen.models import inception as network
 from jaxgen.opening import BATCH, Images, drawing_of
+from jaxgen.progress import Progress, no_progress
 from jaxgen.run_directory import environment
 from jaxgen.system import System
 

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from jaxgen import data, loading, opening
-from jaxgen.console import Progress, no_progress
 from jaxgen.metrics import baselines
+from jaxgen.progress import Progress, no_progress
 from jaxgen.watching import make_evaluate
 
 MOST_FOR_A_FILTER = 300  # images: a filter has a few hundred numbers

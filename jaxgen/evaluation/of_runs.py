@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from jaxgen import building, checkpoint, data, evaluation, images, loading, opening, sharding
-from jaxgen.console import Progress, no_progress
 from jaxgen.evaluation import baselines
 from jaxgen.losses import variational
 from jaxgen.metrics import comparison, confidence, coverage, features
 from jaxgen.opening import BATCH
+from jaxgen.progress import Progress, no_progress
 from jaxgen.watching import assemble
 
 BOUND = "importance_weighted_bound"

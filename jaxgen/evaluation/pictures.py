@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import data, images, loading
-from jaxgen.console import Progress, no_progress
 from jaxgen.evaluation import see
 from jaxgen.metrics import comparison, features
 from jaxgen.opening import Images, first
+from jaxgen.progress import Progress, no_progress
 
 MAX_CLASSES = 16  # that get a row of samples each
 IN_A_ROW = 8  # samples of a class

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import building, data, loading, opening, traversal, vae
-from jaxgen.console import Progress, no_progress
 from jaxgen.evaluation import of_runs
 from jaxgen.metrics import amortisation, comparison, disentanglement, representation
+from jaxgen.progress import Progress, no_progress
 from jaxgen.system import System
 from jaxgen.watching import make_evaluate
 

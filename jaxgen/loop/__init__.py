@@ -156,6 +156,7 @@ def train(
         )
         record_status = status.Recorder(directory, primary)
         stack.enter_context(status.failures_told(record_status))
+        stack.enter_context(hosts.telling_of_lost_hosts())  # in the words in which the failure is recorded
         stack.callback(checkpoint.close, manager)
         stop = stack.enter_context(stop_signals.listen(mesh))
         not_finite = functools.partial(health.not_finite, mesh, fresh=state)

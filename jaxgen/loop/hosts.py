@@ -30,13 +30,16 @@ def on_all_hosts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def telling_of_lost_hosts() -> Iterator[None]:
-    """Adds to errors of the devices what most of them mean on several hosts."""
+    """What fails because another host is lost says so in one sentence.
+
+    Raises:
+      hosts.HostFailed: in the place of such an error.
+    """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() > 1:
-            error.add_note(
-                "On several hosts this means most often that another one has died or stopped: look at what it printed, "
-                "then start all of them again; they go on from the last checkpoint."
-            )
-        raise
+    except Exception as error:
+        if isinstance(error, hosts.HostFailed) or jax.process_count() == 1:
+            raise
+        if (sentence := hosts.sentence_of_lost_host(error)) is None:
+            raise
+        raise hosts.HostFailed(sentence) from error

@@ -101,15 +101,12 @@ def compiled(task: Task, tell: Callable[[float], None] | None = None) -> Record 
     """
     target = targets.target(task.target)
     check_installed(target)
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    root = str(Path(__file__).parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH", "")]))
     with tempfile.TemporaryDirectory(prefix="jaxgen-plan-") as directory:
         result, said = Path(directory) / "result.json", Path(directory) / "said.txt"
         with said.open("wb") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", "jaxgen.planning.compiling", str(result)],
-                env=environment | target.environment,
+                env=environment_for(target),
                 stdin=subprocess.PIPE,
                 stdout=stderr,
                 stderr=stderr,
@@ -127,6 +124,17 @@ def compiled(task: Task, tell: Callable[[float], None] | None = None) -> Record 
     if found and "error" in found:
         raise {"ImportError": ImportError, "ValueError": ValueError}.get(found["kind"], RuntimeError)(found["error"])
     return found
+
+
+def environment_for(target: targets.Target) -> dict[str, str]:
+    """Of a process that compiles for a target: this one's, without what would be in its way."""
+    found = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    root = str(Path(__file__).parents[2])
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, [root, found.get("PYTHONPATH", "")]))
+    if target.device.kind == "tpu" and "XLA_FLAGS" in found:  # libtpu ends a process for a flag that it does not know
+        flags = [flag for flag in found["XLA_FLAGS"].split() if not flag.startswith(("--xla_cpu_", "--xla_gpu_"))]
+        found["XLA_FLAGS"] = " ".join(flags)
+    return found | target.environment
 
 
 def _wait(process: subprocess.Popen, task: bytes, tell: Callable[[float], None] | None) -> None:

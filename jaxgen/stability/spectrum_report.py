@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import optax
 
-from jaxgen.console import tell_nobody
 from jaxgen.models import spectral_norm
+from jaxgen.progress import tell_nobody
 from jaxgen.stability import runs, spectrum
 from jaxgen.stability.games import Players
 

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from jaxgen import data, files, run_directory
-from jaxgen.console import tell_nobody
 from jaxgen.local_path import local
 from jaxgen.metrics import comparison, features
 from jaxgen.options import lookup
+from jaxgen.progress import tell_nobody
 from jaxgen.stability import runs, sweep, sweep_metrics, sweep_page, sweep_report
 from jaxgen.stability.sweep_presets import PRESETS, of_run
 

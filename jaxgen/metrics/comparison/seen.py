@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen import data, files, images
-from jaxgen.console import Progress, no_progress
 from jaxgen.data import npz
 from jaxgen.metrics.features import Backbone, check_shape
+from jaxgen.progress import Progress, no_progress
 
 PREPROCESSING = "clipped to [-1, 1], rounded to 256 levels"
 CACHE_FORMAT = 1  # part of the key: raise it when features of the same images by the same network change

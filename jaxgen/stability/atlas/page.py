@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxgen import files, pages
-from jaxgen.console import tell_nobody
 from jaxgen.local_path import local
+from jaxgen.progress import tell_nobody
 from jaxgen.stability import sweep
 from jaxgen.stability.atlas import clipping, closed_forms, divergence, linear_vae, networks
 from jaxgen.stability.atlas.record import Claim, Record, finish
