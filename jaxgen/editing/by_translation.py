@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -96,8 +97,8 @@ def complete(
 
 def _warn_of_places(session: Session, name: str, hole: np.ndarray) -> None:
     """Says so where a hole reaches further than those that the run was trained to fill."""
-    source = getattr(session.trained.config, "source", None)
-    if getattr(source, "kind", None) != "centre":
+    source: Any = getattr(session.trained.config, "source", None)
+    if source is None or getattr(source, "kind", None) != "centre":
         return
     learnt = masks.centre(None, hole.shape[:2], share=source.share)
     if np.any(hole > np.asarray(learnt)):

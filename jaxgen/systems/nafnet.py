@@ -94,8 +94,8 @@ PRESETS = {
     "emoji-jpeg-10": _emoji(
         "from JPEG files of quality 10",
         Degradation("jpeg"),
-        "not run to its end; with --num-steps 800 PSNR 25.58 dB, SSIM 0.851 in 20 minutes (the files 22.76 dB, the best "
-        f"linear filter 23.15) ({_WHERE})",
+        "not run to its end; with --num-steps 800 PSNR 25.58 dB, SSIM 0.851 in 20 minutes (the files 22.76 dB, the "
+        f"best linear filter 23.15) ({_WHERE})",
     ),
     "emoji-deblur": _emoji("from blur of 1.6 pixels with noise of 2 levels", Degradation("blur")),
     "sidd-nafnet-32": Preset(
