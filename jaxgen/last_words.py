@@ -52,11 +52,11 @@ def said() -> bool:
     """Notes that this process says now why it ends, which is said once.
 
     Returns:
-      Whether it had been said before.
+      Whether it had been said before; never where no abort is prepared for.
     """
     global _is_said
     with _lock:
-        before, _is_said = _is_said, True
+        before, _is_said = _is_said, _pipe is not None
     return before
 
 

@@ -61,7 +61,7 @@ _PAPER = "Zhang, Zuo, Chen, Meng and Zhang 2017"
 _OFTEN: Settings = dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_every"), 5000)
 
 
-def _emoji(sigma):
+def _emoji(sigma, measured=""):
     return Preset(
         f"64x64 colour emoji with Gaussian noise of {sigma:g} levels of 255, by a short DnCNN without normalisation",
         Config(
@@ -77,11 +77,17 @@ def _emoji(sigma):
             evaluate_every=1000,
         ),
         paper=_PAPER,
+        measured=measured,
     )
 
 
 PRESETS = {
-    "emoji-dncnn-25": _emoji(25.0),
+    "emoji-dncnn-25": _emoji(
+        25.0,
+        "not run to its end; with --patch 32 --num-steps 1200 PSNR 30.20 dB, SSIM 0.914 in 17 minutes (the noisy ones "
+        "21.71 dB, the best linear filter 26.41) (440 test emoji; one seed, one core of an AMD EPYC (Zen 3, about 35 "
+        "GFLOP/s), 2026-11-30)",
+    ),
     "emoji-dncnn-50": _emoji(50.0),
     "bsd-dncnn": Preset(
         "grey photographs (400 of BSD500, 180x180) with noise of 25 levels, by DnCNN; give --data.path, a folder",
