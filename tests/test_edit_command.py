@@ -232,6 +232,18 @@ def test_labels_and_directions_are_told_to_runs_that_know_them(tmp_path):
         translator(blurring(), key=KEY, direction="to_source")
 
 
+def test_a_picture_of_many_tiles_tells_how_far_it_is(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("jaxgen.command_line.SECONDS_BETWEEN_LINES", 0.0)
+    path = saved(tmp_path / "large.png", pixels_of(1030, 1030, 3))
+    words = ["--tile", 128, "--no-page", "--output", tmp_path / "out"]
+    assert call("edit", run(blurring()), "restore", path, *words) == 0
+    said = capsys.readouterr().err
+    assert "tiles of large.png ..." in said and "tiles of large.png: 50 of " in said
+    small = saved(tmp_path / "small.png", pixels_of(20, 20, 3))
+    assert call("edit", run(blurring()), "restore", small, *words) == 0
+    assert "tiles of" not in capsys.readouterr().err
+
+
 # Completion -----------------------------------------------------------------------------------------------------------
 
 

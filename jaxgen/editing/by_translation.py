@@ -40,7 +40,8 @@ def translate(
         )
     for picture, name in session.pictures():
         try:
-            edited = editor.picture(picture, background=session.background_of(picture))
+            background = session.background_of(picture)
+            edited = editor.picture(picture, background=background, progress=session.progress)
         except ValueError as error:
             session.fail(picture.path, error)
             continue
@@ -88,7 +89,8 @@ def complete(
         try:
             hole_of = holes.of(picture, name)
             _warn_of_places(session, name, hole_of)
-            edited = editor.picture(picture, mask=hole_of, background=session.background_of(picture))
+            background = session.background_of(picture)
+            edited = editor.picture(picture, mask=hole_of, background=background, progress=session.progress)
         except ValueError as error:
             session.fail(picture.path, error)
             continue

@@ -15,8 +15,11 @@ from jaxgen.arguments import check_key
 from jaxgen.editing import tiling
 from jaxgen.editing.files import Picture
 from jaxgen.loading import Trained
+from jaxgen.names import show
+from jaxgen.progress import Progress, no_progress
 
 WHOLE = 1024 * 1024  # pixels of a picture up to which it is not divided
+MANY_TILES = 50  # a picture of so many takes long enough to tell how far it is
 
 
 @jax.jit
@@ -59,7 +62,12 @@ class Translator:
         return tiling.field_of(self.function, self.channels + self.masked, key=self.key)
 
     def picture(
-        self, picture: Picture, *, mask: np.ndarray | None = None, background: float | np.ndarray = -1.0
+        self,
+        picture: Picture,
+        *,
+        mask: np.ndarray | None = None,
+        background: float | np.ndarray = -1.0,
+        progress: Progress = no_progress,
     ) -> Picture:
         """What the run makes of a picture: of the same kind, as large or `scale` times as large.
 
@@ -72,6 +80,7 @@ class Translator:
             bit.
           background: in [-1, 1], a number or one for each of the picture's channels: what a transparent picture is
             composited on for the network, and taken off again.
+          progress: shows how far it is with a picture of many tiles.
 
         Raises:
           ValueError: for a mask of another size; for a picture too large to be taken as a whole by a function that
@@ -88,7 +97,8 @@ class Translator:
             tiles = tiling.tiles(rows, columns, field, max(rows, columns))
         else:
             tiles = tiling.tiles(rows, columns, self._field_for(picture), self.side)
-        for tile in tiles:
+        many = len(tiles) >= MANY_TILES
+        for tile in progress(tiles, len(tiles), f"tiles of {show(picture.path.name)}") if many else tiles:
             down, across = (
                 slice(into.start, min(into.stop, scale * length))
                 for into, length in zip(tile.target, (height, width), strict=True)
