@@ -97,7 +97,12 @@ PRESETS = {
         "not run to its end; with --num-steps 800 PSNR 25.58 dB, SSIM 0.851 in 20 minutes (the files 22.76 dB, the "
         f"best linear filter 23.15) ({_WHERE})",
     ),
-    "emoji-deblur": _emoji("from blur of 1.6 pixels with noise of 2 levels", Degradation("blur")),
+    "emoji-deblur": _emoji(
+        "from blur of 1.6 pixels with noise of 2 levels",
+        Degradation("blur"),
+        "not run to its end; with --num-steps 800 PSNR 30.36 dB, SSIM 0.928 in 19 minutes (the blurred ones 21.71 dB, "
+        f"the best linear filter 26.71) ({_WHERE})",
+    ),
     "sidd-nafnet-32": Preset(
         "photographs of a telephone (SIDD) without their noise, by NAFNet of width 32; give --data.path and "
         "--data.target-path, folders of 512x512 pieces",
