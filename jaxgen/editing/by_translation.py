@@ -10,7 +10,6 @@ import numpy as np
 from jaxgen.data import masks
 from jaxgen.editing.session import Holes, Session
 from jaxgen.editing.translator import Translator, translator
-from jaxgen.names import show
 
 
 def translate(
@@ -88,7 +87,7 @@ def complete(
     for picture, name in session.pictures():
         try:
             hole_of = holes.of(picture, name)
-            _warn_of_places(session, name, hole_of)
+            _warn_of_places(session, hole_of)
             background = session.background_of(picture)
             edited = editor.picture(picture, mask=hole_of, background=background, progress=session.progress)
         except ValueError as error:
@@ -97,7 +96,7 @@ def complete(
         session.write(edited, picture, name, missing_share=float(hole_of.mean()))
 
 
-def _warn_of_places(session: Session, name: str, hole: np.ndarray) -> None:
+def _warn_of_places(session: Session, hole: np.ndarray) -> None:
     """Says so where a hole reaches further than those that the run was trained to fill."""
     source: Any = getattr(session.trained.config, "source", None)
     if source is None or getattr(source, "kind", None) != "centre":
@@ -105,8 +104,8 @@ def _warn_of_places(session: Session, name: str, hole: np.ndarray) -> None:
     learnt = masks.centre(None, hole.shape[:2], share=source.share)
     if np.any(hole > np.asarray(learnt)):
         warnings.warn(
-            f"{session.trained.system.name} of this run was trained to fill {source.words.partition(';')[0]}; the hole "
-            f"of {show(name)} reaches further, and what is filled there is a guess without practice, or grey",
+            f"{session.trained.system.name} of this run was trained to fill {source.words.partition(';')[0]}; a hole "
+            "here reaches further, and what is filled there is a guess without practice, or grey",
             stacklevel=2,
         )
 

@@ -51,7 +51,7 @@ def convolve(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     return _run("convolve", x, w, geometry, _widths(w, geometry))
 
 
-def _convolve(geometry, x, w):
+def _convolve(x, w, geometry):
     return lax.conv_general_dilated(
         x,
         w,
@@ -77,10 +77,6 @@ def transposed(y: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     return _run("transposed", y, w, geometry, _widths(w, geometry))
 
 
-def _transposed(geometry, y, w):
-    return direct.dilated(y, w, geometry)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array:
     """The adjoint of `convolve` in its kernel: <kernel_gradient(x, y), w> = <y, convolve(x, w)>.
@@ -97,9 +93,9 @@ def kernel_gradient(x: jax.Array, y: jax.Array, geometry: Geometry) -> jax.Array
     return _run("kernel_gradient", x, y, geometry, widths)
 
 
-def _kernel_gradient(geometry, x, y):
+def _kernel_gradient(x, y, geometry):
     kernel = jax.ShapeDtypeStruct((*geometry.kernel_size, x.shape[-1] // geometry.groups, y.shape[-1]), x.dtype)
-    return jax.linear_transpose(functools.partial(_convolve, geometry, x), kernel)(y)[0]
+    return jax.linear_transpose(functools.partial(_convolve, x, geometry=geometry), kernel)(y)[0]
 
 
 def _widths(w, geometry):
@@ -129,10 +125,10 @@ def _run(operation, a, b, geometry, widths):
 def _program(operation, geometry, form):
     """Is traced once for all convolutions of the same shapes: a network has many, and each form has many lines."""
     cpu = _on_cpu(operation, geometry, form)
-    default = {"convolve": _convolve, "transposed": _transposed, "kernel_gradient": _kernel_gradient}[operation]
+    default = {"convolve": _convolve, "transposed": direct.dilated, "kernel_gradient": _kernel_gradient}[operation]
 
     def run(a, b):
-        return lax.platform_dependent(a, b, cpu=cpu, default=functools.partial(default, geometry))
+        return lax.platform_dependent(a, b, cpu=cpu, default=functools.partial(default, geometry=geometry))
 
     return jax.jit(run, inline=True)
 
