@@ -118,7 +118,7 @@ def test_a_scale_without_a_network_is_one_sentence():
         shapes(edsr.EDSR(6), (1, 8, 8, 3))
     with pytest.raises(ValueError, match="enlarges by 1, 2 or 4, not by 3"):
         shapes(rrdb.RRDBNet(3), (1, 8, 8, 3))
-    with pytest.raises(ValueError, match="3 numbers of blocks do not fit 2"):
+    with pytest.raises(ValueError, match="encoder has 3 numbers of blocks, decoder 2"):
         shapes(NAFNET(encoder=(1, 1, 1), decoder=(1, 1)), (1, 8, 8, 3))
 
 

@@ -78,7 +78,7 @@ class NAFNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if len(self.encoder) != len(self.decoder):
             raise ValueError(
-                f"as many sizes of maps go up as go down: {len(self.encoder)} numbers of blocks do not fit "
+                f"as many sizes of maps go up as go down: encoder has {len(self.encoder)} numbers of blocks, decoder "
                 f"{len(self.decoder)}"
             )
         return x[..., : self.channels] + at_multiples(self._found, x, 2 ** len(self.encoder))
