@@ -84,6 +84,7 @@ def with_holes(dataset: Dataset, draw_mask: DrawMask, *, once: bool = False) -> 
         batch = dict(dataset.prepare(raw, key))
         image = batch["image"]
         mask = draw(image, _keys(dataset, image, key, _OF_MASK, once)).astype(jnp.float32)
+        mask = jax.lax.optimization_barrier(mask)  # XLA would compute, as it compiles, all that follows from one mask
         return batch | {"mask": mask, "source": jnp.where(mask > 0, GREY, image)}
 
     return _wrapped(dataset, prepare, "with holes", draw_mask, once)
