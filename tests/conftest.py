@@ -1,6 +1,7 @@
 """Every test sees eight virtual CPU devices, set up before jax is imported; the fixtures that several files share."""
 
 import atexit
+import gc
 import importlib
 import importlib.metadata
 import os
@@ -26,6 +27,8 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # others end the p
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import jax  # noqa: E402
+
+gc.set_threshold(100_000, 20, 100)  # tracing makes millions of objects that live: to look through them took a tenth
 
 LONG_FILES = (
     "test_hosts.py",

@@ -48,6 +48,7 @@ def test_gradients_are_finite_and_those_of_a_change_that_is_linear_in_the_image(
     np.testing.assert_allclose(jnp.vdot(apply(x + y) - apply(x), v), jnp.vdot(gradient, y), rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.slow
 @GROUPS
 def test_images_that_are_divided_over_devices_are_changed_as_on_one_and_none_is_gathered(group):
     images = np.tile(IMAGES[:64], (1, 2, 2, 1))

@@ -171,6 +171,7 @@ def test_a_batch_that_outgrows_the_cache_goes_through_the_kernel_gradient_in_chu
     assert "while" not in jax.jit(lambda x, y: kernel_gradient(x, y, geometry)).lower(x, y).as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("geometry, channels", [(GEOMETRIES[0], 64), (GEOMETRIES[9], 96)])
 def test_winograds_form_goes_through_a_large_batch_in_chunks(geometry, channels, name, monkeypatch):
@@ -207,6 +208,7 @@ def test_accelerators_get_plain_convolutions_wherever_it_is_traced(platform):
             assert text.count("stablehlo.convolution") == 1 and "dot_general" not in text and "while" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("geometry, channels", [(GEOMETRIES[0], 64), (GEOMETRIES[9], 96)])
 @pytest.mark.parametrize("name", NAMES)
 def test_winograds_form_loses_no_more_digits_in_float32_than_plain_lax(name, geometry, channels):
@@ -237,6 +239,7 @@ def errors_of_onednn(geometry, channels, features, batch=2):
         yield float(jnp.abs(found - exact).max() / jnp.abs(exact).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "geometry, channels, features",
     [

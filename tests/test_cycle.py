@@ -191,6 +191,7 @@ def test_the_discriminators_see_earlier_fakes_from_the_pool_and_without_one_the_
 # Ways, devices --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 3])
 def test_micro_batches_are_the_batch(size):
     state, found = first(pool_size=size), []

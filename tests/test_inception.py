@@ -112,6 +112,7 @@ def test_pools_within_blocks_know_only_the_pixels_that_there_are(pool, reduce):
     np.testing.assert_allclose(pool(jnp.asarray(x)), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "block", "size", "reduce"),
     [
@@ -381,6 +382,7 @@ def test_a_function_that_no_table_of_tensors_needs_is_refused_by_name(tmp_path, 
         weights_of.read_torch(write(tmp_path / "table.pth", attack, {}))
 
 
+@pytest.mark.slow
 def test_nesting_without_end_is_refused_and_does_not_exhaust_the_stack(tmp_path):
     deep = b"(" * 100_000 + b"t" * 100_000  # to hash or print this tuple may end the process
     for table in (b"\x80\x02" + deep + b".", b"\x80\x02}" + deep + b"Ns.", b"\x80\x02}X\x01\0\0\0a" + deep + b"s."):

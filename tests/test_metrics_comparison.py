@@ -163,6 +163,7 @@ def test_no_difference_is_told_and_a_difference_is_not():
             measure(real, seen(400, 32, seed=1, shift=0.5), KEY)
 
 
+@pytest.mark.slow
 def test_errors_are_the_spread_over_other_draws_of_the_generator():
     real = seen(800, 8)
     measures = {"fid": comparison.frechet, "kid": comparison.kernel}

@@ -68,6 +68,7 @@ def test_a_network_read_back_is_the_one_that_was_saved(saved, variables):
     assert in_memory.digest == backbone.digest and backbone.name == "small"
 
 
+@pytest.mark.slow
 def test_half_precision_changes_weights_by_their_rounding_only(tmp_path, saved, variables):
     features.save_cnn(tmp_path / "half.npz", MODEL, variables, SHAPE)
     image = np.random.RandomState(0).uniform(-1, 1, (4, *SHAPE)).astype(np.float32)

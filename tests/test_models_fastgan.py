@@ -76,6 +76,7 @@ def test_the_published_size_has_as_many_parameters_as_its_layers_add_up_to():
         assert count(fastgan.Discriminator(size), (2, size, size, 3)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_smaller_images_have_the_same_shapes_of_logits_and_maps(size):
     generator, discriminator = fastgan.Generator(size, 1, 4, 4), fastgan.Discriminator(size, 1, 4, 4)

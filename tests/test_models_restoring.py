@@ -194,6 +194,7 @@ def reach(module, channels, scale, size):
     return middle - rows[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "scale", "radius"),
     [

@@ -70,6 +70,7 @@ def attending(module, shape, label=None):
     return [layer["__call__"][0].shape[1:] for layer in found.values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image_size", "size", "of_generator", "of_discriminator"),
     [(28, 14, 256, 128), (32, 16, 256, 128), (48, 24, 128, 64), (64, 32, 128, 64), (128, 32, 256, 128)],

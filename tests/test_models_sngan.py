@@ -201,12 +201,14 @@ def full():
     return [run(*game(seed)) for seed in (0, 1)]
 
 
+@pytest.mark.slow
 def test_images_are_between_minus_one_and_one_and_every_pixel_depends_on_the_latent(full):
     image = full[0]["image"]
     assert image.shape == (4, 28, 28, 1) and np.abs(image).max() <= 1
     assert np.std(image, axis=0).min() > 0
 
 
+@pytest.mark.slow
 def test_two_seeds_under_vmap_are_two_runs(full):
     games = jax.tree.map(lambda *leaves: jnp.stack(leaves), game(0), game(1))
     together = jax.jit(jax.vmap(functools.partial(play, GENERATOR, DISCRIMINATOR)))(*games)

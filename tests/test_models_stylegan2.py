@@ -85,6 +85,7 @@ def test_the_mapping_of_cifars_generator_is_an_embedding_and_two_layers():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", system.PRESETS)
 def test_presets_are_described_without_data(name):
     preset = system.PRESETS[name]
@@ -274,6 +275,7 @@ def test_in_training_nine_of_ten_images_are_mixed_from_a_uniform_layer_on_and_th
     np.testing.assert_allclose(of_one[:, 1], of_one[:, 2], atol=1e-5)  # the other latent is one
 
 
+@pytest.mark.slow
 def test_the_running_mean_of_styles_moves_towards_the_batchs_own_and_is_not_moved_by_evaluation():
     w = GENERATOR.apply(VARIABLES, Z, LABELS, train=False, method="mapping")[:, 0]
     _, after = GENERATOR.apply(VARIABLES, Z, LABELS, train=True, mutable=["averages"], rngs={"params": KEY})

@@ -245,6 +245,7 @@ def test_an_image_comes_out_by_itself_as_it_does_in_a_batch(module, side):
 # Noise ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_dropout_stays_at_test_time_by_a_key_and_goes_where_that_is_asked_for():
     x = images(2, 64, 64, 3)
     noisy, still = (unet.UNet(features=4, halvings=6, dropout_at_test=stays) for stays in (True, False))

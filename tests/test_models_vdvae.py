@@ -159,6 +159,7 @@ def test_the_decoder_is_the_one_written_out_with_its_rates_and_its_weights_of_im
         assert np.all(rate > 0)
 
 
+@pytest.mark.slow
 def test_latents_given_again_as_the_priors_noise_make_the_same_output():
     both = drawn()
     decoded = decoded_of(both, X, NOISE)

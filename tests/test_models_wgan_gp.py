@@ -47,6 +47,7 @@ def test_a_logit_of_the_critic_depends_on_its_image_alone():
     np.testing.assert_allclose(module.apply(variables, x[:1], train=True), logits[:1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_blocks_of_the_critic_are_those_of_sngan_without_the_division_by_the_norm():
     """SNGAN's discriminator whose norms are taken for 1 is this one, but for the mean over pixels."""
     spectral, plain = sngan.Discriminator(features=4), wgan_gp.Discriminator(features=4)

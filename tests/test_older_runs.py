@@ -38,7 +38,14 @@ def digest(tree) -> str:
     return found.hexdigest()
 
 
-@pytest.mark.parametrize("name, system", [("gan", "DCGAN"), ("vae", "VAE"), ("classifier", "classifier")])
+@pytest.mark.parametrize(
+    "name, system",
+    [
+        ("gan", "DCGAN"),
+        pytest.param("vae", "VAE", marks=pytest.mark.slow),
+        pytest.param("classifier", "classifier", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_of_version_0_1_loads_draws_and_goes_on(runs, tmp_path, name, system):
     trained, expected = loading.load(runs / name), EXPECTED[name]
     assert trained.system.name == system and trained.step == 4

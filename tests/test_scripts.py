@@ -203,7 +203,7 @@ def lines(directory) -> dict[int, dict]:
 
 def test_a_run_stopped_and_killed_at_any_moment_ends_bit_for_bit_like_one_that_was_not(tmp_path, digits, capsys):
     run, whole = tmp_path / "run", tmp_path / "whole"
-    settings = {"num_steps": 1000, "checkpoint_every": 20, "widths": 4}
+    settings = {"num_steps": 1600, "checkpoint_every": 20, "widths": 4}
 
     def last_line() -> int:
         with contextlib.suppress(ValueError):  # read in the middle of a write
@@ -227,16 +227,16 @@ def test_a_run_stopped_and_killed_at_any_moment_ends_bit_for_bit_like_one_that_w
         else:
             step = json.loads((run / "status.json").read_text())["step"]
             assert process.returncode == 128 + number, (output, errors)
-            assert f"stopped at step {step} of 1000; the same command goes on from there" in output
+            assert f"stopped at step {step} of 1600; the same command goes on from there" in output
             assert checkpoint.latest_step(run / "checkpoints") == step
-    assert interrupted_at[-1] < 1000, "the machine is too fast for this test: raise num_steps"
+    assert interrupted_at[-1] < 1600, "the machine is too fast for this test: raise num_steps"
     assert call("train", *options(digits, run, **settings)) == 0
-    assert f"finished at step 1000; look at {run}/report.html" in capsys.readouterr().out
+    assert f"finished at step 1600; look at {run}/report.html" in capsys.readouterr().out
 
     assert call("train", *options(digits, whole, **settings)) == 0
-    records = [checkpoint.read_record(d / "checkpoints", 1000)["leaves"] for d in (run, whole)]
+    records = [checkpoint.read_record(d / "checkpoints", 1600)["leaves"] for d in (run, whole)]
     assert records[0] == records[1]
-    assert list(lines(run)) == list(lines(whole)) == list(range(20, 1001, 20))
+    assert list(lines(run)) == list(lines(whole)) == list(range(20, 1601, 20))
     # Only the first line after a clean stop holds the means of fewer steps.
     assert sum(lines(run)[step] != line for step, line in lines(whole).items()) <= 2
 

@@ -22,6 +22,7 @@ def failed(found):
     return [claim.text for claim in found.claims if claim.agrees is False]
 
 
+@pytest.mark.slow
 def test_two_rates_and_r1_agree_with_the_exact_boundary_outside_a_band_of_one_cell():
     found = closed_forms.ttur_and_r1(num_ratios=13, num_gammas=12, num_steps=512)
     assert found.numbers["outside_of_band"] == 0 and found.cells == 5 * 13 * 12
@@ -59,6 +60,7 @@ def test_limit_cycles_have_the_predicted_radii():
     assert found.disagreeing == 0 and not failed(found)
 
 
+@pytest.mark.slow
 def test_the_spectrum_of_the_shift_gan_predicts_the_rate_at_which_it_diverges():
     found = divergence.shift_gan(dimension=2, gammas=(0.5,), num_steps=1024)
     assert found.disagreeing == 0 and not failed(found)

@@ -73,6 +73,7 @@ def test_damping_is_fastest_at_the_critical_weight(link):
     assert slowest(half, r2=half) == pytest.approx(slowest(gamma))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["logistic", "wasserstein"])
 def test_eigenvalues_of_adjusted_fields(name):
     loss, link = LOSSES[name]
@@ -86,6 +87,7 @@ def test_eigenvalues_of_adjusted_fields(name):
             same_spectrum(found, oracle(link, weight))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_eigenvalues_of_the_shift_gan_hold_for_any_batch(name):
     loss, link = LOSSES[name]
@@ -198,6 +200,7 @@ def test_the_largest_simultaneous_rate_has_a_closed_form():
     assert oracles.largest_stable_rate(oracles.SADDLE_EIGENVALUES) == pytest.approx(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STEPS)
 def test_the_simulated_slope_is_the_logarithm_of_the_spectral_radius(name):
     rule, factor = STEPS[name]
@@ -259,6 +262,7 @@ def test_alternating_is_not_always_the_more_stable():
     np.testing.assert_allclose(found, 0, atol=1e-7)  # it lands on the equilibrium
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_without_a_penalty_only_the_product_of_the_rates_matters(name):
     loss, link = LOSSES[name]
@@ -324,6 +328,7 @@ def test_simultaneous_non_saturating_players_end_on_a_cycle_that_grows_with_the_
             assert trajectories.GROWTH_LAWS[trajectories.growth_law(jnp.asarray(radius))] == "cycle"
 
 
+@pytest.mark.slow
 def test_alternating_non_saturating_players_decay_like_one_over_the_root_of_time():
     game, h = games.dirac(adversarial.non_saturating), 0.02
     radius = distances(updates.alternating(h), game, Players(0.3, 0.0), 200_000)

@@ -565,6 +565,7 @@ def final_distance(step, state, num_steps):
     return float(jnp.linalg.norm(ravel_pytree((end.generator.params, end.discriminator.params))[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, optimizer, rule",
     [

@@ -109,6 +109,7 @@ def test_a_member_that_blows_up_leaves_all_others_bit_for_bit_as_they_are(block_
         np.testing.assert_array_equal(good.history[name][others], bad.history[name][others])
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_the_same_as_uninterrupted(tmp_path):
     settings = settings_of(3)
     program = ring_program(scored=True)
@@ -136,6 +137,7 @@ def test_killed_and_resumed_is_the_same_as_uninterrupted(tmp_path):
         run(settings | {"r1": np.ones(3)}, program, **arguments)
 
 
+@pytest.mark.slow
 def test_members_of_one_seed_start_alike_and_see_the_same_data():
     settings = settings_of(4, seed=[0, 1, 0, 1]) | {"r1": np.zeros(4)}
     settings |= {"generator_rate": np.full(4, 1e-3), "discriminator_rate": np.full(4, 1e-3)}
@@ -231,6 +233,7 @@ def test_away_from_a_terminal_the_progress_is_a_line_for_each_tenth_and_no_bar(c
     assert not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_vaes_are_members_and_beta_is_a_setting():
     encoder, decoder = mlp.Encoder(2, widths=(8,)), mlp.BernoulliDecoder((4, 4, 1), widths=(8,))
     image = jnp.sign(jax.random.normal(jax.random.key(0), (8, 4, 4, 1)))

@@ -114,6 +114,7 @@ def judge(make_rule, game=WASSERSTEIN, rates=(0.1, 0.1), clip=lambda field: fiel
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make_rule", "expected"),
     [

@@ -242,6 +242,7 @@ def at_step(trained, i):
     return dataclasses.replace(trained, opt_state=jax.tree.map(count, trained.opt_state))
 
 
+@pytest.mark.slow
 def test_held_out_bounds_are_of_draws_and_of_relaxed_draws_which_a_cold_relaxation_does_not_tell_apart(discrete):
     system, state, _ = discrete
     rows = jax.jit(system.measure.of_batch)(state.ema, BATCH, KEY)

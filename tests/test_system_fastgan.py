@@ -33,6 +33,7 @@ def test_fakes_shown_as_real_are_a_setting_whose_state_is_kept():
     assert set(system.shapes.discriminator.terms["augment"]) == {"probability", "sign"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fastgan.PRESETS)
 def test_presets_describe_themselves_without_data(name):
     preset = systems.PRESETS[name]

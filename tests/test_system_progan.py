@@ -78,6 +78,7 @@ def test_presets_end_with_the_whole_last_stage(name):
 # Steps ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_program_serves_all_stages(states):
     assert states[1] == 1
 

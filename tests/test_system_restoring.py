@@ -31,6 +31,7 @@ def first(dataset, n=4, key=KEY):
 # As published ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sizes", "patch"),
     [

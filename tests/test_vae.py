@@ -300,6 +300,7 @@ def test_the_step_follows_the_gradient_of_its_objective():
         close(new.network.params, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_compiled_and_eager_steps_agree():
     state, step = make(modules=(Posterior((0.5,), (0.1,)), Deaf()))
     close(step(state, BATCH, KEY), jax.jit(step)(state, BATCH, KEY), rtol=1e-5, atol=1e-6)
