@@ -134,6 +134,9 @@ PRESETS = {
             num_steps=10_000,
         ),
         paper=_PAPER,
+        measured="not run to its end; with --num-steps 3000 PSNR in the hole 15.24 dB, feature distance 0.0060 in 11 "
+        "minutes (the best linear map 13.71 dB and 0.0074, the nearest training image 12.50 and 0.0094) (440 test "
+        "emoji; one seed, one core of an Intel Xeon, 2026-11-30)",
     ),
     "places-context-encoder": Preset(
         "the middle of photographs of places, 128 pixels, as published; give --data.path",

@@ -122,8 +122,8 @@ TINY = Config(
 DIGITS: Settings = autoencoder.DIGITS | {"latent_dim": 40, "num_steps": 60_000, "eval_samples": 50}
 
 
-def _preset(about: str, paper: str, published: str = "", **changes: Any) -> Preset:
-    return Preset(about, Config(**DIGITS | changes), paper=paper, published=published)
+def _preset(about: str, paper: str, published: str = "", measured: str = "", **changes: Any) -> Preset:
+    return Preset(about, Config(**DIGITS | changes), paper=paper, published=published, measured=measured)
 
 
 PRESETS = {
@@ -150,6 +150,8 @@ PRESETS = {
     "mnist-iaf-vae": _preset(
         "a posterior through two inverse autoregressive flows",
         "Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling 2016",
+        measured="test ELBO -92.7 nats (distortion 69.6, rate 23.1), bound of 50 samples -90.1, 18 units active; 13 "
+        "minutes (one seed, one core of an Intel Xeon, 2026-11-30)",
         posterior="iaf",
         flow_length=2,
         flow_width=320,

@@ -132,6 +132,9 @@ PRESETS = {
         "holes in 64x64 emoji, boxes or strokes, by a narrow U-Net of partial convolutions",
         Config(data=Data("emoji", image_size=64), features=16, halvings=5, num_steps=10_000),
         paper=_PAPER,
+        measured="not run to its end; of the middle alone, --source.kind centre --num-steps 1500, PSNR in the hole "
+        "13.60 dB, feature distance 0.0075 in 10 minutes (the best linear map 13.71 dB and 0.0074) (440 test emoji; "
+        "one seed, one core of an Intel Xeon, 2026-11-30)",
     ),
     "places-partial": Preset(
         "holes in photographs of places, 512 pixels, as published; give --data.path and --perceptual FILE",

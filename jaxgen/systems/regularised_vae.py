@@ -162,6 +162,8 @@ PRESETS = {
         "no rate of single images, MMD of all at weight 1000",
         Config(**DIGITS, beta=0.0, mmd=1000.0, kernel="rbf"),
         paper="Zhao, Song, Ermon 2019",
+        measured="distortion of test digits 87.8 nats, 10 units active; the rate, which it does not pay for, 74.9 (one "
+        "seed, one core of an Intel Xeon, 2026-11-30)",
     ),
     "mnist-wae-mmd": Preset(
         "a deterministic encoder, MMD of codes and prior at weight 100",
