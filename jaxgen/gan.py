@@ -245,6 +245,7 @@ def make_train_step(
                 f"{type(module).__name__} lets images of a batch affect each other, so that its gradient cannot be "
                 "taken in parts of the batch"
             )
+    in_slices = ways.plain not in (generator_way, discriminator_way)
     judge = network.apply_to_each if getattr(discriminator, "images_are_independent", False) else network.apply
 
     def dropout_key(key):
@@ -309,6 +310,12 @@ def make_train_step(
         params_at = (player if at is None else at).params
 
         def gradient_of(examples, key):
+            if in_slices:  # made anew, so that there are never the fake images of a whole batch
+                own_key = dropout_key(jax.random.fold_in(key, turns.FAKES))
+                output, _ = network.apply(
+                    generator, generator_params, state.generator.model_state, *examples.inputs, key=own_key
+                )
+                examples = examples._replace(output=lax.stop_gradient(output))
             fake, _ = network.split_output(examples.output)
             if augment is not None and augment.replace is not None:
                 own_key = dropout_key(jax.random.fold_in(key, turns.REPLACEMENT))
@@ -341,6 +348,8 @@ def make_train_step(
 
             return jax.grad(objective, has_aux=True)(params_at)
 
+        if in_slices:
+            examples = examples._replace(output=None)
         found, (model_state, states, observed, metrics) = discriminator_way(gradient_of, examples, key)
         if augment is not None and augment.update is not None:
             old = states[turns.STATE_OF_AUGMENT]

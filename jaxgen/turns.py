@@ -30,6 +30,7 @@ CONDITION = 1  # latent key: what a condition draws
 AUGMENTATION = 2**30  # turn key: what the discriminator's turn augments with, divided into real and fake
 GENERATOR = 2**30 + 1  # turn key: the generator's turn, for its augmentation and its terms
 REPLACEMENT = 2**30 + 2  # turn key: what an augmentation shows in the place of real images
+FAKES = 2**30 + 3  # turn key: what the generator draws itself where the discriminator's turn has slices
 # Latents and the generator's dropout take the latent key, the discriminator's dropout the turn key; penalty or term i
 # of a turn folds i into its key, slice or example i of `gradients` folds i into the turn key.
 

@@ -45,7 +45,7 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     cyclegan       `emoji-cyclegan`: two generators, two discriminators, pools of earlier fakes; batch 8 of each domain
     gated          `emoji-gated`: gated convolutions in two stages, contextual attention, 64 pixels; batch 16
     vae            `mnist-vae`: dense layers; batch 100
-    iwae           `mnist-iwae-1-short`: dense layers, 50 latents for each of 20 images
+    iwae           `mnist-iwae-1`: dense layers, 50 latents for each of 20 images
     vqvae          `emoji-vqvae`: a codebook of moving averages, some of which begin anew; batch 64
     vdvae          `emoji-vdvae`: 14 layers of latents, a mixture of logistics for each pixel; batch 32
     edsr           `emoji-edsr-x2`: 32x32 pixels become 64x64; batch 16

@@ -107,7 +107,7 @@ CASES = {
         System("cyclegan", "emoji-cyclegan", 8),
         System("gated", "emoji-gated", 16, image_size=64),
         System("vae", "mnist-vae", 100, image_size=28, channels=1),
-        System("iwae", "mnist-iwae-1-short", 20, image_size=28, channels=1),
+        System("iwae", "mnist-iwae-1", 20, image_size=28, channels=1),
         System("vqvae", "emoji-vqvae", 64),
         System("vdvae", "emoji-vdvae", 32),
         System("edsr", "emoji-edsr-x2", 16, image_size=64),

@@ -128,6 +128,20 @@ def test_each_player_may_have_its_own_way_and_a_way_is_any_function():
     close(of_discriminator[1], of_discriminator[0], rtol=1e-5, atol=1e-6)
 
 
+def test_in_slices_the_fake_images_of_a_whole_batch_are_never_there():
+    class Wide(nn.Module):
+        @nn.compact
+        def __call__(self, z, *, train):
+            return Generator()(nn.tanh(nn.Dense(LATENT_DIM)(jnp.sin(nn.Dense(20_000)(z)))), train=train)
+
+    def temporaries(num_slices):
+        state, step = make(players=(Wide(), Discriminator()), gradients=gradients.accumulated(num_slices))
+        batch = jax.tree.map(lambda x: jnp.concatenate([x] * 16), BATCH)
+        return jax.jit(step).lower(state, batch, KEY).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(16) < temporaries(1) / 10
+
+
 def test_slices_of_a_batch_that_is_divided_over_devices_are_the_whole_batch():
     name = "penalties and terms with state"
     state, expected, _ = whole_and_in_slices(name)
@@ -324,4 +338,5 @@ def test_a_batch_that_does_not_divide_is_one_sentence_and_so_is_an_array_without
             return network.Output(Generator()(z, train=train), {"usage": jnp.zeros(64), "entropy": jnp.zeros(())})
 
     with pytest.raises(ValueError, match="needs a row for each image; here they have 12, 64, no rows"):
-        traced(players=(Codebook(), Discriminator()), gradients=SLICED)
+        traced(players=(Codebook(), Discriminator()), gradients=(gradients.plain, SLICED))
+    traced(players=(Codebook(), Discriminator()), gradients=SLICED)  # each slice has what the generator makes for it

@@ -106,7 +106,9 @@ PAPER: Settings = {
     "log_every": 3000,
 }
 SHORT: Settings = PAPER | {
-    "num_steps": 90_000,  # 30 passes
+    "batch_size": 100,
+    "num_steps": 120_000,  # 200 passes
+    "optimizer": Optimizer(learning_rate=1e-3, schedule="cosine"),
     **dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_every"), 30_000),
 }
 TABLE = "test NLL by 5,000 samples, dynamic binarisation"
@@ -125,12 +127,14 @@ PRESETS = {
         published=f"{TABLE}: k = 1, 5, 50: VAE 85.33, 85.01, 84.78; IWAE 85.33, 83.89, 82.90",
     ),
     "mnist-iwae-1-short": Preset(
-        "one stochastic layer, the stages of the paper in 30 passes instead of 3,280",
+        "one stochastic layer, 200 passes along a cosine in batches of 100 instead of 3,280 in stages",
         Config(**SHORT),
         paper="Burda, Grosse, Salakhutdinov 2016",
+        measured="of the VAE with k = 1, --bound elbo --num-samples 1: test NLL 89.4 nats by 5,000 samples, ELBO -93.0, "
+        "16 units active, 10 minutes; k = 5 and 50 not run (one seed, one core of an Intel Xeon, 2026-11-30)",
     ),
     "mnist-iwae-2-short": Preset(
-        "two stochastic layers, the stages of the paper in 30 passes instead of 3,280",
+        "two stochastic layers, 200 passes along a cosine in batches of 100 instead of 3,280 in stages",
         Config(**SHORT, layers=2),
         paper="Burda, Grosse, Salakhutdinov 2016",
     ),
