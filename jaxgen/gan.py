@@ -186,8 +186,9 @@ def make_train_step(
         whose value counts as a constant.
       augment: `(key, images) -> images`, differentiable, or a `turns.Augment`: what the discriminator sees instead.
       gradients: how gradients are taken: `gradients.plain`, `gradients.accumulated(n)`; one way for both players, or
-        (the generator's, the discriminator's). Slices are refused for batch normalisation, and for a module with a
-        true `couples_images`: one in which images of a batch affect each other otherwise.
+        (the generator's, the discriminator's). Where neither is plain, each part of the discriminator's turn makes
+        its own fake images, and there are never those of the whole batch. Slices are refused for batch normalisation,
+        and for a module with a true `couples_images`: one in which images of a batch affect each other otherwise.
       num_discriminator_steps: discriminator updates for each generator update, each on fresh data: the batch then has
         that many times the images, and update i takes images i, i + k, i + 2k, ...
       update_rule: how the last discriminator update and the generator's are joined: `alternating`, `simultaneous`,
@@ -245,11 +246,14 @@ def make_train_step(
                 f"{type(module).__name__} lets images of a batch affect each other, so that its gradient cannot be "
                 "taken in parts of the batch"
             )
-    in_slices = ways.plain not in (generator_way, discriminator_way)
+    in_slices = ways.plain not in (generator_way, discriminator_way)  # then neither player needs the batch at once
     judge = network.apply_to_each if getattr(discriminator, "images_are_independent", False) else network.apply
 
     def dropout_key(key):
         return sharding.per_device_key(key, axis_name)
+
+    def generate(params, state, examples, key):
+        return network.apply(generator, params, state.generator.model_state, *examples.inputs, key=dropout_key(key))
 
     def look(params, player, condition, augment_key, step, key, judge=network.apply):
         states = getattr(player, "terms", {})
@@ -311,10 +315,7 @@ def make_train_step(
 
         def gradient_of(examples, key):
             if in_slices:  # made anew, so that there are never the fake images of a whole batch
-                own_key = dropout_key(jax.random.fold_in(key, turns.FAKES))
-                output, _ = network.apply(
-                    generator, generator_params, state.generator.model_state, *examples.inputs, key=own_key
-                )
+                output, _ = generate(generator_params, state, examples, jax.random.fold_in(key, turns.FAKES))
                 examples = examples._replace(output=lax.stop_gradient(output))
             fake, _ = network.split_output(examples.output)
             if augment is not None and augment.replace is not None:
@@ -414,9 +415,7 @@ def make_train_step(
 
         def gradient_of(part, key):
             """The same with the generator run again, on a part of the turn."""
-            run = lambda params: network.apply(  # noqa: E731
-                generator, params, player.model_state, *part.inputs, key=dropout_key(jax.random.fold_in(key, 1))
-            )
+            run = lambda params: generate(params, state, part, jax.random.fold_in(key, 1))  # noqa: E731
             output, pull_back, model_state = jax.vjp(run, fakes.params, has_aux=True)
             gradients, states, metrics = gradient_through(output, pull_back, fakes.params, part, key)
             # The way must see what it cuts the discriminator's batch for, too: batch statistics forbid it.
@@ -447,16 +446,11 @@ def make_train_step(
                 z = sharding.draw(sample_latent, latent_key, (images.shape[0], latent_dim), axis_name=axis_name)
             return Examples(part, given(z, told.generator), told, images, None)
 
-        def generate(params, examples, latent_key):
-            return network.apply(
-                generator, params, state.generator.model_state, *examples.inputs, key=dropout_key(latent_key)
-            )
-
         def extra_step(player, dealt):
             part, key = dealt
             latent_key, key = jax.random.split(key)
             examples = deal(part, latent_key)
-            output = generate(state.generator.params, examples, latent_key)[0]
+            output = generate(state.generator.params, state, examples, latent_key)[0]
             return discriminator_step(player, state, examples._replace(output=output), state.generator.params, key)
 
         # The last discriminator step and the generator step share one batch of fake images.
@@ -464,7 +458,7 @@ def make_train_step(
         examples = deal(jax.tree.map(lambda x: x[-1], parts), latent_key)
 
         def fakes_of(player):
-            run = lambda params: generate(params, examples, latent_key)  # noqa: E731
+            run = lambda params: generate(params, state, examples, latent_key)  # noqa: E731
             return Fakes(*jax.vjp(run, player.params, has_aux=True), player.params)
 
         fakes = fakes_of(state.generator)

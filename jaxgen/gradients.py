@@ -41,9 +41,9 @@ def accumulated(num_slices: int) -> Way:
 
     Slice i holds examples i, i + n, i + 2n, ..., so that a batch which is divided over devices stays divided alike. All
     slices start from the same parameters and collections, whose updates are averaged. Slice i draws what it draws
-    (dropout, augmentation, the points of a gradient penalty) with `fold_in(key, i)`: other numbers than the whole batch
-    would draw, of the same distribution. Whatever a loss computes of a batch mean (free bits, the count of active
-    units) is computed for each slice.
+    (dropout, augmentation, a generator's noise, the points of a gradient penalty) with `fold_in(key, i)`: other numbers
+    than the whole batch would draw, of the same distribution. Whatever a loss computes of a batch mean (free bits, the
+    count of active units) is computed for each slice.
 
     Raises:
       ValueError: at once for fewer than one slice. At trace time for a batch that cannot be divided, and for batch
