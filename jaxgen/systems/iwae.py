@@ -5,8 +5,8 @@ The paper's networks: one stochastic layer of 50 latents, 784-200-200-50 (425,28
 bounds: MIWAE, CIWAE and PIWAE (Rainforth et al. 2018), STL (Roeder et al. 2017), DReG (Tucker et al. 2019).
 
 Eight stages of 3^i passes (schedule `stages`), from rate 1e-3 to 1e-4, batches of 20, Adam with epsilon 1e-4, as in the
-paper; `-short` presets take batches of 100, Adam's usual epsilon and a cosine. Ours: the rate of `elbo` with one layer is
-the formula's, all biases start at 0, and pixels go in as 0 and 1.
+paper; `-short` presets take batches of 100, Adam's usual epsilon and a cosine. Ours: the rate of `elbo` with one layer
+is the formula's, all biases start at 0, and pixels go in as 0 and 1.
 """
 
 import dataclasses
