@@ -1,6 +1,7 @@
 """Sweeps: many settings in one program behave as one after the other."""
 
 import csv
+import dataclasses
 import functools
 import itertools
 import json
@@ -16,7 +17,7 @@ import pytest
 from a_run import Page
 from in_process import call, script
 
-from jaxgen import checkpoint, data, evaluation, opening
+from jaxgen import checkpoint, data, evaluation, experiment, opening, turns
 from jaxgen import gan as gans
 from jaxgen import vae as vaes
 from jaxgen.data import toy
@@ -34,6 +35,7 @@ from jaxgen.stability import (
     sweep_report,
     updates,
 )
+from jaxgen.systems import pix2pix
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 GENERATOR, DISCRIMINATOR, LATENT_DIM = mlp.Generator(widths=(8,)), mlp.Discriminator(widths=(8,)), 3
@@ -163,6 +165,49 @@ def test_a_swept_penalty_takes_the_place_of_the_games_own():
     assert (swept["penalty/r1"][1] == 0).all() and (own["penalty/r1"] > 0).all()
     both = run(plain | {"gradient_penalty": np.ones(2)}, members.of_game(game)).history
     assert {name for name in both if name.startswith("penalty/")} == {"penalty/r1", "penalty/gradient_penalty"}
+
+
+def test_a_swept_weight_takes_the_place_of_that_of_the_games_own_term():
+    def spread(turn):
+        return jnp.mean(turn.fake**2)
+
+    def of_weight(weight):
+        terms = [turns.term(spread, weight=weight)]
+        return gans.Game(GENERATOR, DISCRIMINATOR, {"latent_dim": LATENT_DIM, "generator_terms": terms})
+
+    plain = {name: values for name, values in settings_of(3).items() if name != "r1"}
+    alone = [run(plain, members.of_game(of_weight(weight))).states for weight in (0.0, 3.0)]
+    weights = {"weight/spread": np.array([0.0, 3.0, 3.0])}
+    swept = run(plain | weights, members.of_game(of_weight(7.0))).states
+    for found, expected in zip((0, 1, 2), (alone[0], alone[1], alone[1]), strict=True):
+        for x, y in zip(
+            jax.tree.leaves(swept.generator.params), jax.tree.leaves(expected.generator.params), strict=True
+        ):
+            np.testing.assert_allclose(x[found], y[found], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="cannot use weight/width; its settings are .*weight/spread"):
+        run(plain | {"weight/width": np.ones(3)}, members.of_game(of_weight(7.0)))
+    with pytest.raises(ValueError, match="weight/spread must be at least 0"):
+        run(plain | {"weight/spread": -np.ones(3)}, members.of_game(of_weight(7.0)))
+
+
+@pytest.mark.slow
+def test_a_sweep_of_what_makes_images_of_sources_is_scored_on_held_out_pairs(tmp_path, capsys, scripts_in_process):
+    small = dataclasses.replace(pix2pix.TINY.data, image_size=16)
+    config = dataclasses.replace(pix2pix.TINY, data=small, halvings=3, discriminator_layers=1, num_steps=1)
+    experiment.train(config, str(tmp_path / "run"), progress=False)
+    arguments = ("--discriminator-rate", 0.001, "--clip", "none", "--weight", "l1=0,100", "--steps", 4, "--records", 1)
+    assert call("stability", "sweep", tmp_path / "run", *arguments, "--directory", tmp_path / "sweep") == 0
+    assert "weight/l1" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "sweep" / "members.csv").open()))
+    assert [float(row["weight/l1"]) for row in rows] == [0, 100]
+    for row in rows:
+        assert float(row["final_score"]) == pytest.approx(-float(row["final_l1"])) and 0 < float(row["final_l1"]) < 1
+        assert 0 < float(row["final_psnr"]) < 100
+    assert (tmp_path / "sweep" / "samples.png").exists()
+    assert call("stability", "sweep", tmp_path / "run", "--metrics", "fid") == 2
+    assert "give no --metrics" in capsys.readouterr().err
+    assert call("stability", "sweep", tmp_path / "run", "--weight", "l1:3") == 2
+    assert "such as l1=10,100" in capsys.readouterr().err
 
 
 @pytest.mark.slow

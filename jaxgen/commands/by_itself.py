@@ -38,6 +38,8 @@ def evaluate_run(
     step: int | None,
     samples: int | None,
     baselines: bool,
+    backbone: str | None,
+    resize_rule: str,
     system: Any,
     output: Path | None,
 ) -> dict[str, Any]:
@@ -65,8 +67,14 @@ def evaluate_run(
         raise ValueError(f"--samples is for a run that measures a bound, and at least 1; got {samples} for {run}")
     if baselines and not measures:
         raise ValueError(f"--baselines stand beside what a run measures of images, and {run} measures nothing so")
+    if backbone is not None and not baselines:
+        raise ValueError("--backbone is for a comparison: give a REFERENCE, --metrics or --baselines with it")
     if measures:
-        found = of_runs.measured(trained, str(run), samples=samples, with_baselines=baselines, **shared)
+        network = None
+        if backbone is not None:
+            network = evaluation.open_backbone(backbone, trained.image_shape, rule=resize_rule, system=system)
+        asked: dict[str, Any] = {"samples": samples, "with_baselines": baselines, "backbone": network}
+        found = of_runs.measured(trained, str(run), **asked, **shared)
         suffix = f"bound_of_{found['protocol']['samples']}" if "samples" in found["protocol"] else "test"
     elif classifier is not None:
         num = 10_000 if num is None else num

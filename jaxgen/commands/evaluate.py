@@ -96,8 +96,9 @@ def evaluate(
       step: Of the checkpoint; the newest by default.
       samples: k of the importance-weighted bound, for a run that measures one; as configured by default.
       representation: What codes are good for, of a run that encodes images.
-      baselines: Of a run that restores, enlarges, translates or completes: what closed forms reach without a network,
-        fitted to its training images (the best linear filter or map, the nearest neighbour).
+      baselines: Of a run that restores, enlarges, translates or completes: what is reached without a network, by the
+        best linear filter or map and the nearest neighbour, fitted to its training images, and by denoisers and
+        completions of scikit-image and OpenCV (pip install "jaxgen[classical]"). With --backbone also the FID of each.
       system: The file of a system of your own, for runs of it: nothing that a run names is imported.
       pictures: Write the page of pictures.
       output: Directory for JSON and pictures: by default RUN/evaluation, or evaluation where no run is evaluated.
@@ -156,6 +157,8 @@ def evaluate(
             step=step,
             samples=samples,
             baselines=baselines,
+            backbone=backbone,
+            resize_rule=resize_rule,
             system=own,
             output=output,
         )

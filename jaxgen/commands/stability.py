@@ -116,6 +116,7 @@ def sweep(
     learning_rate: tuple[Positive, ...] | None = None,
     clip: tuple[Norm | Literal["none"], ...] | None = None,
     r1: tuple[Weight, ...] | None = None,
+    weight: tuple[str, ...] | None = None,
     momentum: tuple[Momentum, ...] | None = None,
     beta: tuple[Weight, ...] | None = None,
     seeds: Count | None = None,
@@ -135,8 +136,8 @@ def sweep(
 
     PRESET_OR_RUN is the run directory of a GAN, of labels or without, whose networks, data, loss, terms and optimisers
     are taken: they are trained anew at 1, 4, 16 and 64 times its discriminator's rate, with a clip (at the run's own
-    norm, or 1) and without, 500 steps at constant rates. Which rates does my GAN bear, and does clipping change it? Or
-    it is a preset:
+    norm, or 1) and without, 500 steps at constant rates. Which rates does my GAN bear, and does clipping change it? Of
+    a run that makes images of sources (pix2pix and others), the score is of held-out pairs. Or it is a preset:
 
     ring: GANs of points on a ring, SGD, 4000 steps, 3 seeds; --generator-rate 0.03 0.1, --discriminator-rate 0.03 0.1,
     --r1 0 0.1 1, --clip 0.1 1 inf.
@@ -155,8 +156,8 @@ def sweep(
     order of members.csv), sweep.html (all of this on one page), and checkpoints: run the same line again to resume.
 
     The score (more is better) is, of points, the share of modes found times the share of samples near one; of images
-    minus their sliced Wasserstein distance from real ones; of VAEs the ELBO. For a run it is told as a quality, from
-    0 % (an untrained network) to 100 % (real images).
+    minus their sliced Wasserstein distance from real ones; of VAEs the ELBO. For a run that draws it is told as a
+    quality, from 0 % (an untrained network) to 100 % (real images).
 
     Args:
       what: What is trained: ring, grid, mnist-gan, mnist-vae, or the run directory of a GAN.
@@ -166,6 +167,7 @@ def sweep(
       learning_rate: Learning rates, of VAEs.
       clip: Norms at which to clip each player's gradient; inf or none for no clip.
       r1: Weights gamma of R1, of GANs.
+      weight: Weights of a run's own terms: l1=10,100 of pix2pix; pixels=, perceptual= and others by their names.
       momentum: Of SGD; b1 of Adam.
       beta: Weights of the rate, of VAEs.
       seeds: How many for each setting; 1 for a run.
@@ -196,6 +198,7 @@ def sweep(
         "r1": r1,
         "momentum": momentum,
         "beta": beta,
+        **_weights(weight or ()),
     }
     swept = sweep_directory.run(
         what,
@@ -221,6 +224,21 @@ def sweep(
     if swept.origin:
         print(swept.origin)
     print("wrote " + ", ".join(map(str, swept.paths)))
+
+
+def _weights(given: tuple[str, ...]) -> dict[str, list[float]]:
+    """("l1=10,100", ...) -> {"weight/l1": [10, 100], ...}."""
+    found = {}
+    for text in given:
+        name, equals, numbers = text.partition("=")
+        try:
+            values = [float(number) for number in numbers.split(",")]
+        except ValueError:
+            values = []
+        if not (name and equals and values):
+            raise ValueError(f"--weight is a term and its weights, such as l1=10,100, and not {text!r}")
+        found[f"weight/{name}"] = values
+    return found
 
 
 def atlas(

@@ -31,6 +31,7 @@ def measured(
     seed: int = 0,
     samples: int | None = None,
     with_baselines: bool = False,
+    backbone: features.Backbone | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """The numbers of a system's `measure` on the test split of its run's data.
@@ -41,6 +42,7 @@ def measured(
       seed: of what is random in the measure.
       samples: instead of `eval_samples`, for a system with that setting.
       with_baselines: adds those of methods without a network, see `baselines.beside`.
+      backbone: for the FID of what the run and those methods make.
       progress: shows it.
 
     Returns:
@@ -72,7 +74,7 @@ def measured(
     protocol |= {"n_real": test.num_examples, "reference_sha256": comparison.content_digest(test)}
     protocol |= {} if train is None else evaluation.leak_of(test, train)
     if with_baselines:
-        beside = baselines.beside(trained, name, test, seed=seed, progress=progress)
+        beside = baselines.beside(trained, name, test, backbone=backbone, seed=seed, progress=progress)
         metrics, protocol = metrics | beside["metrics"], protocol | beside["protocol"]
     if BOUND in metrics:
         metrics |= code_length(trained, metrics[BOUND])

@@ -82,6 +82,9 @@ MEANINGS = {
     "logit_of_fake": "of generated images",
     "discriminator_overfitting": "0: held-out images look as real to the discriminator as those of the training; "
     "1: as fake as generated ones",
+    "psnr": "peak signal-to-noise ratio in dB, the mean over images: more is better",
+    "psnr_in_hole": "the same of missing pixels alone",
+    "ssim": "structural similarity: 1 at best",
     **CODES,
 }
 """How to read a number."""
@@ -90,8 +93,9 @@ MEANINGS = {
 def in_words(record: Mapping[str, Any]) -> list[str]:
     """A record's numbers with how to read them, and what stands beside them, in lines of up to 120 characters."""
     lines, metrics = [], record["metrics"]
+    in_table, table = _table_of_methods(metrics)
     for name, value in metrics.items():
-        if any(name.removesuffix(end) in metrics for end in _BESIDE if name.endswith(end)):
+        if name in in_table or any(name.removesuffix(end) in metrics for end in _BESIDE if name.endswith(end)):
             continue
         beside = "; ".join(
             text.format(_in_words(metrics[name + end])) for end, text in _BESIDE.items() if name + end in metrics
@@ -99,7 +103,36 @@ def in_words(record: Mapping[str, Any]) -> list[str]:
         meaning = MEANINGS.get(name, "")
         text = f"{name:27s}{_in_words(value):>10s}   {f'({beside}) ' if beside else ''}{meaning}".rstrip()
         lines += textwrap.wrap(text, 120, subsequent_indent=40 * " ", drop_whitespace=True)
-    return [*lines, f"features: {_of_backbone(record['protocol'])}"] if "backbone" in record["protocol"] else lines
+    if "backbone" in record["protocol"]:
+        lines.append(f"features: {_of_backbone(record['protocol'])}")
+    return lines + table
+
+
+def _table_of_methods(metrics: Mapping[str, Any]) -> tuple[set[str], list[str]]:
+    """The names of numbers such as `psnr_of_bicubic` beside a `psnr`, and these numbers as a table, a method a line."""
+    ends = tuple(end for end in _BESIDE if "_of_" in end)
+    cells = {
+        name: name.partition("_of_")
+        for name in metrics
+        if "_of_" in name and not name.endswith(ends) and name not in MEANINGS and name.partition("_of_")[0] in metrics
+    }
+    methods = list(dict.fromkeys(method for _, _, method in cells.values()))
+    titles = [title for title in dict.fromkeys(title for title, _, _ in cells.values()) if title in metrics]
+    columns = [title for title in titles if not title.endswith("_standard_error")]
+
+    def cell(title, end):
+        if title + end not in metrics:
+            return ""
+        error = metrics.get(f"{title}_standard_error{end}")
+        return _in_words(metrics[title + end]) + ("" if error is None else f" ± {error:.2g}")
+
+    rows = [["", *columns]] + [
+        [method.removeprefix("_of_").replace("_", " ") or "this run", *(cell(title, method) for title in columns)]
+        for method in ["", *(f"_of_{method}" for method in methods)]
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    table = ["   ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    return set(cells), ["", *table] if methods else []
 
 
 def _of_backbone(protocol) -> str:

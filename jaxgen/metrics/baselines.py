@@ -28,7 +28,8 @@ class Method(NamedTuple):
     Attributes:
       words: how it was fitted, for a protocol.
       arrays: what it learnt.
-      apply: (arrays, source [B, h, w, c], mask [B, H, W, 1] or None) -> images [B, H, W, C] in [-1, 1].
+      apply: (arrays, source [B, h, w, c], mask [B, H, W, 1] or None) -> images [B, H, W, C] in [-1, 1]. It is compiled,
+        or runs on the host.
     """
 
     words: str
@@ -76,7 +77,9 @@ def best_filter(pairs: Iterable[tuple[jax.Array, jax.Array]], *, taps: int = 13)
     def apply(weights, source, mask):
         return jnp.clip(_windows(enlarged(source, shape), taps) @ weights, -1.0, 1.0)
 
-    return Method(f"least squares over {count:,} training pairs, {taps}x{taps} taps and a constant", weights, apply)
+    return Method(
+        f"least squares over {count:,} training pairs, {taps}x{taps} taps and a constant", weights, jax.jit(apply)
+    )
 
 
 def _windows(image: jax.Array, taps: int) -> jax.Array:
@@ -133,7 +136,7 @@ def best_linear_map(source: np.ndarray, image: np.ndarray) -> Method:
         return jnp.clip(found.reshape(-1, *shape), -1.0, 1.0)
 
     said = f"ridge of {STRENGTHS[chosen]:g} of the largest eigenvalue, by leaving out, over {len(x):,} training pairs"
-    return Method(said, (weights, centre, mean), apply)
+    return Method(said, (weights, centre, mean), jax.jit(apply))
 
 
 def nearest(source: np.ndarray, image: np.ndarray) -> Method:
@@ -156,4 +159,4 @@ def nearest(source: np.ndarray, image: np.ndarray) -> Method:
             distance = jnp.sum(jnp.square(there), axis=1) - 2 * asked @ there.T
         return images[jnp.argmin(distance, axis=1)]
 
-    return Method(f"of {len(arrays[1]):,} training pairs the one with the nearest source", arrays, apply)
+    return Method(f"of {len(arrays[1]):,} training pairs the one with the nearest source", arrays, jax.jit(apply))

@@ -4,6 +4,7 @@ Rates, clip norms, penalty weights, momentum and loss weights are traced numbers
 them inside the compiled program. Losses are mixed by weights, since under `vmap` every branch of a switch runs anyway.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from jaxgen.metrics.sliced_wasserstein import sliced_wasserstein_distance
 from jaxgen.stability import updates
 from jaxgen.stability.games import Field, Players
 from jaxgen.stability.sweep import Program, Settings
+from jaxgen.system import Measure
 
 Optimizer = Callable[[jax.Array, Any], optax.GradientTransformation]
 Losses = Mapping[str, adversarial.AdversarialLoss] | adversarial.AdversarialLoss
@@ -120,9 +122,9 @@ def of_game(
 
     Settings of members: `generator_rate`, `discriminator_rate`; optional `generator_clip`, `discriminator_clip` or
     `clip` for both (norms, infinity for none); `r1`, `r2`, `gradient_penalty` (weights); `generator_momentum`,
-    `discriminator_momentum` or `momentum` for both; `loss/NAME`, the weight of each of several losses; `seed`.
-    A penalty whose weight is a setting takes the place of the game's own of that name; one that neither has is not
-    computed.
+    `discriminator_momentum` or `momentum` for both; `loss/NAME`, the weight of each of several losses; `weight/NAME`,
+    that of a term of the game, such as pix2pix's `weight/l1`; `seed`. A penalty whose weight is a setting takes the
+    place of the game's own of that name; one that neither has is not computed.
 
     Args:
       game: everything but optimisers, which are made of the settings, and the average, which is the latest weights.
@@ -145,10 +147,12 @@ def of_game(
     theirs, ours = optimizer if isinstance(optimizer, Players) else (optimizer, optimizer)
     several = losses if isinstance(losses, Mapping) else None
     weights = [f"loss/{loss}" for loss in several] if several else []
+    terms = {player: tuple(game.settings.get(player, ())) for player in ("generator_terms", "discriminator_terms")}
+    weights_of_terms = [f"weight/{term.name}" for of_player in terms.values() for term in of_player]
 
     def check(settings):
         optional = ["generator_clip", "discriminator_clip", "clip", *PENALTIES, "momentum"]
-        optional += ["generator_momentum", "discriminator_momentum"]
+        optional += ["generator_momentum", "discriminator_momentum", *weights_of_terms]
         _check_names("GANs", settings, ["generator_rate", "discriminator_rate", *weights], optional)
         if weights and not np.all(sum(np.asarray(settings[weight]) for weight in weights) > 0):
             raise ValueError("some member has weight 0 for every loss")
@@ -174,6 +178,12 @@ def of_game(
                 *(swept.get(name, penalty) for name, penalty in zip(names, own, strict=True)),
             ],
         }
+        for player, own_terms in terms.items():
+            if own_terms:
+                changes[player] = [
+                    dataclasses.replace(term, weight=settings.get(f"weight/{term.name}", term.weight))
+                    for term in own_terms
+                ]
         if losses is not None:
             changes["loss"] = mixed(several, settings) if several else losses
         return game.train_step(**changes)(state, batch, jax.random.fold_in(key, 2))
@@ -311,10 +321,37 @@ def elbo_score(
     return score
 
 
+def measured_score(
+    measure: Measure, batch: Mapping[str, jax.Array], variables: Callable[[Any], Any], key: jax.Array
+) -> Callable:
+    """The number by which a system calls a checkpoint the best, of one batch of held-out images; negative where small
+    is better. Its other numbers are reported beside it, but for those of methods without a network.
+
+    Args:
+      measure: of the system, with a `best`.
+      batch: as the run reads it.
+      variables: state -> what the measure takes.
+      key: of what is drawn, the same at every look.
+    """
+    best, sign = measure.best, 1.0 if measure.mode == "max" else -1.0
+
+    def score(settings, state, _):
+        rows = measure.of_batch(variables(state), batch, key)
+        found = {name: jnp.mean(row) for name, row in rows.items() if "_of_" not in name}
+        return {"score": sign * found[best], **found}
+
+    return score
+
+
+def batch_of(dataset: Dataset, num: int) -> Mapping[str, jax.Array]:
+    """The first examples of a data set, for a score."""
+    rows = np.arange(min(num, dataset.num_examples), dtype=np.int32)
+    return dataset.prepare(dataset.fetch(rows), jax.random.key(0))
+
+
 def images_of(dataset: Dataset, num: int) -> jax.Array:
     """The first images of a data set, for a score."""
-    rows = np.arange(min(num, dataset.num_examples), dtype=np.int32)
-    return dataset.prepare(dataset.fetch(rows), jax.random.key(0))["image"]
+    return batch_of(dataset, num)["image"]
 
 
 def game(

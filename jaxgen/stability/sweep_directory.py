@@ -55,7 +55,7 @@ def run(
     """Runs a preset with other values, and writes its results.
 
     Args:
-      name: in `PRESETS`, or the run directory of two players.
+      name: in `PRESETS`, or the run directory of two players, one of which makes images.
       directory: for the results.
       axes: setting -> values, instead of the preset's.
       failed_below: below this score a member has failed; for a run a quality in percent. The preset's if None.
@@ -92,6 +92,8 @@ def run(
         scale = dataclasses.replace(scale, failed_below=scale.score_of(failed_below))
     if metrics and preset.draw is None:
         raise ValueError("these metrics are of images, and this sweep is of points: its score tells modes and quality")
+    if metrics and preset.held_out is None:
+        raise ValueError(f"{name} makes images of sources, whose numbers are in its score: give no --metrics")
     table = {name: lookup(comparison.METRICS, name, "metric") for name in metrics}
     comparison.check_enough(table, num_images, num_images)
     reference = backbone = None

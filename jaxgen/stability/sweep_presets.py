@@ -5,7 +5,7 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -30,7 +30,7 @@ class Preset:
     draw: (state, key, n) -> images, for a picture and metrics; None for points.
     drawing: how it draws, in words, for the protocol of metrics.
     real: 16 real images, for the picture.
-    held_out: what drawn images are compared with.
+    held_out: what drawn images are compared with; None: nothing but the score compares them.
     scale: what scores mean.
     origin: of a run: its own settings, in words.
     """
@@ -171,8 +171,10 @@ def of_run(directory: Path, *, system: runs.OwnSystem | None = None, dataset: da
     """The two players of a run directory, trained anew at other rates and clip norms: which rates do they bear?
 
     Everything is the run's (networks, data, batches, loss, terms, optimisers, order of the players), but for the
-    schedules: all rates are constant. The score is minus the sliced Wasserstein distance to real images; half way from
-    that of real images to that of an untrained network, a member has failed.
+    schedules: all rates are constant. Of what draws, the score is minus the sliced Wasserstein distance to real images;
+    half way from that of real images to that of an untrained network, a member has failed. Of what makes images of
+    sources, it is the number by which its system calls a checkpoint the best, of 64 held-out images; no better than an
+    untrained network, a member has failed.
 
     Args:
       directory: of the run.
@@ -180,24 +182,17 @@ def of_run(directory: Path, *, system: runs.OwnSystem | None = None, dataset: da
       dataset: the data of a run that was trained on a dataset of a user's own.
 
     Raises:
-      ValueError: for a run of anything but two players, or data that do not fit on the device.
-      MissingCapability: for players that draw no images.
+      ValueError: for a run of anything but two players, or data that do not fit on the device; for sources without a
+        true image.
+      MissingCapability: for players that make no images.
     """
     opened = runs.open_run(directory, system=system)
-    draw_of = opened.system.need("draw", f"a sweep of {directory}")
     dataset = runs.open_data(opened, directory, dataset)
     game, config, players = opened.game, opened.config, opened.game.players
     if players is not None and any(player.skip_norm is not None for player in players):
         warnings.warn(f"{directory} skips large updates; its sweep does not", stacklevel=2)
-    real = members.images_of(dataset, 512)
-    num = len(real) // 2
-    if num < 2:
-        raise ValueError(f"{dataset.name} has {dataset.num_examples} images, too few for a score")
-
-    def draw(state, key, n):
-        return draw_of(opened.system.variables(state), key, n)  # the average of a sweep is the latest weights
-
-    score = members.distance_score(draw, real[:num])
+    looked_at = _translated if opened.system.draw is None and opened.system.translate else _drawn
+    looks = looked_at(opened, dataset, directory)
     digest = evaluation.config_digest(opened.stored if config is None else config)
 
     def program(optimizer, update):
@@ -211,13 +206,10 @@ def of_run(directory: Path, *, system: runs.OwnSystem | None = None, dataset: da
         return members.of_game(
             game._replace(settings={**game.settings, **changes}),
             optimizer=OPTIMIZERS[optimizer] if optimizer else games.Players(*own),
-            score=score,
+            score=looks.score,
             name=f"{digest[:16]}, {optimizer or 'its own'}, {update or 'its own'}",
         )
 
-    key = jax.random.key(0)
-    untrained = score({}, game.init(key), key)["score"]
-    of_real = -sliced_wasserstein_distance(real[:num], real[num : 2 * num], key, num_projections=256)
     names = [getattr(penalty, "__name__", "") for penalty in game.settings.get("penalties", ())]
     weight = getattr(config, "r1", None)
     return Preset(
@@ -228,14 +220,57 @@ def of_run(directory: Path, *, system: runs.OwnSystem | None = None, dataset: da
         num_steps=500,
         num_records=10,
         batch_size=opened.images_per_update,
-        draw=draw,
+        draw=looks.draw,
         drawing={name: how for name, how in opened.system.protocol.items() if name in ("latents", "labels")},
-        real=real[:16],
-        held_out=lambda: _held_out(opened, directory),
+        real=looks.real,
+        held_out=looks.held_out,
         block_size=1 if jax.default_backend() == "cpu" else None,
-        scale=sweep_report.Scale(float(untrained), float(of_real), float(of_real + untrained) / 2),
+        scale=looks.scale,
         origin=f"The run itself: {opened.num_steps:,} steps, {_own_settings(players)}.",
     )
+
+
+class _Looks(NamedTuple):
+    """How the members of a run's sweep are judged: as in `Preset`."""
+
+    score: Callable
+    scale: sweep_report.Scale
+    draw: Callable
+    real: Any
+    held_out: Callable[[], opening.Images] | None
+
+
+def _drawn(opened, dataset, directory) -> _Looks:
+    draw_of = opened.system.need("draw", f"a sweep of {directory}")
+    real = members.images_of(dataset, 512)
+    num = len(real) // 2
+    if num < 2:
+        raise ValueError(f"{dataset.name} has {dataset.num_examples} images, too few for a score")
+
+    def draw(state, key, n):
+        return draw_of(opened.system.variables(state), key, n)  # the average of a sweep is the latest weights
+
+    score, key = members.distance_score(draw, real[:num]), jax.random.key(0)
+    untrained = float(score({}, opened.game.init(key), key)["score"])
+    of_real = -float(sliced_wasserstein_distance(real[:num], real[num : 2 * num], key, num_projections=256))
+    scale = sweep_report.Scale(untrained, of_real, (of_real + untrained) / 2)
+    return _Looks(score, scale, draw, real[:16], lambda: _held_out(opened, directory))
+
+
+def _translated(opened, dataset, directory) -> _Looks:
+    system, measure = opened.system, opened.system.measure
+    if measure is None or measure.best is None or opened.config is None:
+        raise ValueError(f"a sweep of {directory} has no score: nothing says what its sources should become")
+    held_out = opened.config.wrap(_held_out(opened, directory).dataset, "test")
+    batch, key = members.batch_of(held_out, 64), jax.random.key(0)
+    score = members.measured_score(measure, batch, system.variables, key)
+
+    def draw(state, key, n):
+        few = jax.tree.map(lambda x: x[:n], batch)
+        return system.translate(system.variables(state), few, key)
+
+    untrained = float(jax.jit(score)({}, opened.game.init(key), key)["score"])
+    return _Looks(score, sweep_report.Scale(failed_below=untrained), draw, batch["image"][:16], None)
 
 
 def _own_axes(players):

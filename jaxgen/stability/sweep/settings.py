@@ -62,7 +62,7 @@ def check_numbers(settings: Settings) -> None:
     """Raises a ValueError for numbers that no family can use, judged by the last part of their names.
 
     `..rate` above 0; `..clip` above 0, infinity for none; `..momentum` in (-1, 1); `seed` a whole number, at least 0;
-    all others finite, and `r1`, `r2`, `gradient_penalty`, `beta`, `..weight` and `loss/..` at least 0.
+    all others finite, and `r1`, `r2`, `gradient_penalty`, `beta`, `..weight`, `loss/..` and `weight/..` at least 0.
     """
     for name, values in settings.items():
         values = np.asarray(values)
@@ -75,7 +75,11 @@ def check_numbers(settings: Settings) -> None:
             good, rule = np.abs(values) < 1, "must be between -1 and 1"
         elif name == "seed":
             good, rule = (values >= 0) & (values == np.floor(values)), "must be a whole number, at least 0"
-        elif name in ("r1", "r2", "gradient_penalty", "beta") or last == "weight" or name.startswith("loss/"):
+        elif (
+            name in ("r1", "r2", "gradient_penalty", "beta")
+            or last == "weight"
+            or name.startswith(("loss/", "weight/"))
+        ):
             good, rule = np.isfinite(values) & (values >= 0), "must be at least 0 and finite"
         else:
             good, rule = np.isfinite(values), "must be finite"
