@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from a_run import Page
+from flax import linen as nn
 from in_process import call, script
 
 from jaxgen import checkpoint, data, evaluation, experiment, opening, turns
@@ -208,6 +209,41 @@ def test_a_sweep_of_what_makes_images_of_sources_is_scored_on_held_out_pairs(tmp
     assert "give no --metrics" in capsys.readouterr().err
     assert call("stability", "sweep", tmp_path / "run", "--weight", "l1:3") == 2
     assert "such as l1=10,100" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_swept_cycle_weight_is_that_of_members_trained_by_themselves():
+    class Translator(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            return jnp.tanh(nn.Dense(2)(x))
+
+    class Judge(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            return nn.Dense(1)(x)[..., 0]
+
+    def draw(arrays, step):
+        source, image = jax.random.normal(jax.random.fold_in(jax.random.key(0), step), (2, 4, 3, 3, 2))
+        return {"source": source, "image": 0.5 * image + 0.2}
+
+    both = sweep.NO_DATA._replace(batch=draw)
+    modules, shape = (Translator(), Translator(), Judge(), Judge()), (3, 3, 2)
+    program = members.domains(*modules, image_shape=shape, optimizer=members.sgd, pool_size=2, identity_weight=0.0)
+    rates = {"generator_rate": np.full(2, 0.01), "discriminator_rate": np.full(2, 0.02)}
+    settings = rates | {"cycle_weight": np.array([0.0, 5.0]), "seed": np.array([1, 1])}
+    arguments = {"num_steps": 6, "num_records": 2, "devices": ONE_DEVICE}
+    swept = sweep.run(program, both, settings, **arguments)
+    assert swept.table["finite"].all() and swept.steps.tolist() == [3, 6]
+    for member, weight in enumerate((0.0, 5.0)):
+        fixed = members.domains(
+            *modules, image_shape=shape, optimizer=members.sgd, pool_size=2, identity_weight=0.0, cycle_weight=weight
+        )
+        alone = sweep.run(fixed, both, {name: rates[name][:1] for name in rates} | {"seed": [1]}, **arguments)
+        for x, y in zip(jax.tree.leaves(swept.states), jax.tree.leaves(alone.states), strict=True):
+            np.testing.assert_allclose(x[member], y[0], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="a sweep of two domains cannot use r1"):
+        sweep.run(program, both, rates | {"r1": np.ones(2)}, **arguments)
 
 
 @pytest.mark.slow

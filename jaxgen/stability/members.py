@@ -1,4 +1,4 @@
-"""What may be swept: GANs, VAEs and games as programs of `jaxgen.stability.sweep`.
+"""What may be swept: GANs, two domains, VAEs and games as programs of `jaxgen.stability.sweep`.
 
 Rates, clip norms, penalty weights, momentum and loss weights are traced numbers; optimisers and penalties are built of
 them inside the compiled program. Losses are mixed by weights, since under `vmap` every branch of a switch runs anyway.
@@ -15,8 +15,8 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from jaxgen import cycle, optim
 from jaxgen import gan as gans
-from jaxgen import optim
 from jaxgen import vae as vaes
 from jaxgen.data.dataset import Dataset
 from jaxgen.losses import adversarial, penalties, variational
@@ -190,6 +190,64 @@ def of_game(
 
     def radius(settings, state):
         return optax.tree.norm((state.generator.params, state.discriminator.params))
+
+    return Program(name, init, step, score, radius, check)
+
+
+def domains(
+    to_image: nn.Module,
+    to_source: nn.Module,
+    of_image: nn.Module,
+    of_source: nn.Module,
+    *,
+    image_shape: tuple[int, int, int],
+    source_shape: tuple[int, int, int] | None = None,
+    optimizer: Optimizer | Players = adam,
+    pool_size: int = 50,
+    score: Callable | None = None,
+    name: str = "domains",
+    **settings: Any,
+) -> Program:
+    """Two domains without pairs, a generator each way (CycleGAN): of what `cycle.make_train_step` takes.
+
+    Settings of members: `generator_rate`, `discriminator_rate`; optional `cycle_weight`, `adversarial_weight`;
+    `generator_clip`, `discriminator_clip` or `clip` for both; `generator_momentum`, `discriminator_momentum` or
+    `momentum` for both; `seed`. Both generators share an optimiser, and so do both discriminators.
+
+    Args:
+      to_image, to_source, of_image, of_source, image_shape, source_shape, pool_size: as for `cycle.init`.
+      optimizer: (rate, momentum or None) -> optax transformation: `sgd`, `adam` or your own; or `Players` of two.
+      score: (settings, state, key) -> dict with `score`.
+      name: of this kind of program.
+      settings: what `cycle.make_train_step` takes besides, the same for all members.
+    """
+    modules = (to_image, to_source, of_image, of_source)
+    theirs, ours = optimizer if isinstance(optimizer, Players) else (optimizer, optimizer)
+    swept = ("cycle_weight", "adversarial_weight")
+
+    def check(given):
+        optional = [
+            f"{player}{kind}" for kind in ("clip", "momentum") for player in ("", "generator_", "discriminator_")
+        ]
+        _check_names("two domains", given, ["generator_rate", "discriminator_rate"], [*swept, *optional])
+
+    def optimizers(given):
+        return {
+            "generator_optimizer": _transformation(given, "generator", theirs),
+            "discriminator_optimizer": _transformation(given, "discriminator", ours),
+            "pool_size": pool_size,
+        }
+
+    def init(given, key):
+        return cycle.init(key, *modules, image_shape=image_shape, source_shape=source_shape, **optimizers(given))
+
+    def step(given, state, batch, key):
+        own = settings | {weight: given[weight] for weight in swept if weight in given}
+        train_step = cycle.make_train_step(*modules, **optimizers(given), **own)
+        return train_step(state, batch, jax.random.fold_in(key, 2))
+
+    def radius(given, state):
+        return optax.tree.norm((state.generators.params, state.discriminators.params))
 
     return Program(name, init, step, score, radius, check)
 
