@@ -394,7 +394,8 @@ def measured_score(
     best, sign = measure.best, 1.0 if measure.mode == "max" else -1.0
 
     def score(settings, state, _):
-        rows = measure.of_batch(variables(state), batch, key)
+        # Without the barrier XLA would compute, as it compiles, what follows from the batch alone.
+        rows = measure.of_batch(variables(state), jax.lax.optimization_barrier(batch), key)
         found = {name: jnp.mean(row) for name, row in rows.items() if "_of_" not in name}
         return {"score": sign * found[best], **found}
 
