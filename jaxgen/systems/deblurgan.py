@@ -148,8 +148,8 @@ PRESETS = {
             **_OFTEN,
         ),
         paper=_PAPER,
-        published="PSNR 28.7 dB, SSIM 0.958 (GoPro); with the authors' weights a user found 25.2 dB (issue 106 of their "
-        "repository)",
+        published="PSNR 28.7 dB, SSIM 0.958 (GoPro); with the authors' weights a user found 25.2 dB (issue 106 of "
+        "their repository)",
         spec=((320, 320, 3), 0),
     ),
 }
