@@ -46,6 +46,7 @@ RESNET = resnet_generator.ResNetGenerator
         (RESNET(norm="batch"), 256, 3, 11_383_427),
         (RESNET(1), 256, 1, 11_365_633),
         (RESNET(blur=True), 256, 3, 11_378_179),
+        (RESNET(dropout=0.5, residual=True), 256, 3, 11_378_179),
         (RESNET(halvings=4), 64, 3, 182_443_267),
         (RESNET(halvings=4), 64, 36, 182_546_755),
         (resnet_generator.Enhancer(), 64, 36, 182_857_059),
@@ -229,6 +230,7 @@ def test_outside_of_training_statistics_are_each_images_own_or_running_averages_
     [
         (RESNET(features=2, blocks=1), 16),
         pytest.param(RESNET(features=2, blocks=1, blur=True), 16, marks=SLOW),
+        pytest.param(RESNET(features=2, blocks=1, dropout=0.5, residual=True), 16, marks=SLOW),
         pytest.param(unet.UNet(features=2, halvings=6), 64, marks=SLOW),
         pytest.param(resnet_generator.Enhancer(3, 2, 1, 2, 1), 32, marks=SLOW),
     ],
@@ -240,6 +242,30 @@ def test_an_image_comes_out_by_itself_as_it_does_in_a_batch(module, side):
     together = translate(x, KEY)
     for i in range(3):
         np.testing.assert_allclose(together[i], translate(x[i : i + 1], KEY)[0], rtol=1e-4, atol=1e-5)
+
+
+# A residual -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_residual_translator_adds_what_it_finds_to_the_image_and_clips_that():
+    x = images(2, 16, 16, 3, scale=1.5)  # noise is not clipped
+    plain = RESNET(features=2, blocks=1)
+    variables = made(plain, x)
+    bias = variables["params"]["Conv_3"]["bias"]
+    variables["params"]["Conv_3"]["bias"] = jnp.array([0.0, 0.3, -2.0])
+    found, added = (
+        jax.jit(lambda m=m: network.evaluate(m, variables, x))() for m in (plain, plain.clone(residual=True))
+    )
+    assert bias.shape == (3,) and float(jnp.abs(x + found).max()) > 1.5
+    np.testing.assert_allclose(added, jnp.clip(x + found, -1, 1), atol=1e-6)
+    assert float(jnp.abs(added).max()) == 1
+    # Without a last convolution it is the image, cut to the range of images.
+    nothing = variables | {
+        "params": variables["params"] | {"Conv_3": jax.tree.map(jnp.zeros_like, variables["params"]["Conv_3"])}
+    }
+    np.testing.assert_array_equal(network.evaluate(plain.clone(residual=True), nothing, x), jnp.clip(x, -1, 1))
+    with pytest.raises(ValueError, match="what has 1 channels is not added to images of 3"):
+        counted(RESNET(1, residual=True), (2, 16, 16, 3))
 
 
 # Noise ----------------------------------------------------------------------------------------------------------------
@@ -266,6 +292,29 @@ def test_in_training_each_image_has_its_own_dropout():
     variables = made(module, x, train=True)
     found = jax.jit(lambda x: network.apply(module, variables["params"], {}, x, key=KEY)[0])(x)
     assert float(jnp.abs(found[0] - found[1]).max()) > 1e-4
+
+
+def test_a_residual_block_drops_what_its_first_convolution_found_in_training_and_by_a_key_at_test_time():
+    x = jnp.broadcast_to(images(1, 8, 8, 6), (2, 8, 8, 6))
+    block = resnet_generator.ResidualBlock(dropout=0.5)
+    plain, still = resnet_generator.ResidualBlock(), block.clone(dropout_at_test=False)
+    variables = made(plain, x)
+    assert jax.tree.structure(jax.eval_shape(lambda: block.init(KEY, x, train=True))) == jax.tree.structure(variables)
+    in_training = jax.jit(lambda key: network.apply(block, variables["params"], {}, x, key=key)[0])(KEY)
+    assert float(jnp.abs(in_training[0] - in_training[1]).max()) > 1e-2  # a draw for each image
+    noisy, quiet = (jax.jit(lambda key, m=m: network.evaluate(m, variables, x, key=key)) for m in (block, still))
+    first, other = noisy(KEY), noisy(jax.random.key(1))
+    np.testing.assert_array_equal(first[0], first[1])  # one draw for all
+    assert float(jnp.abs(first - other).max()) > 1e-2
+    np.testing.assert_allclose(quiet(KEY), network.evaluate(plain, variables, x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes, draws",
+    [({}, False), ({"dropout": 0.5}, True), ({"dropout": 0.5, "dropout_at_test": False}, False)],
+)
+def test_a_residual_translator_says_whether_it_draws_at_test_time(changes, draws):
+    assert RESNET(**changes).draws_at_test is draws
 
 
 # Told -----------------------------------------------------------------------------------------------------------------

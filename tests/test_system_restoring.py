@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen import building, configuration, data, description, options, restoration, systems, watching
+from jaxgen import building, configuration, data, description, options, restoration, systems, turns, watching
 from jaxgen.losses import perceptual
 from jaxgen.system import Spec
-from jaxgen.systems import dncnn, drunet, edsr, esrgan, nafnet, real_esrgan, srcnn, srgan
+from jaxgen.systems import deblurgan, dncnn, drunet, edsr, esrgan, nafnet, real_esrgan, srcnn, srgan
 from jaxgen.systems.shared import adversarial_restoring, degrading, restoring
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -42,6 +42,7 @@ def first(dataset, n=4, key=KEY):
         ("df2k-srgan-x4", {"generator": 1_517_571, "discriminator": 14_499_401}, 128),
         ("df2k-esrgan-x4", {"generator": 16_697_987, "discriminator": 14_499_401}, 128),
         ("real-esrgan-x4", {"generator": 16_697_987, "discriminator": 4_376_897}, 256),
+        ("gopro-deblurgan", {"generator": 11_378_179, "discriminator": 2_764_737}, 256),
         ("bsd-dncnn", {"network": 557_057}, 40),
         ("photographs-drunet", {"network": 32_640_960}, 128),
         ("sidd-nafnet-32", {"network": 29_159_715}, 256),
@@ -74,6 +75,12 @@ def test_the_published_recipes():
     assert [step - published.start for step in published.halve_at] == [50_000, 100_000, 200_000, 300_000]
     real = systems.PRESETS["real-esrgan-x4"].config
     assert (real.pixels, real.perceptual_weight, real.adversarial, real.batch_size) == (1.0, 1.0, 0.1, 48)
+    deblur = systems.PRESETS["gopro-deblurgan"].config
+    assert (deblur.loss, deblur.gradient_penalty, deblur.num_discriminator_steps) == ("wasserstein", 10.0, 5)
+    assert (deblur.pixels, deblur.perceptual_weight, deblur.adversarial, deblur.start) == (0.0, 100.0, 1.0, 0)
+    assert (deblur.batch_size, deblur.num_steps, deblur.blocks, deblur.dropout) == (1, 300 * 1000, 9, 0.5)
+    expected = options.Optimizer(learning_rate=1e-4, b1=0.5, b2=0.999, schedule="linear_half")
+    assert deblur.generator == deblur.discriminator == expected
 
 
 # Data -----------------------------------------------------------------------------------------------------------------
@@ -136,7 +143,7 @@ def test_a_level_of_noise_stands_beside_what_is_noisy():
 # What they can do -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [edsr, nafnet, drunet, esrgan], ids=systems.name_of)
+@pytest.mark.parametrize("module", [edsr, nafnet, drunet, esrgan, deblurgan], ids=systems.name_of)
 def test_a_system_takes_images_of_other_sizes_than_it_was_trained_on(module):
     config, system = built(module)
     variables = jax.eval_shape(system.variables, system.shapes)
@@ -284,6 +291,64 @@ def test_pixels_compare_with_the_sharpened_image_and_the_adversary_with_the_imag
         state.discriminator.variables, batch["image"], train=True, mutable=["spectral_norm"]
     )
     assert float(metrics["discriminator/real_logits"]) == pytest.approx(float(real.mean()), rel=1e-2, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_deblurgan_moves_its_critic_five_times_on_images_of_its_own_and_then_the_generator_once():
+    config, system = built(deblurgan, num_discriminator_steps=5, dropout=0.0, batch_size=2)
+    assert system.images_per_step == 10
+    batch, state = adversarial_batch(config, system), system.init(KEY)
+    after, metrics = jax.jit(system.train_step)(state, batch, KEY)
+    assert [int(player.opt_state[0].count) for player in (after.generator, after.discriminator)] == [1, 5]
+    # The generator's turn is that of the last images, through the critic that has just moved.
+    y, x = batch["source"][4::5], batch["image"][4::5]
+    output = system.game.generator.apply(state.generator.variables, y, train=True)
+    assert float(jnp.abs(output).max()) <= 1
+    judge = perceptual.judge((32, 32, 3))
+    by_hand = {
+        "loss": -turns.per_picture(system.game.discriminator.apply(after.discriminator.variables, output, train=True)),
+        "perceptual": 100 * judge.distance(judge.weights, output, x),
+    }
+    for name, value in by_hand.items():
+        assert float(metrics[f"generator/{name}"]) == pytest.approx(float(value.mean()), rel=1e-3, abs=1e-5), name
+    assert metrics["generator/adversarial_weight"] == 1 and metrics["penalty/gradient_penalty"] >= 0
+    assert "generator/pixels" not in metrics
+
+
+@pytest.mark.slow
+def test_deblurgans_critic_is_paid_for_a_gradient_of_norm_1_and_judges_images_alone():
+    config, system = built(deblurgan, num_discriminator_steps=1, dropout=0.0, batch_size=4)
+    batch, state = adversarial_batch(config, system), system.init(KEY)
+    critic, judged = system.game.discriminator, state.discriminator.variables
+    nothing = dataclasses.replace(state.discriminator, params=jax.tree.map(jnp.zeros_like, judged["params"]))
+    step = jax.jit(system.train_step)
+    _, metrics = step(dataclasses.replace(state, discriminator=nothing), batch, KEY)
+    assert metrics["penalty/gradient_penalty"] == 10 and metrics["discriminator/loss"] == 0  # 10 (0 - 1)^2
+    _, metrics = step(state, batch, KEY)
+    fake = system.game.generator.apply(state.generator.variables, batch["source"], train=True)
+    real, fake = (turns.per_picture(critic.apply(judged, image, train=True)).mean() for image in (batch["image"], fake))
+    assert float(metrics["discriminator/loss"]) == pytest.approx(float(fake - real), rel=1e-2, abs=1e-5)
+
+
+def test_deblurgan_restores_by_a_key_and_what_it_returns_is_clipped():
+    config, system = built(deblurgan)
+    assert system.protocol["output"] == "the network's, clipped; with dropout, one draw for all images"
+    variables = {"generator": system.init(KEY).generator.variables}
+    batch = {name: 1.5 * jnp.sign(x) for name, x in first(config.wrap(SMALL, "test"), 2).items() if name != "label"}
+    one, again, other = (system.translate(variables, batch, key) for key in (KEY, KEY, jax.random.key(1)))
+    np.testing.assert_array_equal(one, again)
+    assert float(jnp.abs(one - other).max()) > 1e-5
+    assert one.min() == -1 and one.max() == 1
+
+
+def test_deblurgan_refuses_what_compares_with_no_image_and_sources_of_another_size():
+    for changes in ({"perceptual": "none"}, {"perceptual_weight": 0.0}):
+        with pytest.raises(ValueError, match="nothing tells the generator which image its source is of: give"):
+            built(deblurgan, **changes)
+        built(deblurgan, pixels=1.0, **changes)
+    small = degrading.Degradation("super_resolution", super_resolution=degrading.SuperResolution(2))
+    with pytest.raises(ValueError, match="DeblurGAN keeps the size of its source: 16x16 pixels do not become 32x32"):
+        built(deblurgan, source=small)
 
 
 def test_there_are_no_latents_and_settings_survive_json():

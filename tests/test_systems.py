@@ -297,9 +297,9 @@ def test_micro_batches_are_the_batch_or_are_refused(module):
         return
     found, _ = step(state, batch, key)
     whole, _ = jax.jit(system.train_step)(state, batch, key)
-    if system.game is not None:
+    if system.game is not None and not getattr(system.game.generator, "draws_at_test", False):
         assert_close(found, whole)
-    else:  # a VAE draws its noise for each slice
+    else:  # a VAE draws its noise for each slice, and dropout is drawn for each
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 

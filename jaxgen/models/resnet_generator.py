@@ -7,6 +7,8 @@ change. A normalisation and ReLU follow each convolution but the last. Weights a
 * CycleGAN (Zhu et al. 2017): two halvings, nine blocks for 256 pixels, six for 128.
 * CUT (Park et al. 2020): `blur`: convolutions keep the size; maps are halved by a filter 1 2 1, doubled by 1 3 3 1.
 * pix2pixHD (Wang et al. 2018): four halvings. `Enhancer` joins a smaller network to the last map of such a one.
+* DeblurGAN (Kupyn et al. 2018): `residual`: what is found is added to the image; and `dropout` within each block, which
+  stays at test time: there one key is one draw for all images of a batch, so that none depends on the others.
 """
 
 from typing import Any
@@ -39,13 +41,15 @@ def blur_and_double(x: jax.Array) -> jax.Array:
 
 
 class ResidualBlock(nn.Module):
-    """x + norm(Conv(relu(norm(Conv(x))))), 3x3 convolutions with reflected borders: [B, H, W, C] -> the same shape."""
+    """x + norm(Conv(drop(relu(norm(Conv(x)))))), 3x3 convolutions with reflected borders: [B, H, W, C] -> the same."""
 
     norm: str = "instance"
     statistics: str = "image"
     kernel_init: Any = normal
     dtype: Any = None
     axis_name: str | None = None
+    dropout: float = 0.0
+    dropout_at_test: bool = True
 
     is_block = True  # see `rematerialisation`
 
@@ -56,6 +60,10 @@ class ResidualBlock(nn.Module):
             y = Conv(width, 3, use_bias=has_bias(self.norm), kernel_init=self.kernel_init, dtype=self.dtype)(pad(y, 1))
             y = Norm(self.norm, self.statistics, dtype=self.dtype, axis_name=self.axis_name)(y, train=train)
             y = y if last else nn.relu(y)
+            if self.dropout and not last:
+                still = not (train or self.dropout_at_test)
+                # At test time one draw for all images.
+                y = nn.Dropout(self.dropout, broadcast_dims=() if train else (0,), deterministic=still)(y)
         return x + y
 
 
@@ -63,7 +71,8 @@ class ResNetGenerator(nn.Module):
     """Images [B, H, W, C] -> images [B, H, W, channels] in [-1, 1], float32.
 
     Raises:
-      ValueError: at trace time, for sides that cannot be halved so often, or that are too few to be reflected.
+      ValueError: at trace time, for sides that cannot be halved so often, or that are too few to be reflected; for
+        images of other channels than what is added to them.
     """
 
     channels: int = 3  # of what comes out; 0: the last map [B, H, W, features] is what is returned
@@ -76,13 +85,19 @@ class ResNetGenerator(nn.Module):
     kernel_init: Any = normal
     dtype: Any = None
     axis_name: str | None = None
-
-    draws_at_test = False
+    dropout: float = 0.0  # after the first convolution of each block
+    dropout_at_test: bool = True
+    residual: bool = False  # clip(x + what is found, -1, 1) is returned
 
     @property
     def factor(self) -> int:
         """Of which sides of images are multiples."""
         return 2**self.halvings
+
+    @property
+    def draws_at_test(self) -> bool:
+        """Whether what comes out depends on a key outside of training."""
+        return self.dropout_at_test and self.dropout > 0 and self.blocks > 0
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, blocks_seen: tuple[int, ...] = ()) -> Any:
@@ -92,7 +107,10 @@ class ResNetGenerator(nn.Module):
                 f"a generator of {self.halvings} halvings takes sides that are multiples of {self.factor}, not "
                 f"{x.shape[1]}x{x.shape[2]}; resize the data"
             )
-        names = ("norm", "statistics", "kernel_init", "dtype", "axis_name")
+        if self.residual and x.shape[-1] != self.channels:
+            raise ValueError(f"what has {self.channels} channels is not added to images of {x.shape[-1]}")
+        source = x.astype(jnp.float32)
+        names = ("norm", "statistics", "kernel_init", "dtype", "axis_name", "dropout", "dropout_at_test")
         own: dict[str, Any] = {name: getattr(self, name) for name in names}
         shared = {"use_bias": has_bias(self.norm), "kernel_init": self.kernel_init, "dtype": self.dtype}
 
@@ -119,7 +137,8 @@ class ResNetGenerator(nn.Module):
         if not self.channels:
             return x
         x = Conv(self.channels, 7, kernel_init=self.kernel_init, dtype=self.dtype)(pad(x, 3))
-        return nn.tanh(x.astype(jnp.float32))
+        x = nn.tanh(x.astype(jnp.float32))
+        return jnp.clip(source + x, -1.0, 1.0) if self.residual else x
 
     def maps(self, x: jax.Array, blocks_seen: tuple[int, ...] = (0, 4), *, train: bool = False) -> list[jax.Array]:
         """What CUT compares: the padded image, each halving's convolution, and what some of the blocks return.

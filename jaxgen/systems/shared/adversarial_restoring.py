@@ -1,9 +1,9 @@
-"""What SRGAN, ESRGAN and Real-ESRGAN share: a generator that is told the source alone, and three parts of its loss.
+"""What SRGAN, ESRGAN, Real-ESRGAN and DeblurGAN share: a generator told the source alone, three parts of its loss.
 
     pixels * mean |G(y) - x| / 2 + perceptual_weight * distance(G(y), x) + adversarial * the player's loss
 
 Absolute differences are those of images in [0, 1], as papers weigh them. Until step `start` the generator learns from
-the pixels alone, at weight 1: the training by one loss that these methods begin with. The discriminator waits.
+the pixels alone, at weight 1: the training by one loss that some of these methods begin with. The discriminator waits.
 """
 
 import dataclasses
@@ -67,6 +67,7 @@ def build(
     *,
     name: str,
     target: Callable[[jax.Array], jax.Array] = unchanged,
+    restore: Callable[..., jax.Array] = restoration.restore,
 ) -> System:
     """The system of two modules.
 
@@ -77,6 +78,7 @@ def build(
       discriminator: images -> logits, of any shape.
       name: of the system.
       target: what pixels and the perceptual distance compare with, made of the images.
+      restore: (generator, variables, sources, key=) -> images, outside of training.
 
     Raises:
       ValueError: for a shipped perceptual network that there is not.
@@ -92,7 +94,9 @@ def build(
     def of_pixels(turn):
         return losses.l1(turn.fake, target(turn.real))
 
-    terms = [turns.term(of_pixels, name="pixels", weight=from_start(1.0, config.pixels))]
+    terms: list[turns.Term] = []
+    if start or config.pixels > 0:
+        terms.append(turns.term(of_pixels, name="pixels", weight=from_start(1.0, config.pixels)))
     if perceptual is not None:
 
         def of_maps(turn):
@@ -126,16 +130,20 @@ def build(
     nothing: dict[str, Any] = {"draw": None, "decode": None, "latents": None, "batch_statistics": None}
     system = dataclasses.replace(system, **nothing, choices={}, latent_choices=(), variables=variables_of)
 
-    def restore(variables, source, key):
-        return restoration.restore(generator, network.member(variables, "generator"), source, key=key)
+    def restored(variables, source, key):
+        return restore(generator, network.member(variables, "generator"), source, key=key)
 
     def rows(variables, image, reference):
         return {"perceptual": perceptual.distance(variables["perceptual"], image, reference)}
 
     fits = perceptual is not None
-    return restoring.that_restores(
-        system, config, spec, restore, rows=rows if fits else None, best="perceptual" if fits else "psnr"
+    system = restoring.that_restores(
+        system, config, spec, restored, rows=rows if fits else None, best="perceptual" if fits else "psnr"
     )
+    if getattr(generator, "draws_at_test", False):
+        drawn = {"output": system.protocol["output"] + "; with dropout, one draw for all images"}
+        system = dataclasses.replace(system, protocol={**system.protocol, **drawn})
+    return system
 
 
 def _of_turn(weight):

@@ -168,7 +168,8 @@ def that_restores(
     def views(variables, batch):
         target = network.images_of(batch)
         source = restoration.shown(batch["source"], target.shape[1:])
-        return {"restored": jnp.stack([source, translate(variables, batch, None), target], axis=1)}
+        image = translate(variables, batch, jax.random.key(0))  # what is drawn is the same at every look
+        return {"restored": jnp.stack([source, image, target], axis=1)}
 
     return dataclasses.replace(
         system,
