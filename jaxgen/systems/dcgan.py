@@ -87,4 +87,24 @@ PRESETS = {
         ),
         paper="Mescheder, Geiger, Nowozin 2018",
     ),
+    "emoji-dcgan-diff": Preset(
+        "32x32 colour emoji by a narrow DCGAN with DiffAugment and a weak R1 penalty",
+        Config(
+            data=Data("emoji", image_size=32),
+            num_steps=12_000,
+            sample_every=2000,
+            checkpoint_every=2000,
+            features=40,
+            discriminator_batch_norm=False,
+            augmentation="diff",
+            r1=0.2,
+            generator=Optimizer(learning_rate=1e-3, b1=0.0, b2=0.99, schedule="cosine"),
+            discriminator=Optimizer(learning_rate=1e-3, b1=0.0, b2=0.99, schedule="cosine"),
+            ema_half_life=10_000,
+        ),
+        paper="network of Radford, Metz, Chintala 2016; augmentation of Zhao et al. 2020",
+        measured="FID 6.25 in the package's emoji CNN (equal sets: 0.47), precision 0.52, recall 0.62, coverage 0.31 "
+        "against the 3,341 training emoji; 10.57 against the 440 test emoji (as many training emoji: 9.19); 78 minutes "
+        "of one core of an AMD EPYC beside other work, one seed, 2026-12-01",
+    ),
 }
