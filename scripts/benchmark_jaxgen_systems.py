@@ -24,8 +24,10 @@ __all__ = ["make", "networks_of", "numbers_of", "reference", "told"]
 CHECK_CHANGE = 0.3  # of all weights in the step that is compared, in units of their size: none of them is then 0 or 1
 FAST = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None  # that step runs once
 TUPLES = ("widths", "rates")  # of settings, which come as lists
-LOSSES = ("loss", "generator/loss", "discriminator/loss", "generators/loss", "discriminators/loss")
+PLAYERS = ("generator", "discriminator", "generators", "discriminators", "encoder", "decoder")
+LOSSES = ("loss", *(f"{player}/loss" for player in PLAYERS))
 TERMS = ("path_length", "drift", "autoencoding", "distortion", "rate", "commitment", "l1", "pixels")
+TERMS += ("feature_distortion",)
 COUNTERS = ("batches",)  # collections' numbers that are 0 in the first step alone, which does other work
 
 
@@ -175,7 +177,10 @@ def outputs_of(case: System, system, state, batch, key):
 
 def latest(state):
     """The weights that make images, as the average `state.ema` would have them."""
-    makes_images = next(iter(networks_of(state).values()))
+    own = networks_of(state)
+    makes_images = next(iter(own.values()))
+    if set(state.ema) <= set(own):
+        return {name: own[name].variables for name in state.ema}
     grouped = set(state.ema) == set(makes_images.params)
     return objective.variables_of_group(makes_images) if grouped else makes_images.variables
 

@@ -4,6 +4,7 @@ Gradients are set to None, Adam is fused, nothing waits for the device. PyTorch 
 weights: they have their first value throughout, rates that of after their warm-up.
 """
 
+import contextlib
 import dataclasses
 
 import torch
@@ -44,6 +45,18 @@ def follow(average, network, decay):
     """A moving average of the weights; with decay 0 there is none."""
     if decay:
         torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+
+
+@contextlib.contextmanager
+def evaluating(*networks):
+    """The networks outside of training: batch normalisation by running statistics, no dropout."""
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.train()
 
 
 class Base:
