@@ -6,6 +6,7 @@ What it runs is made by `benchmark_torch_gan.Game`, `benchmark_torch_stages.Trai
     reset()                 what else starts anew when the networks have their initial weights
     step()                  one step; returns its losses
     take(arrays)            what jaxgen was given, in place of what was drawn
+    frozen                  networks that are not trained, by name, if there are any
     outputs()               what the networks make of that, as jaxgen has it
     descend(optimizers)     one step on that in float32; returns its losses, and gradients as jaxgen has them
 """
@@ -181,6 +182,8 @@ def compare(path):
         for name, network in work.networks.items():
             load(network, weights[name])
 
+    for name, network in getattr(work, "frozen", {}).items():
+        load(network, weights_from(arrays, f"frozen/{name}", network))
     before, after = weights("before"), weights("after")
     load_all(weights("initial"))
     worker["initial"] = {name: copy_of(network) for name, network in work.networks.items()}

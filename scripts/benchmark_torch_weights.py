@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm
+NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d
 AVERAGES = ("averages", "code_averages")  # jaxgen's collections of a module's own buffers
 
 
@@ -55,7 +55,7 @@ def weights_from(arrays, prefix, network):
             own, bias = {}, arrays.get(f"{parameters}/bias")
             if getattr(layer, "weight", None) is not None:
                 own["weight"] = arrays[f"{parameters}/scale"]
-            if not isinstance(layer, nn.GroupNorm):
+            if getattr(layer, "running_mean", None) is not None:
                 own["running_mean"] = arrays[f"{prefix}/batch_stats/{path}/mean"]
                 own["running_var"] = arrays[f"{prefix}/batch_stats/{path}/var"]
             if channels := getattr(network, "makes_maps_of", {}).get(name):  # of each number of a flattened map

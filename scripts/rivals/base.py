@@ -68,7 +68,10 @@ class Base:
       draw: makes random numbers.
       steps: made so far.
       networks, optimizers: by name, and one for each; a system makes them.
+      frozen: networks that are not trained, by name.
     """
+
+    frozen = {}
 
     def __init__(self, case, *, device, memory_format, compile_mode):
         self.case, self.settings, self.compile_mode = case, case.settings, compile_mode
