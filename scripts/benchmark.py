@@ -44,6 +44,7 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     pix2pix        `emoji-pix2pix`: a U-Net with dropout, a discriminator of pairs, 64 pixels; batch 16
     cyclegan       `emoji-cyclegan`: two generators, two discriminators, pools of earlier fakes; batch 8 of each domain
     gated          `emoji-gated`: gated convolutions in two stages, contextual attention, 64 pixels; batch 16
+    context        `emoji-context-encoder`: the middle of 64 pixels by a bottleneck, and an adversary; batch 64
     vae-gan        `emoji-vae-gan`: encoder, decoder and discriminator, each by a loss of its own; batch 64
     vqgan          `emoji-vqgan`: attention, a perceptual distance, a weight by gradients; from step 0 on; batch 64
     aae            `mnist-aae`: an adversarial autoencoder of dense layers; batch 100
