@@ -54,6 +54,7 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     vqvae          `emoji-vqvae`: a codebook of moving averages, some of which begin anew; batch 64
     vdvae          `emoji-vdvae`: 14 layers of latents, a mixture of logistics for each pixel; batch 32
     srcnn          `emoji-srcnn-x2`: three convolutions after bicubic interpolation, 64x64 pixels; batch 16
+    srgan          `emoji-srgan-x4`: 16x16 pixels become 64x64, with an adversary from step 0 on; batch 16
     edsr           `emoji-edsr-x2`: 32x32 pixels become 64x64; batch 16
     nafnet         `emoji-jpeg-10`: convolutions of each channel alone, attention to channels, 64 pixels; batch 16
     dncnn          `emoji-dncnn-25`: plain convolutions, 64 pixels; batch 16
