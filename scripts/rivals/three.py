@@ -55,6 +55,10 @@ class Rival(Base):
         """The code of what the encoder returned."""
         return output
 
+    def picture(self, output):
+        """Images of what the decoder returned."""
+        return output.clamp(-1, 1)
+
     # What they share
 
     def train_step(self, optimizers):
@@ -89,5 +93,5 @@ class Rival(Base):
     def outputs(self):
         """Reconstructions by running statistics, as jaxgen has them."""
         with evaluating(self.encoder, self.decoder):
-            images = self.decoder(self.code_of(self.encoder(self.batch["image"])))
-        return {"images": images.clamp(-1, 1).permute(0, 2, 3, 1)}
+            images = self.picture(self.decoder(self.code_of(self.encoder(self.batch["image"]))))
+        return {"images": images.permute(0, 2, 3, 1)}

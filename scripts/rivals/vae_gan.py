@@ -1,14 +1,13 @@
 """VAE-GAN, as in `jaxgen/systems/vae_gan.py`: errors are those of a discriminator's features.
 
-Each network has a loss of its own, and the gradient of that alone is taken, at its weights alone. Whether it moves is
-known from two numbers of the step, for which PyTorch has to wait for the device.
+Whether a network moves is known from two numbers of the step, for which PyTorch has to wait for the device.
 """
 
 import torch
 from torch import nn
 from torch.nn.functional import relu, softplus
 
-from rivals.base import Base, evaluating, follow, optimizer_of
+from rivals import three
 from rivals.game import LOSSES
 from rivals.vae import rate_of
 
@@ -82,30 +81,30 @@ class Discriminator(nn.Module):
         return self.Dense_1(x)[:, 0].float(), found.float()
 
 
-class Rival(Base):
-    """All three, which move at once."""
+class Rival(three.Rival):
+    """All three."""
 
-    def __init__(self, case, *, joined, device, memory_format, compile_mode):
-        del joined  # there is one form
-        super().__init__(case, device=device, memory_format=memory_format, compile_mode=compile_mode)
-        s, sizes = self.settings, (case.image_size, case.channels)
-        latents = s["latent_dim"], s["features"]
+    def make_encoder(self):
+        """A new one."""
+        s = self.settings
+        sizes = self.case.image_size, self.case.channels
+        return Encoder(*sizes, s["latent_dim"], s["features"], s["encoder_hidden"])
 
-        def autoencoder():
-            return Encoder(*sizes, *latents, s["encoder_hidden"]), Decoder(*sizes, *latents)
+    def make_decoder(self):
+        """A new one."""
+        return Decoder(self.case.image_size, self.case.channels, self.settings["latent_dim"], self.settings["features"])
 
-        players = (*autoencoder(), Discriminator(*sizes, s["features"], s["discriminator_hidden"]))
-        names = ("encoder", "decoder", "discriminator")
-        self.networks = {name: self.placed(one) for name, one in zip(names, players, strict=True)}
-        self.encoder, self.decoder, self.discriminator = self.networks.values()
-        self.averages = dict(zip(names, map(self.placed, autoencoder()), strict=False))
-        self.optimizers = [optimizer_of(network, s[name]) for name, network in self.networks.items()]
-        (self.run_objectives,) = self.compiled(self.objectives)
-        if compile_mode:  # a graph that is gone back several times keeps what it needs
-            torch._functorch.config.donated_buffer = False
+    def make_discriminator(self):
+        """A new one."""
+        s = self.settings
+        return Discriminator(self.case.image_size, self.case.channels, s["features"], s["discriminator_hidden"])
+
+    def draw_noise(self):
+        """Of the posterior, and latents of new images."""
+        return *super().draw_noise(), *super().draw_noise()
 
     def objectives(self, x, noise, prior):
-        """(losses by network, errors and rate, costs of real and of fake images)."""
+        """The losses, errors and rate, and the costs of real and of fake images."""
         by_fake, by_both = LOSSES[self.settings["loss"]]
         mean, logvar = self.encoder(x).chunk(2, dim=1)
         again, new = self.decoder(mean + torch.exp(0.5 * logvar) * noise), self.decoder(prior)
@@ -115,51 +114,20 @@ class Rival(Base):
         rate = rate_of(mean, logvar).mean()
         distortion = 0.5 * (of_image - features).square().sum((1, 2, 3)).mean()
         losses = {
-            "encoder": rate + distortion,
-            "decoder": self.settings["gamma"] * distortion + sum(by_fake(fake).mean() for fake in fakes) / 2,
-            "discriminator": sum(by_both(real, fake).mean() for fake in fakes) / 2,
+            ("encoder",): rate + distortion,
+            ("decoder",): self.settings["gamma"] * distortion + sum(by_fake(fake).mean() for fake in fakes) / 2,
+            ("discriminator",): sum(by_both(real, fake).mean() for fake in fakes) / 2,
         }
         costs = softplus(-real).mean(), sum(softplus(fake).mean() for fake in fakes) / 2
-        return losses, {"rate": rate, "feature_distortion": distortion}, torch.stack(costs)
+        return losses, {"rate": rate, "feature_distortion": distortion}, torch.stack(costs).detach()
 
-    def moving(self, costs):
-        """Names of the networks that move: the stronger side of the game waits."""
+    def waiting(self, costs):
+        """The stronger side of the game."""
         s = self.settings
         strong = bool((costs < s["equilibrium"] - s["margin"]).any())
         weak = bool((costs > s["equilibrium"] + s["margin"]).any())
-        waiting = {(True, False): "discriminator", (False, True): "decoder"}.get((strong, weak))
-        return [name for name in self.networks if name != waiting]
+        return {(True, False): ("discriminator",), (False, True): ("decoder",)}.get((strong, weak), ())
 
-    def train_step(self, optimizers):
-        """Changes the networks in place; returns losses and their parts."""
-        torch.compiler.cudagraph_mark_step_begin()
-        size = self.case.batch_size, self.settings["latent_dim"]
-        noise, prior = self.draw(torch.randn, *size), self.draw(torch.randn, *size)
-        with self.autocast():
-            losses, parts, costs = self.run_objectives(self.batch["image"], noise, prior)
-        for name, network in self.networks.items():
-            weights = list(network.parameters())
-            gradients = torch.autograd.grad(losses[name], weights, retain_graph=name != "discriminator")
-            for weight, gradient in zip(weights, gradients, strict=True):
-                weight.grad = gradient
-        moving = self.moving(costs.detach())
-        for (name, network), optimizer in zip(self.networks.items(), optimizers, strict=True):
-            if name in moving:
-                optimizer.step()
-            if name in self.averages:
-                follow(self.averages[name], network, self.ema_decay)
-        self.steps += 1
-        found = parts | {f"{name}_loss": loss for name, loss in losses.items()}
-        return {name: x.detach() for name, x in found.items()}
-
-    def reset(self):
-        """The averages start anew, too."""
-        super().reset()
-        for name, average in self.averages.items():
-            average.load_state_dict(self.networks[name].state_dict())
-
-    def outputs(self):
-        """Reconstructions by running statistics, as jaxgen has them."""
-        with evaluating(self.encoder, self.decoder):
-            mean, _ = self.encoder(self.batch["image"]).chunk(2, dim=1)
-            return {"images": self.decoder(mean).permute(0, 2, 3, 1)}
+    def code_of(self, output):
+        """The mean."""
+        return output.chunk(2, dim=1)[0]
