@@ -51,6 +51,7 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     bigan          `mnist-bigan`: a discriminator of pairs of image and code, dense layers; batch 128
     lama           `emoji-lama`: Fourier convolutions, a discriminator's maps, perceptual distance, 64 pixels; batch 16
     vae            `mnist-vae`: dense layers; batch 100
+    cvae           `mnist-cvae`: dense layers that are told classes; batch 100
     iwae           `mnist-iwae-1`: dense layers, 50 latents for each of 20 images
     vqvae          `emoji-vqvae`: a codebook of moving averages, some of which begin anew; batch 64
     vdvae          `emoji-vdvae`: 14 layers of latents, a mixture of logistics for each pixel; batch 32
