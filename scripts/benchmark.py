@@ -50,6 +50,7 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     aae            `mnist-aae`: an adversarial autoencoder of dense layers; batch 100
     bigan          `mnist-bigan`: a discriminator of pairs of image and code, dense layers; batch 128
     lama           `emoji-lama`: Fourier convolutions, a discriminator's maps, perceptual distance, 64 pixels; batch 16
+    factor-vae     `mnist-factor-vae`: a convolutional VAE, a discriminator of latents; batch 64
     vae            `mnist-vae`: dense layers; batch 100
     cvae           `mnist-cvae`: dense layers that are told classes; batch 100
     iwae           `mnist-iwae-1`: dense layers, 50 latents for each of 20 images
