@@ -72,9 +72,10 @@ That the work is the same is checked, not assumed: PyTorch is given jaxgen's wei
 weights after one whole step (of plain gradient descent) must equal jaxgen's, both in float32; so must the vectors of
 spectral normalisation after one forward pass, and of a stage its output, its weights after such a step and the
 gradients in what it is given. Of a system, everything that jaxgen's step draws is recorded and given to PyTorch, and
-each penalty, term and part of a loss must agree, too, and averages such as a codebook after the step. Images are those
-of the players' forward pass, or what is reconstructed, restored or translated outside of training. PyTorch is spared
-the gradient norms that jaxgen reports and what the schedules of a system's rates and weights cost.
+each penalty, term and part of a loss must agree, too, and averages such as a codebook after the step. Networks that are
+not trained get jaxgen's weights. For that step alone PyTorch's batch normalisation is of contiguous maps. Images are
+those of the players' forward pass, or what is reconstructed, restored or translated outside of training. PyTorch is
+spared the gradient norms that jaxgen reports and what the schedules of a system's rates and weights cost.
 
 In every round each rival starts from the same weights, runs one step untimed and then N steps, waiting for the last.
 Ratios are taken within a round. The limit is the rate of a large matrix product in the same rounds and the same
