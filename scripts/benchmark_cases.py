@@ -118,6 +118,7 @@ CASES = {
         System("cvae", "mnist-cvae", 100, num_classes=10, image_size=28, channels=1),
         System("iwae", "mnist-iwae-1", 20, image_size=28, channels=1),
         System("vqvae", "emoji-vqvae", 64),
+        System("vqvae2", "emoji-vqvae2", 64),
         System("vdvae", "emoji-vdvae", 32),
         System("srcnn", "emoji-srcnn-x2", 16, image_size=64),
         System("srgan", "emoji-srgan-x4", 16, {"start": 0}, image_size=64),
@@ -152,6 +153,7 @@ TINY = {  # changes of a system for a run of seconds
     "cvae": {"latent_dim": 3, "width": 8},
     "iwae": {"latent_dim": 3, "width": 8, "num_samples": 4},
     "vqvae": {"features": 8, "blocks": 1, "inner": 4},
+    "vqvae2": {"batch_size": 16, "features": 8, "blocks": 1, "inner": 4},
     "vdvae": {"width": 8, "custom_widths": "32:2,16:4", "latent_dim": 2, "num_mixtures": 2},
     "srcnn": {"widths": (3, 2)},
     "srgan": {"features": 4, "blocks": 1, "discriminator_features": 2},
@@ -183,7 +185,8 @@ def tiny(case: Work) -> Work:
     if isinstance(case, Case):
         return dataclasses.replace(case, batch_size=8, features=4)
     if isinstance(case, System):
-        return dataclasses.replace(case, batch_size=8, changes=case.changes | TINY[case.name])
+        own = dict(TINY[case.name])
+        return dataclasses.replace(case, batch_size=own.pop("batch_size", 8), changes=case.changes | own)
     return dataclasses.replace(
         case,
         batch_size=4,
