@@ -41,13 +41,25 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     progan         `emoji-progan` when all stages have grown: a gradient penalty; batch 16
     fastgan        `emoji-fastgan`: excitation, pictures drawn by the discriminator; batch 16
     wgan-gp        `emoji-wgan-gp`: a residual critic, a gradient penalty, two updates of 64 images
+    cgan           `mnist-cgan`: a DCGAN that is told classes, with R1; batch 64
     pix2pix        `emoji-pix2pix`: a U-Net with dropout, a discriminator of pairs, 64 pixels; batch 16
     cyclegan       `emoji-cyclegan`: two generators, two discriminators, pools of earlier fakes; batch 8 of each domain
     gated          `emoji-gated`: gated convolutions in two stages, contextual attention, 64 pixels; batch 16
+    context        `emoji-context-encoder`: the middle of 64 pixels by a bottleneck, and an adversary; batch 64
+    vae-gan        `emoji-vae-gan`: encoder, decoder and discriminator, each by a loss of its own; batch 64
+    vqgan          `emoji-vqgan`: attention, a perceptual distance, a weight by gradients; from step 0 on; batch 64
+    aae            `mnist-aae`: an adversarial autoencoder of dense layers; batch 100
+    bigan          `mnist-bigan`: a discriminator of pairs of image and code, dense layers; batch 128
+    lama           `emoji-lama`: Fourier convolutions, a discriminator's maps, perceptual distance, 64 pixels; batch 16
+    factor-vae     `mnist-factor-vae`: a convolutional VAE, a discriminator of latents; batch 64
     vae            `mnist-vae`: dense layers; batch 100
+    cvae           `mnist-cvae`: dense layers that are told classes; batch 100
     iwae           `mnist-iwae-1`: dense layers, 50 latents for each of 20 images
     vqvae          `emoji-vqvae`: a codebook of moving averages, some of which begin anew; batch 64
+    vqvae2         `emoji-vqvae2`: two maps of codes; batch 64
     vdvae          `emoji-vdvae`: 14 layers of latents, a mixture of logistics for each pixel; batch 32
+    srcnn          `emoji-srcnn-x2`: three convolutions after bicubic interpolation, 64x64 pixels; batch 16
+    srgan          `emoji-srgan-x4`: 16x16 pixels become 64x64, with an adversary from step 0 on; batch 16
     edsr           `emoji-edsr-x2`: 32x32 pixels become 64x64; batch 16
     nafnet         `emoji-jpeg-10`: convolutions of each channel alone, attention to channels, 64 pixels; batch 16
     dncnn          `emoji-dncnn-25`: plain convolutions, 64 pixels; batch 16
@@ -61,9 +73,10 @@ That the work is the same is checked, not assumed: PyTorch is given jaxgen's wei
 weights after one whole step (of plain gradient descent) must equal jaxgen's, both in float32; so must the vectors of
 spectral normalisation after one forward pass, and of a stage its output, its weights after such a step and the
 gradients in what it is given. Of a system, everything that jaxgen's step draws is recorded and given to PyTorch, and
-each penalty, term and part of a loss must agree, too, and averages such as a codebook after the step. Images are those
-of the players' forward pass, or what is reconstructed, restored or translated outside of training. PyTorch is spared
-the gradient norms that jaxgen reports and what the schedules of a system's rates and weights cost.
+each penalty, term and part of a loss must agree, too, and averages such as a codebook after the step. Networks that are
+not trained get jaxgen's weights. For that step alone PyTorch's batch normalisation is of contiguous maps. Images are
+those of the players' forward pass, or what is reconstructed, restored or translated outside of training. PyTorch is
+spared the gradient norms that jaxgen reports and what the schedules of a system's rates and weights cost.
 
 In every round each rival starts from the same weights, runs one step untimed and then N steps, waiting for the last.
 Ratios are taken within a round. The limit is the rate of a large matrix product in the same rounds and the same

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.linen import stochastic
 
 from jaxgen import sharding
+from jaxgen.losses import latent
 
 
 @contextlib.contextmanager
@@ -22,7 +24,7 @@ def recorded():
         jax.debug.callback(lambda x: drawn.append((place, np.asarray(x))), x)
         return x
 
-    with mock.patch.object(sharding, "draw", recording), dropout_by_draw():
+    with mock.patch.object(sharding, "draw", recording), all_by_draw():
         yield drawn
 
 
@@ -42,8 +44,36 @@ def replayed(numbers):
     """`sharding.draw` takes these numbers, one after another."""
     numbers = iter(numbers)
     taken = mock.patch.object(sharding, "draw", lambda sampler, key, shape, *, axis_name=None: next(numbers))
-    with taken, dropout_by_draw():
+    with taken, all_by_draw():
         yield
+
+
+@contextlib.contextmanager
+def all_by_draw():
+    """What else is drawn is, too, drawn by `sharding.draw`."""
+    with dropout_by_draw(), permutations_by_draw(), columns_by_draw():
+        yield
+
+
+def permutations_by_draw():
+    """What `jax.random.permutation` makes, as everything else."""
+    permutation = jax.random.permutation
+
+    def drawn(key, x):
+        shape = (x,) if isinstance(x, int) else x.shape
+        return sharding.draw(lambda key, shape: permutation(key, x), key, tuple(shape))
+
+    return mock.patch.object(jax.random, "permutation", drawn)
+
+
+def columns_by_draw():
+    """What `losses.latent.permuted` sorts columns by, as everything else."""
+
+    def permuted(key, z, *, axis_name=None):
+        order = jnp.argsort(sharding.draw(jax.random.uniform, key, z.shape, axis_name=axis_name), axis=0)
+        return jnp.take_along_axis(z, order, axis=0)
+
+    return mock.patch.object(latent, "permuted", permuted)
 
 
 def dropout_by_draw():

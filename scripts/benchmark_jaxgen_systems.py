@@ -23,9 +23,12 @@ __all__ = ["make", "networks_of", "numbers_of", "reference", "told"]
 
 CHECK_CHANGE = 0.3  # of all weights in the step that is compared, in units of their size: none of them is then 0 or 1
 FAST = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None  # that step runs once
-TUPLES = ("widths", "rates")  # of settings, which come as lists
-LOSSES = ("loss", "generator/loss", "discriminator/loss", "generators/loss", "discriminators/loss")
+TUPLES = ("widths", "rates", "discriminator_widths")  # of settings, which come as lists
+PLAYERS = ("generator", "discriminator", "generators", "discriminators", "encoder", "decoder")
+LOSSES = ("loss", *(f"{player}/loss" for player in PLAYERS))
 TERMS = ("path_length", "drift", "autoencoding", "distortion", "rate", "commitment", "l1", "pixels")
+TERMS += ("feature_distortion", "reconstruction", "perceptual", "quantiser", "known_is_real", "matching")
+TERMS += ("nce", "cycle", "turned", "auxiliary_classifier", "known", "hole", "variation", "style")
 COUNTERS = ("batches",)  # collections' numbers that are 0 in the first step alone, which does other work
 
 
@@ -160,13 +163,14 @@ def outputs_of(case: System, system, state, batch, key):
         return {"images": look(latest(state), batch)}, {}
     part = jax.tree.map(lambda x: x[:: len(x) // case.batch_size], batch)
     told = turns.conditions_of(game.settings.get("condition"), part, state.step, key, case.batch_size)
-    latents = game.settings["latent_dim"]
+    latents, real = game.settings["latent_dim"], game.settings.get("real")
+    real = part["image"] if real is None else real(part, state.step)
     z = None if latents is None else sharding.draw(jax.random.normal, key, (case.batch_size, latents))
     (images, generated), (logits, judged) = (
         network.apply(module, player.params, player.model_state, *turns.given(x, of_it), key=key)
         for module, player, x, of_it in (
             (game.generator, state.generator, z, told.generator),
-            (game.discriminator, state.discriminator, part["image"], told.real),
+            (game.discriminator, state.discriminator, real, told.real),
         )
     )
     outputs = {"images": network.split_output(images)[0], "logits": network.split_output(logits)[0]}
@@ -175,7 +179,10 @@ def outputs_of(case: System, system, state, batch, key):
 
 def latest(state):
     """The weights that make images, as the average `state.ema` would have them."""
-    makes_images = next(iter(networks_of(state).values()))
+    own = networks_of(state)
+    makes_images = next(iter(own.values()))
+    if set(state.ema) <= set(own):
+        return {name: own[name].variables for name in state.ema}
     grouped = set(state.ema) == set(makes_images.params)
     return objective.variables_of_group(makes_images) if grouped else makes_images.variables
 
@@ -202,7 +209,11 @@ def reference(case: System, state, batch):
     arrays |= {f"batch_{name}": x for name, x in batch.items()}
     arrays |= outputs | {"learning_rate": case.check_learning_rate}
     states = {"initial": state, "before": before, "moved": moved, "after": after}
-    return arrays, {when: in_pieces(networks_of(one)) for when, one in states.items()}, metrics
+    networks = {when: in_pieces(networks_of(one)) for when, one in states.items()}
+    if getattr(state, "frozen", None) is not None:
+        rest = {name: x for name, x in state.frozen.items() if name != "params"}
+        networks["frozen"] = {"judge": network.Network(state.frozen["params"], rest, ())}
+    return arrays, networks, metrics
 
 
 def in_pieces(networks):

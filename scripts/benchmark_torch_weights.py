@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d
 AVERAGES = ("averages", "code_averages")  # jaxgen's collections of a module's own buffers
 
 
@@ -47,15 +48,20 @@ def weights_from(arrays, prefix, network):
         if parametrize.is_parametrized(layer) and f"{prefix}/params/{path}/kernel" not in arrays:
             path = "/".join([*path.split("/")[:-1], f"Spectral{path.split('/')[-1]}"])
         parameters = f"{prefix}/params/{path}"
-        if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d | nn.Embedding):
+        if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding | NORMS):
             state |= _own_arrays(arrays, prefix, name, layer)  # of a module that is no layer of PyTorch's
             continue
-        if isinstance(layer, nn.BatchNorm2d):
-            bias = arrays.get(f"{parameters}/bias")
-            if layer.weight is not None:
-                state[f"{name}.weight"] = arrays[f"{parameters}/scale"]
-            state[f"{name}.running_mean"] = arrays[f"{prefix}/batch_stats/{path}/mean"]
-            state[f"{name}.running_var"] = arrays[f"{prefix}/batch_stats/{path}/var"]
+        if isinstance(layer, NORMS):
+            own, bias = {}, arrays.get(f"{parameters}/bias")
+            if getattr(layer, "weight", None) is not None:
+                own["weight"] = arrays[f"{parameters}/scale"]
+            if getattr(layer, "running_mean", None) is not None:
+                own["running_mean"] = arrays[f"{prefix}/batch_stats/{path}/mean"]
+                own["running_var"] = arrays[f"{prefix}/batch_stats/{path}/var"]
+            if channels := getattr(network, "makes_maps_of", {}).get(name):  # of each number of a flattened map
+                own = {leaf: _channels_first(x, 0, channels) for leaf, x in own.items()}
+                bias = _channels_first(bias, 0, channels)
+            state |= {f"{name}.{leaf}": x for leaf, x in own.items()}
         elif isinstance(layer, nn.Embedding):
             weight, u = arrays[f"{parameters}/embedding"], arrays[f"{prefix}/spectral_norm/{path}/u"]
             state[f"{name}.parametrizations.weight.original"], bias = weight, None

@@ -14,11 +14,13 @@ import pytest
 from flax import linen as nn
 
 from jaxgen import network, sharding, systems
+from jaxgen.losses import latent
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 TORCH_PYTHON = os.environ.get("JAXGEN_TORCH_PYTHON") or (sys.executable if importlib.util.find_spec("torch") else None)
-NAMES = ["sagan", "biggan", "stylegan2", "r3gan", "progan", "fastgan", "wgan-gp", "pix2pix", "cyclegan", "gated", "vae"]
-NAMES += ["iwae", "vqvae", "vdvae", "edsr", "nafnet", "dncnn", "drunet"]
+NAMES = ["sagan", "biggan", "stylegan2", "r3gan", "progan", "fastgan", "wgan-gp", "cgan", "pix2pix", "cyclegan"]
+NAMES += ["gated", "context", "vae-gan", "vqgan", "aae", "bigan", "lama", "factor-vae", "vae", "cvae", "iwae", "vqvae"]
+NAMES += ["vqvae2", "vdvae", "srcnn", "srgan", "edsr", "nafnet", "dncnn", "drunet"]
 needs_torch = pytest.mark.skipif(
     TORCH_PYTHON is None, reason="no PyTorch; JAXGEN_TORCH_PYTHON can name an interpreter that has it"
 )
@@ -119,6 +121,25 @@ def test_what_dropout_keeps_is_recorded_and_can_be_given_back(draws):
     np.testing.assert_array_equal(kept, expected > 0)
     with draws.replayed([~kept]):
         np.testing.assert_array_equal(dropped(), 2.0 * ~kept)
+
+
+def test_what_is_permuted_is_recorded_and_can_be_given_back(draws):
+    label, z, key = jnp.arange(6), jnp.arange(8.0).reshape(4, 2), jax.random.key(1)
+
+    def permuted():
+        return jax.random.permutation(key, label), latent.permuted(key, z)
+
+    expected = permuted()
+    with draws.recorded() as drawn:
+        jax.block_until_ready(jax.jit(permuted)())
+        jax.effects_barrier()
+    order, numbers = draws.in_order(drawn)
+    np.testing.assert_array_equal(order, expected[0])
+    np.testing.assert_array_equal(np.take_along_axis(z, np.argsort(numbers, axis=0), axis=0), expected[1])
+    with draws.replayed([order[::-1], -numbers]):
+        again = permuted()
+    np.testing.assert_array_equal(again[0], expected[0][::-1])
+    np.testing.assert_array_equal(again[1], expected[1][::-1])
 
 
 def test_a_batch_is_what_the_presets_data_make_of_images(cases, ours):

@@ -4,6 +4,7 @@ Gradients are set to None, Adam is fused, nothing waits for the device. PyTorch 
 weights: they have their first value throughout, rates that of after their warm-up.
 """
 
+import contextlib
 import dataclasses
 
 import torch
@@ -46,6 +47,18 @@ def follow(average, network, decay):
         torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
 
 
+@contextlib.contextmanager
+def evaluating(*networks):
+    """The networks outside of training: batch normalisation by running statistics, no dropout."""
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.train()
+
+
 class Base:
     """Networks, their batch and their step.
 
@@ -55,7 +68,10 @@ class Base:
       draw: makes random numbers.
       steps: made so far.
       networks, optimizers: by name, and one for each; a system makes them.
+      frozen: networks that are not trained, by name.
     """
+
+    frozen = {}
 
     def __init__(self, case, *, device, memory_format, compile_mode):
         self.case, self.settings, self.compile_mode = case, case.settings, compile_mode

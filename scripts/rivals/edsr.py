@@ -27,15 +27,16 @@ class ResidualBlock(nn.Module):
 class ShuffledEnlargement(nn.Module):
     """Convolutions to r^2 times the channels, whose numbers become r x r pixels: r = 2 as often as it takes, or 3."""
 
-    def __init__(self, width, scale):
+    def __init__(self, width, scale, after=nn.Identity):
         super().__init__()
+        self.after = (after(),)  # no layer of its own
         self.factors = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
         for i, factor in enumerate(self.factors):
             self.add_module(f"Conv_{i}", same(width, width * factor**2))
 
     def forward(self, x):
         for conv, factor in zip(self.children(), self.factors, strict=True):
-            x = pixel_shuffle(conv(x), factor)
+            x = self.after[0](pixel_shuffle(conv(x), factor))
         return x
 
 

@@ -180,4 +180,4 @@ class Rival(game.Rival):
         """The loss of all logits."""
         with self.autocast():
             fake_logits, *_ = self.discriminator(fake)
-        return self.loss_by_fake(fake_logits).mean()
+        return self.loss_by_fake(fake_logits).mean(), {}

@@ -30,6 +30,7 @@ class Rival(Base):
 
     Attributes:
       parts: name -> what each update of the discriminator is given of the batch: update i of k rows i, i + k, ...
+      update: the one that inputs are drawn for; -1: the last, and the generator's turn.
     """
 
     def __init__(self, case, *, joined, device, memory_format, compile_mode):
@@ -87,14 +88,18 @@ class Rival(Base):
         return self.loss_by_both(real_logits, fake_logits).mean(), {}
 
     def generator_objective(self, fake, real, told):
-        """The loss."""
+        """(the loss, terms by name)."""
         with self.autocast():
             fake_logits = self.discriminator(fake, *told)
-        return self.loss_by_fake(fake_logits).mean()
+        return self.loss_by_fake(fake_logits).mean(), {}
 
     def generator_terms(self, inputs, output):
         """What else is added to it, by name, of the generator's arguments and of what it made of them."""
         return {}
+
+    def adversarial_weight(self, loss, terms):
+        """Of the loss in the generator's objective."""
+        return 1.0
 
     # What they share
 
@@ -127,11 +132,13 @@ class Rival(Base):
         """Changes the networks in place; returns losses and terms, the discriminator's of its last update."""
         of_generator, of_discriminator = optimizers
         torch.compiler.cudagraph_mark_step_begin()
+        self.update = -1
         inputs = self.draw_inputs()
         output = self.run_generate(*inputs)
         fake = first_of(output)
         self.discriminator.requires_grad_(True)
         for i in range(self.updates):
+            self.update = i
             shown_inputs, shown = inputs, fake.detach()
             if i < self.updates - 1:
                 with torch.no_grad():
@@ -144,10 +151,10 @@ class Rival(Base):
             of_discriminator.step()
         metrics = {"discriminator_loss": loss.detach()} | {name: x.detach() for name, x in terms.items()}
         self.discriminator.requires_grad_(False)
-        loss = self.run_generator_objective(fake, self.parts["image"][-1], self.told_of_fake(inputs))
-        terms = self.generator_terms(inputs, output)
+        loss, terms = self.run_generator_objective(fake, self.parts["image"][-1], self.told_of_fake(inputs))
+        terms = terms | self.generator_terms(inputs, output)
         of_generator.zero_grad(set_to_none=True)
-        (loss + sum(terms.values())).backward()
+        (self.adversarial_weight(loss, terms) * loss + sum(terms.values())).backward()
         of_generator.step()
         follow(self.ema, self.generator, self.ema_decay)
         self.steps += 1
@@ -167,7 +174,7 @@ class Rival(Base):
 
     def outputs(self):
         """What one forward pass of each network makes of them, as jaxgen has it."""
-        self.draw.recorded = iter(self.drawn)
+        self.draw.recorded, self.update = iter(self.drawn), 0
         images = first_of(self.generator(*self.draw_inputs()))
         logits = first_of(self.discriminator(self.parts["image"][0], *self.told_of_real(0)))
         return {"images": images.permute(0, 2, 3, 1), "logits": logits}

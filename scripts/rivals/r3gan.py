@@ -104,4 +104,4 @@ class Rival(game.Rival):
         with self.autocast():
             with torch.no_grad():
                 real_logits = self.discriminator(real)
-            return self.loss_by_fake(self.discriminator(fake) - real_logits).mean()
+            return self.loss_by_fake(self.discriminator(fake) - real_logits).mean(), {}

@@ -1,7 +1,7 @@
 """What networks that restore images share, as in `jaxgen/systems/shared/restoring.py`: one loss, by sources."""
 
 from torch import nn
-from torch.nn.functional import l1_loss
+from torch.nn.functional import l1_loss, mse_loss
 
 from rivals import single
 
@@ -23,7 +23,12 @@ def half_l1(output, target):
     return 0.5 * l1_loss(output, target)
 
 
-LOSSES = {"l1": half_l1, "psnr": minus_psnr}
+def quarter_mse(output, target):
+    """The mean squared difference, black being 0 and white 1."""
+    return 0.25 * mse_loss(output, target)
+
+
+LOSSES = {"l1": half_l1, "mse": quarter_mse, "psnr": minus_psnr}
 
 
 class Rival(single.Rival):

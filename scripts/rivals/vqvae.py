@@ -24,42 +24,50 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """[B, channels, H, W] -> [B, features, H / 4, W / 4]."""
+    """[B, channels, H, W] -> [B, features, h, w], halved once or twice."""
 
-    def __init__(self, channels, features, blocks, inner):
+    def __init__(self, channels, features, blocks, inner, halvings=2):
         super().__init__()
-        self.Conv_0 = nn.Conv2d(channels, features // 2, 4, 2, 1)
-        self.Conv_1 = nn.Conv2d(features // 2, features, 4, 2, 1)
-        self.Conv_2 = nn.Conv2d(features, features, 3, padding=1)
+        widths = [channels, features // 2, features][: halvings + 1]
+        self.halving = [f"Conv_{i}" for i in range(halvings)]
+        for i, name in enumerate(self.halving):
+            self.add_module(name, nn.Conv2d(widths[i], widths[i + 1], 4, 2, 1))
+        self.last = f"Conv_{halvings}"
+        self.add_module(self.last, nn.Conv2d(widths[-1], features, 3, padding=1))
         self.blocks = [f"ResidualBlock_{i}" for i in range(blocks)]
         for name in self.blocks:
             self.add_module(name, ResidualBlock(features, inner))
 
     def forward(self, x):
-        x = relu(self.Conv_1(relu(self.Conv_0(x), inplace=True)), inplace=True)
-        x = self.Conv_2(x)
+        for name in self.halving:
+            x = relu(getattr(self, name)(x), inplace=True)
+        x = getattr(self, self.last)(x)
         for name in self.blocks:
             x = getattr(self, name)(x)
         return relu(x)
 
 
 class Decoder(nn.Module):
-    """[B, dim, h, w] -> [B, channels, 4 h, 4 w]."""
+    """[B, dim, h, w] -> [B, channels, H, W], doubled once or twice."""
 
-    def __init__(self, dim, channels, features, blocks, inner):
+    def __init__(self, dim, channels, features, blocks, inner, doublings=2):
         super().__init__()
         self.Conv_0 = nn.Conv2d(dim, features, 3, padding=1)
         self.blocks = [f"ResidualBlock_{i}" for i in range(blocks)]
         for name in self.blocks:
             self.add_module(name, ResidualBlock(features, inner))
-        self.ConvTranspose_0 = nn.ConvTranspose2d(features, features // 2, 4, 2, 1)
-        self.ConvTranspose_1 = nn.ConvTranspose2d(features // 2, channels, 4, 2, 1)
+        widths = [features, features // 2, channels] if doublings == 2 else [features, channels]
+        self.doubling = [f"ConvTranspose_{i}" for i in range(doublings)]
+        for i, name in enumerate(self.doubling):
+            self.add_module(name, nn.ConvTranspose2d(widths[i], widths[i + 1], 4, 2, 1))
 
     def forward(self, x):
         x = self.Conv_0(x)
         for name in self.blocks:
             x = getattr(self, name)(x)
-        return self.ConvTranspose_1(relu(self.ConvTranspose_0(relu(x)), inplace=True)).float()
+        for name in self.doubling:
+            x = getattr(self, name)(relu(x))
+        return x.float()
 
 
 class Codebook(nn.Module):
