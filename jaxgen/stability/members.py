@@ -18,6 +18,7 @@ from flax import linen as nn
 from jaxgen import cycle, optim
 from jaxgen import gan as gans
 from jaxgen import vae as vaes
+from jaxgen.arguments import check_key
 from jaxgen.data.dataset import Dataset
 from jaxgen.losses import adversarial, penalties, variational
 from jaxgen.metrics.coverage import mode_coverage
@@ -390,7 +391,11 @@ def measured_score(
       batch: as the run reads it.
       variables: state -> what the measure takes.
       key: of what is drawn, the same at every look.
+
+    Raises:
+      TypeError: for a seed instead of a key.
     """
+    check_key(key)
     best, sign = measure.best, 1.0 if measure.mode == "max" else -1.0
 
     def score(settings, state, _):

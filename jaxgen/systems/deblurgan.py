@@ -24,7 +24,7 @@ The emoji's preset has narrower networks, a critic that sees 34 pixels, and a la
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 from flax import linen as nn
@@ -111,7 +111,7 @@ def build(config: Config, spec: Spec) -> System:
     return adversarial_restoring.build(config, spec, generator, critic, name="DeblurGAN", restore=restore)
 
 
-def restore(generator: nn.Module, variables, source: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+def restore(generator: nn.Module, variables: Any, source: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
     """`restoration.restore` of sources of any size, which are continued to sides that can be halved."""
     run = functools.partial(restoration.restore, generator, variables, key=key)
     return at_multiples(run, source, generator.factor)
