@@ -71,8 +71,7 @@ class ResNetGenerator(nn.Module):
     """Images [B, H, W, C] -> images [B, H, W, channels] in [-1, 1], float32.
 
     Raises:
-      ValueError: at trace time, for sides that cannot be halved so often, or that are too few to be reflected; for
-        images of other channels than what is added to them.
+      ValueError: at trace time, for sides that cannot be halved so often or are too few, or channels that do not add up.
     """
 
     channels: int = 3  # of what comes out; 0: the last map [B, H, W, features] is what is returned

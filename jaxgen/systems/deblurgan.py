@@ -137,8 +137,8 @@ PRESETS = {
             evaluate_every=500,
         ),
         paper=_PAPER,
-        measured="not run to its end; with --num-steps 800 PSNR 20.49 dB, SSIM 0.665 in 27 minutes of one core of an AMD "
-        "EPYC beside other work (blurred 21.71 and 0.775): sharp edges, dotted by its transposed convolutions; one "
+        measured="not run to its end; with --num-steps 800 PSNR 20.49 dB, SSIM 0.665 in 27 minutes of one core of an "
+        "AMD EPYC beside other work (blurred 21.71 and 0.775): sharp edges, dotted by its transposed convolutions; one "
         "seed, 2026-12-01",
     ),
     "gopro-deblurgan": Preset(
