@@ -7,8 +7,9 @@ change. A normalisation and ReLU follow each convolution but the last. Weights a
 * CycleGAN (Zhu et al. 2017): two halvings, nine blocks for 256 pixels, six for 128.
 * CUT (Park et al. 2020): `blur`: convolutions keep the size; maps are halved by a filter 1 2 1, doubled by 1 3 3 1.
 * pix2pixHD (Wang et al. 2018): four halvings. `Enhancer` joins a smaller network to the last map of such a one.
-* DeblurGAN (Kupyn et al. 2018): `residual`: what is found is added to the image; and `dropout` within each block, which
-  stays at test time: there one key is one draw for all images of a batch, so that none depends on the others.
+* DeblurGAN (Kupyn et al. 2018): `residual`: what is found is added to the image; and `dropout` within each block.
+
+Dropout may stay at test time. There one key is one draw for all images of a batch, so that none depends on the others.
 """
 
 from typing import Any
@@ -71,7 +72,7 @@ class ResNetGenerator(nn.Module):
     """Images [B, H, W, C] -> images [B, H, W, channels] in [-1, 1], float32.
 
     Raises:
-      ValueError: at trace time, for sides that cannot be halved so often or are too few, or channels that do not add up.
+      ValueError: at trace time, for sides that cannot be halved so often or are too few, or channels that do not fit.
     """
 
     channels: int = 3  # of what comes out; 0: the last map [B, H, W, features] is what is returned
