@@ -67,7 +67,8 @@ def evaluate_run(
         raise ValueError(f"--samples is for a run that measures a bound, and at least 1; got {samples} for {run}")
     if baselines and not measures:
         raise ValueError(f"--baselines stand beside what a run measures of images, and {run} measures nothing so")
-    if backbone is not None and not baselines:
+    reconstructs = measures and trained.system.reconstruct is not None
+    if backbone is not None and not (baselines or reconstructs):
         raise ValueError("--backbone is for a comparison: give a REFERENCE, --metrics or --baselines with it")
     if measures:
         network = None

@@ -62,9 +62,10 @@ def evaluate(
     are of the class that they were asked for stands beside the others, where the reference has labels.
 
     Without both, a run is evaluated by itself: by what its system measures on the test split of its data, such as a
-    bound of the likelihood or an accuracy. What draws images of Stacked MNIST is asked for modes, which the classifier
-    of digits in this package counts. With --classifier it draws images, and a run that classifies tells how many it is
-    sure of and how often it sees each class; the same of its own test images stands beside it.
+    bound of the likelihood or an accuracy, and by its reconstructions (with --backbone also by their FID). What draws
+    images of Stacked MNIST is asked for modes, which the classifier of digits in this package counts. With --classifier
+    it draws images, and a run that classifies tells how many it is sure of and how often it sees each class; the same
+    of its own test images stands beside it.
 
     With --representation it is asked what the codes are good for that it gives to images: labels by a linear probe and
     by nearest neighbours; MIG, DCI and SAP where the data know their factors (`--data.name factors`); active units;

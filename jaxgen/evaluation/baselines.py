@@ -70,8 +70,8 @@ def beside(
     protocol: dict[str, str] = {}
     distance = None
     if backbone is not None:
-        real = [images.to_uint8(batch["image"][:n]) for batch, n in batches("reading test images")]
-        distance = _fid_to(np.concatenate(real), backbone, jax.random.key(seed))
+        real = np.concatenate([images.to_uint8(batch["image"][:n]) for batch, n in batches("reading test images")])
+        distance = comparison.fid_to(data.from_arrays("test images", real), backbone, jax.random.key(seed))
         made = opening.translated(trained, name, seed=seed, progress=progress).dataset
         metrics |= distance(made)
         protocol |= {"backbone": backbone.name, "backbone_sha256": backbone.digest, "resize": backbone.resize}
@@ -95,19 +95,6 @@ def beside(
         protocol["left out"] = "; ".join(left_out)
         warnings.warn(f"not installed, and left out: {protocol['left out']}", stacklevel=2)
     return {"metrics": metrics, "protocol": protocol}
-
-
-def _fid_to(real, backbone, key):
-    """Images -> their `fid` to others in the features of a network, and its standard error."""
-    reference = comparison.see(backbone, data.from_arrays("test images", real))
-
-    def distance(made):
-        with warnings.catch_warnings():  # what is wrong is said of a comparison, where there is room
-            warnings.simplefilter("ignore")
-            found = comparison.frechet(reference, comparison.see(backbone, made), key).values
-        return {name: found[name] for name in ("fid", "fid_standard_error") if name in found}
-
-    return distance
 
 
 def _methods(trained, train, test, key, left_out, progress):

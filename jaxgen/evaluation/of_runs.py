@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxgen import building, checkpoint, data, evaluation, images, loading, opening, sharding
-from jaxgen.evaluation import baselines
+from jaxgen.evaluation import baselines, reconstructed
 from jaxgen.losses import variational
 from jaxgen.metrics import comparison, confidence, coverage, features
 from jaxgen.opening import BATCH
@@ -42,11 +42,12 @@ def measured(
       seed: of what is random in the measure.
       samples: instead of `eval_samples`, for a system with that setting.
       with_baselines: adds those of methods without a network, see `baselines.beside`.
-      backbone: for the FID of what the run and those methods make.
+      backbone: for the FID of what the run and those methods make, or of what a run reconstructs.
       progress: shows it.
 
     Returns:
-      A dict of `metrics` and `protocol`. Beside a bound of the likelihood stand `nll` and `bits_per_dim`.
+      A dict of `metrics` and `protocol`. Beside a bound of the likelihood stand `nll` and `bits_per_dim`, and of a run
+      that reconstructs what `reconstructed.numbers` says.
 
     Raises:
       ValueError: for a system that measures nothing or has no `eval_samples`, and for data without a test split.
@@ -75,6 +76,10 @@ def measured(
     protocol |= {} if train is None else evaluation.leak_of(test, train)
     if with_baselines:
         beside = baselines.beside(trained, name, test, backbone=backbone, seed=seed, progress=progress)
+        metrics, protocol = metrics | beside["metrics"], protocol | beside["protocol"]
+    if trained.system.reconstruct is not None:
+        key = jax.random.key(seed)
+        beside = reconstructed.numbers(trained, test, key, backbone=backbone, progress=progress)
         metrics, protocol = metrics | beside["metrics"], protocol | beside["protocol"]
     if BOUND in metrics:
         metrics |= code_length(trained, metrics[BOUND])

@@ -85,6 +85,11 @@ MEANINGS = {
     "psnr": "peak signal-to-noise ratio in dB, the mean over images: more is better",
     "psnr_in_hole": "the same of missing pixels alone",
     "ssim": "structural similarity: 1 at best",
+    "nll": "at most so many nats an image is minus the log-likelihood: less is better",
+    "bits_per_dim": "the same in bits for each pixel and channel",
+    "reconstruction_psnr": "of reconstructed test images, peak signal-to-noise ratio in dB, the mean over images",
+    "reconstruction_ssim": "of the same, structural similarity: 1 at best",
+    "reconstruction_fid": "distance between reconstructions and test images as sets: 0 at best",
     **CODES,
 }
 """How to read a number."""

@@ -1,6 +1,7 @@
 """Two sets of images as a feature network sees them: which metric is computed how, and what belongs to its record."""
 
 from jaxgen.metrics.comparison.copies import discriminator_gap, memorisation, nearest_neighbours
+from jaxgen.metrics.comparison.distance import fid_to
 from jaxgen.metrics.comparison.measured import Measured, Metric
 from jaxgen.metrics.comparison.seen import (
     PREPROCESSING,
@@ -33,6 +34,7 @@ __all__ = [
     "Measured",
     "Metric",
     "frechet",
+    "fid_to",
     "kernel",
     "neighbours",
     "inception",

@@ -1,0 +1,56 @@
+"""Reconstructions of test images: PSNR, SSIM and FID by numpy, of what a run was given and of what is stored."""
+
+import dataclasses
+import types
+
+import jax
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio
+
+from jaxgen import data, images
+from jaxgen.evaluation import reconstructed
+from jaxgen.metrics.features import Backbone
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (23, 12, 12, 1), np.uint8)
+FLAT = Backbone("flat", "0" * 64, "none", lambda x: (x[:, ::4, ::6, 0].reshape(len(x), 6),) * 2)
+
+
+def a_run(reconstruct):
+    system = types.SimpleNamespace(need=lambda *what: None)
+    return types.SimpleNamespace(system=system, reconstruct=reconstruct)
+
+
+@pytest.mark.parametrize("batch_size", [10, 250])
+def test_numbers_are_those_of_each_image_whatever_the_batches(monkeypatch, batch_size):
+    monkeypatch.setattr(reconstructed, "BATCH", batch_size)
+    half = a_run(lambda batch: np.asarray(batch["image"]) / 2)
+    found = reconstructed.numbers(half, data.from_arrays("noise", IMAGES), jax.random.key(0), backbone=FLAT)
+    x = IMAGES / 127.5 - 1
+    of_image = [peak_signal_noise_ratio(a, b) for a, b in zip(IMAGES, images.to_uint8(x / 2), strict=True)]
+    np.testing.assert_allclose(found["metrics"]["reconstruction_psnr"], np.mean(of_image), rtol=1e-5)
+    # Features are the pixels themselves: half as large, their mean and their deviations are.
+    seen = [y[:, ::4, ::6, 0].reshape(len(y), 6) for y in (x, images.to_uint8(x / 2) / 127.5 - 1)]
+    a, b = ((y.mean(axis=0), np.cov(y, rowvar=False)) for y in seen)
+    root = np.linalg.eigvals(a[1] @ b[1]).real ** 0.5
+    expected = ((a[0] - b[0]) ** 2).sum() + np.trace(a[1] + b[1]) - 2 * root.sum()
+    np.testing.assert_allclose(found["metrics"]["reconstruction_fid"], expected, rtol=1e-4)
+    assert found["protocol"]["backbone"] == "flat"
+
+
+def test_perfect_reconstructions_of_binarised_images_are_perfect_beside_these_and_not_beside_the_stored():
+    grey = data.from_arrays("grey", IMAGES)
+    binary = dataclasses.replace(
+        grey, prepare=lambda raw, key: {"image": data.binarisation.dynamic(grey.prepare(raw, key)["image"], key)}
+    )
+    exact = a_run(lambda batch: np.asarray(batch["image"]))
+    found = reconstructed.numbers(exact, binary, jax.random.key(0), backbone=FLAT)["metrics"]
+    np.testing.assert_allclose(found["reconstruction_ssim"], 1, rtol=1e-5)
+    assert found["reconstruction_psnr"] == 100  # dB, as of equal images everywhere
+    assert found["reconstruction_fid"] > 0.1
+
+
+def test_reconstructions_that_are_not_finite_are_refused():
+    broken = a_run(lambda batch: np.full(batch["image"].shape, np.nan))
+    with pytest.raises(ValueError, match="reconstructions of noise hold NaN"):
+        reconstructed.numbers(broken, data.from_arrays("noise", IMAGES), jax.random.key(0))
