@@ -35,7 +35,8 @@ def test_numbers_are_those_of_each_image_whatever_the_batches(monkeypatch, batch
     root = np.linalg.eigvals(a[1] @ b[1]).real ** 0.5
     expected = ((a[0] - b[0]) ** 2).sum() + np.trace(a[1] + b[1]) - 2 * root.sum()
     np.testing.assert_allclose(found["metrics"]["reconstruction_fid"], expected, rtol=1e-4)
-    assert found["protocol"]["backbone"] == "flat"
+    assert found["settings"]["reconstruction_fid"]["backbone"] == "flat"
+    assert "backbone" not in found["settings"]["reconstruction_psnr"]
 
 
 def test_perfect_reconstructions_of_binarised_images_are_perfect_beside_these_and_not_beside_the_stored():

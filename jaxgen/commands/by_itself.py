@@ -93,7 +93,7 @@ def evaluate_run(
         found = of_runs.stacked_mnist(trained, features.shipped("mnist-cnn"), num=num, **shared)
         suffix = f"modes_of_{num}"
     common = {"run": str(run), **evaluation.training_of(trained), "seed": seed, **evaluation.code_version()}
-    record = {"subject": str(run), "metrics": found["metrics"], "protocol": common | found["protocol"]}
+    record = {"subject": str(run), **found, "protocol": common | found["protocol"]}
     name = f"{trained.step:08d}_{suffix}{f'_seed{seed}' if seed else ''}.json"
     keep(output, run / "evaluation", name, record)
     return record

@@ -1,6 +1,7 @@
 """A run by itself: its system's own numbers on held-out images, what a classifier sees in what it draws, modes.
 
-Each function returns `metrics` and `protocol`; what numbers of every run depend on is `evaluation.training_of`.
+Each function returns `metrics` and `protocol`, `measured` also `settings`; what numbers of every run depend on is
+`evaluation.training_of`.
 """
 
 import dataclasses
@@ -46,8 +47,8 @@ def measured(
       progress: shows it.
 
     Returns:
-      A dict of `metrics` and `protocol`. Beside a bound of the likelihood stand `nll` and `bits_per_dim`, and of a run
-      that reconstructs what `reconstructed.numbers` says.
+      A dict of `metrics`, `protocol` and `settings` as in `jaxgen.metrics.protocol`. Beside a bound of the likelihood
+      stand `nll` and `bits_per_dim`, and of a run that reconstructs what `reconstructed.numbers` says.
 
     Raises:
       ValueError: for a system that measures nothing or has no `eval_samples`, and for data without a test split.
@@ -74,17 +75,18 @@ def measured(
     protocol |= {entry: text for entry, text in trained.system.protocol.items() if entry not in OF_DRAWING}
     protocol |= {"n_real": test.num_examples, "reference_sha256": comparison.content_digest(test)}
     protocol |= {} if train is None else evaluation.leak_of(test, train)
+    settings: dict[str, dict[str, str]] = {}
     if with_baselines:
         beside = baselines.beside(trained, name, test, backbone=backbone, seed=seed, progress=progress)
         metrics, protocol = metrics | beside["metrics"], protocol | beside["protocol"]
     if trained.system.reconstruct is not None:
         key = jax.random.key(seed)
         beside = reconstructed.numbers(trained, test, key, backbone=backbone, progress=progress)
-        metrics, protocol = metrics | beside["metrics"], protocol | beside["protocol"]
+        metrics, settings = metrics | beside["metrics"], beside["settings"]
     if BOUND in metrics:
         metrics |= code_length(trained, metrics[BOUND])
         protocol |= {"binarisation": asked.binarise, "dims": num_dims(trained)}
-    return {"metrics": metrics, "protocol": protocol}
+    return {"metrics": metrics, "protocol": protocol, "settings": settings}
 
 
 def with_samples(trained: loading.Trained, config: Any, samples: int | None) -> Any:

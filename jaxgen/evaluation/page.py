@@ -108,9 +108,8 @@ def in_words(record: Mapping[str, Any]) -> list[str]:
         meaning = MEANINGS.get(name, "")
         text = f"{name:27s}{_in_words(value):>10s}   {f'({beside}) ' if beside else ''}{meaning}".rstrip()
         lines += textwrap.wrap(text, 120, subsequent_indent=40 * " ", drop_whitespace=True)
-    if "backbone" in record["protocol"]:
-        lines.append(f"features: {_of_backbone(record['protocol'])}")
-    return lines + table
+    told = next((x for x in (record["protocol"], *record.get("settings", {}).values()) if "backbone" in x), None)
+    return lines + ([] if told is None else [f"features: {_of_backbone(told)}"]) + table
 
 
 def _table_of_methods(metrics: Mapping[str, Any]) -> tuple[set[str], list[str]]:

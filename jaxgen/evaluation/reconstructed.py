@@ -31,7 +31,7 @@ def numbers(
 
     Returns:
       `metrics`: `reconstruction_psnr` and `reconstruction_ssim`, means of `restoration.numbers`, and with a backbone
-      `reconstruction_fid` with its standard error; and `protocol`.
+      `reconstruction_fid` with its standard error; and `settings`, what each depends on.
 
     Raises:
       MissingCapability: for a run that reconstructs nothing.
@@ -57,12 +57,13 @@ def numbers(
         f"reconstruction_{name}": float(np.concatenate([found[name] for found in per_image]).mean())
         for name in per_image[0]
     }
-    protocol: dict[str, Any] = {"reconstructions": "beside the images that the run was given"}
+    settings: dict[str, dict[str, str]] = dict.fromkeys(metrics, {"beside": "the images that the run was given"})
     if backbone is not None:
         stored = np.concatenate(list(comparison.stored_images(test, size)))
         distance = comparison.fid_to(data.from_arrays("test images", stored), backbone, key)
         of_set = distance(data.from_arrays("reconstructions", np.concatenate(made)))
-        metrics |= {f"reconstruction_{name}": value for name, value in of_set.items()}
-        protocol["reconstructions"] += ", and their FID beside the stored ones"
-        protocol |= {"backbone": backbone.name, "backbone_sha256": backbone.digest, "resize": backbone.resize}
-    return {"metrics": metrics, "protocol": protocol}
+        network = {"backbone": backbone.name, "backbone_sha256": backbone.digest, "resize": backbone.resize}
+        for name, value in of_set.items():
+            metrics[f"reconstruction_{name}"] = value
+            settings[f"reconstruction_{name}"] = {"beside": "the stored images"} | network
+    return {"metrics": metrics, "settings": settings}
