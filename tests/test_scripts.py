@@ -176,10 +176,11 @@ def digits(tmp_path_factory):
     return path
 
 
-def options(digits, directory, *, num_steps, checkpoint_every, preset="mnist-cnn", **others):
+def options(digits, directory, *, num_steps, checkpoint_every, log_every=None, preset="mnist-cnn", **others):
     arguments = [preset, "--data.name", "arrays", "--data.path", digits, "--directory", directory]
     arguments += ["--batch-size", 8, "--num-steps", num_steps, "--num-devices", 1, "--sample-every", 0]
-    arguments += ["--log-every", checkpoint_every, "--checkpoint-every", checkpoint_every, "--evaluate-every", 0]
+    arguments += ["--log-every", log_every or checkpoint_every, "--checkpoint-every", checkpoint_every]
+    arguments += ["--evaluate-every", 0]
     return [*arguments, *(part for name, value in others.items() for part in (f"--{name.replace('_', '-')}", value))]
 
 
@@ -233,7 +234,8 @@ def test_a_run_stopped_and_killed_at_any_moment_ends_bit_for_bit_like_one_that_w
     assert call("train", *options(digits, run, **settings)) == 0
     assert f"finished at step 1600; look at {run}/report.html" in capsys.readouterr().out
 
-    assert call("train", *options(digits, whole, **settings)) == 0
+    seldom = options(digits, whole, **settings | {"checkpoint_every": 800}, log_every=20)
+    assert call("train", *seldom) == 0
     records = [checkpoint.read_record(d / "checkpoints", 1600)["leaves"] for d in (run, whole)]
     assert records[0] == records[1]
     assert list(lines(run)) == list(lines(whole)) == list(range(20, 1601, 20))
