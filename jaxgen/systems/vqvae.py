@@ -80,6 +80,9 @@ PRESETS = {
             **_OFTEN,
         ),
         paper=_PAPER,
+        measured="distortion 0.0829, perplexity 171.6, all 256 codes in use; reconstructions PSNR 21.80 dB, SSIM "
+        "0.759, FID 10.6 in the package's emoji CNN (440 test emoji; one seed, one core of an AMD EPYC beside"
+        " other work, 2026-12-01)",
     ),
     "cifar-vqvae": Preset(
         "CIFAR-10 as 8x8 codes of 512, by VQ-VAE as in its authors' example; give --data.path",
