@@ -891,7 +891,9 @@ def train_family(directory, config, *, streamed=False, **options):
     )
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize(
+    "family", ["gan", *(pytest.param(name, marks=pytest.mark.slow) for name in TINY if name != "gan")]
+)
 def test_every_family_resumes_to_the_same_bits(tmp_path, monkeypatch, family):
     whole = train_family(tmp_path / "whole", TINY[family])
     assert any(float(jnp.max(jnp.abs(x))) > 0 for x in jax.tree.leaves(whole.state.ema))
