@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
-from jaxgen import data, images
+from jaxgen import building, data, description, images, loading, systems
 from jaxgen.evaluation import reconstructed
 from jaxgen.metrics.features import Backbone
+from jaxgen.systems import vae
+from jaxgen.systems.preset import Preset
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 12, 12, 1), np.uint8)
 FLAT = Backbone("flat", "0" * 64, "none", lambda x: (x[:, ::4, ::6, 0].reshape(len(x), 6),) * 2)
@@ -55,3 +57,34 @@ def test_reconstructions_that_are_not_finite_are_refused():
     broken = a_run(lambda batch: np.full(batch["image"].shape, np.nan))
     with pytest.raises(ValueError, match="reconstructions of noise hold NaN"):
         reconstructed.numbers(broken, data.from_arrays("noise", IMAGES), jax.random.key(0))
+
+
+def stand_in(module):
+    """A system with the weights that it begins with, and five test images of noise as its data bring them."""
+    config = module.TINY
+    spec = description.spec_of(config, Preset("", config))
+    system = building.build_system(config, spec)
+    if system.reconstruct is None:
+        return None, None
+    kinds = {name: entry.shape for name, entry in spec.batch.items() if len(entry.shape) == 3}
+    generator = np.random.default_rng(0)
+    found = {name: generator.integers(0, 256, (5, *shape), np.uint8) for name, shape in kinds.items()}
+    label = np.arange(5) % spec.num_classes if spec.num_classes else None
+    names = tuple(map(str, range(spec.num_classes)))
+    prepare = data.prepare_default
+    noise = data.dataset.in_memory("noise", found.pop("image"), label, names, prepare, fingerprint="", **found)
+    trained = loading.Trained(system, system.init(jax.random.key(0)), {}, {}, spec)
+    return trained, config.wrap(noise, "test")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(module, marks=[] if module is vae else pytest.mark.slow) for module in systems.MODULES],
+    ids=systems.name_of,
+)
+def test_whatever_reconstructs_is_measured(module):
+    trained, test = stand_in(module)
+    if trained is None:
+        pytest.skip("it reconstructs nothing")
+    found = reconstructed.numbers(trained, test, jax.random.key(0))["metrics"]
+    assert 0 < found["reconstruction_psnr"] < 100
