@@ -90,6 +90,21 @@ def test_what_cannot_be_fitted_is_refused(taps, pairs, words):
         baselines.best_filter(pairs, taps=taps)
 
 
+@pytest.mark.parametrize("num_images", [20, 60])
+def test_principal_components_are_those_of_a_singular_value_decomposition(num_images):
+    generator = np.random.default_rng(0)
+    images = np.clip(generator.normal(0, 0.1, (num_images, 4, 4, 2)) + generator.normal(0, 0.2, (4, 4, 2)), -1, 1)
+    method = baselines.principal_components(images, 5)
+    x = images.reshape(num_images, -1)
+    rows = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)[2][:5]
+    new = np.clip(generator.normal(0, 0.1, (3, 4, 4, 2)), -1, 1)
+    expected = (new.reshape(3, -1) - x.mean(axis=0)) @ rows.T @ rows + x.mean(axis=0)
+    found = method.apply(method.arrays, new.astype(np.float32), None)
+    np.testing.assert_allclose(found, expected.reshape(new.shape), atol=1e-5)
+    with pytest.raises(ValueError, match="components are of 1 or more and 2 images or more, not 0 of"):
+        baselines.principal_components(images, 0)
+
+
 def test_a_linear_map_of_one_pair_is_refused():
     with pytest.raises(ValueError, match="2 pairs or more, not 1"):
         baselines.best_linear_map(np.zeros((1, 2, 2, 1)), np.zeros((1, 2, 2, 1)))

@@ -99,7 +99,8 @@ def evaluate(
       representation: What codes are good for, of a run that encodes images.
       baselines: Of a run that restores, enlarges, translates or completes: what is reached without a network, by the
         best linear filter or map and the nearest neighbour, fitted to its training images, and by denoisers and
-        completions of scikit-image and OpenCV (pip install "jaxgen[classical]"). With --backbone also the FID of each.
+        completions of scikit-image and OpenCV (pip install "jaxgen[classical]"). Of a run that reconstructs: by as many
+        principal components as its codes have numbers. With --backbone also the FID of each.
       system: The file of a system of your own, for runs of it: nothing that a run names is imported.
       pictures: Write the page of pictures.
       output: Directory for JSON and pictures: by default RUN/evaluation, or evaluation where no run is evaluated.

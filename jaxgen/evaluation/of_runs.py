@@ -42,7 +42,8 @@ def measured(
       name: what to call it.
       seed: of what is random in the measure.
       samples: instead of `eval_samples`, for a system with that setting.
-      with_baselines: adds those of methods without a network, see `baselines.beside`.
+      with_baselines: adds those of methods without a network, see `baselines.beside`; of a run that reconstructs those
+        of principal components.
       backbone: for the FID of what the run and those methods make, or of what a run reconstructs.
       progress: shows it.
 
@@ -76,12 +77,14 @@ def measured(
     protocol |= {"n_real": test.num_examples, "reference_sha256": comparison.content_digest(test)}
     protocol |= {} if train is None else evaluation.leak_of(test, train)
     settings: dict[str, dict[str, str]] = {}
-    if with_baselines:
+    of_codes = trained.system.reconstruct is not None and trained.system.measure.of_images is None
+    if with_baselines and not of_codes:
         beside = baselines.beside(trained, name, test, backbone=backbone, seed=seed, progress=progress)
         metrics, protocol = metrics | beside["metrics"], protocol | beside["protocol"]
     if trained.system.reconstruct is not None:
         key = jax.random.key(seed)
-        beside = reconstructed.numbers(trained, test, key, backbone=backbone, progress=progress)
+        learnt = trained.config.wrap(train, "test") if with_baselines and of_codes and train is not None else None
+        beside = reconstructed.numbers(trained, test, key, train=learnt, backbone=backbone, progress=progress)
         metrics, settings = metrics | beside["metrics"], beside["settings"]
     if BOUND in metrics:
         metrics |= code_length(trained, metrics[BOUND])

@@ -7,9 +7,13 @@ import numpy as np
 
 from jaxgen import data, images, loading, restoration
 from jaxgen.arguments import check_key
-from jaxgen.metrics import comparison, features
+from jaxgen.evaluation import representation
+from jaxgen.metrics import baselines, comparison, features
 from jaxgen.opening import BATCH
 from jaxgen.progress import Progress, no_progress
+
+MOST_IMAGES = 4000
+"""That principal components are fitted to."""
 
 
 def numbers(
@@ -17,6 +21,7 @@ def numbers(
     test: data.Dataset,
     key: jax.Array,
     *,
+    train: data.Dataset | None = None,
     backbone: features.Backbone | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -26,6 +31,8 @@ def numbers(
       trained: a run that reconstructs.
       test: held-out images, as the run reads them.
       key: of what is random in them, such as a dynamic binarisation.
+      train: the images that it was trained on, alike: adds what as many principal components as a code has numbers
+        make of the test images, where codes are vectors.
       backbone: adds the FID in its features.
       progress: shows it.
 
@@ -39,31 +46,61 @@ def numbers(
     """
     check_key(key)
     trained.system.need("reconstruct", "the quality of reconstructions")
+    methods: dict[str, tuple[Any, dict[str, str]]] = {"": (trained.reconstruct, {})}
+    if train is not None and (width := _width_of_codes(trained)):
+        components = _components(train, width, key, progress)
+
+        def by_components(batch):
+            return np.asarray(components.apply(components.arrays, batch["image"], None))
+
+        methods["_of_principal_components"] = by_components, {"fitted": components.words}
+    size = min(BATCH, test.num_examples)
+    distance, network = None, {}
     if backbone is not None:
         features.check_shape(backbone, test.image_shape, test.name)  # now, and not after minutes
-    size = min(BATCH, test.num_examples)
-    count = -(-test.num_examples // size)
-    compare = jax.jit(restoration.numbers)
-    made, per_image = [], []
-    batches = progress(data.sequential_batches(test, size), count, f"reconstructing {test.num_examples:,} test images")
-    for index, (raw, num_valid) in enumerate(batches):
-        batch = test.prepare(raw, jax.random.fold_in(key, index))
-        found = trained.reconstruct(batch)
-        if not np.isfinite(found).all():
-            raise ValueError(f"reconstructions of {test.name} hold NaN: the weights are not finite")
-        per_image.append({name: x[:num_valid] for name, x in compare(found, batch["image"]).items()})
-        made.append(images.to_uint8(found[:num_valid]))
-    metrics = {
-        f"reconstruction_{name}": float(np.concatenate([found[name] for found in per_image]).mean())
-        for name in per_image[0]
-    }
-    settings: dict[str, dict[str, str]] = dict.fromkeys(metrics, {"beside": "the images that the run was given"})
-    if backbone is not None:
         stored = np.concatenate(list(comparison.stored_images(test, size)))
         distance = comparison.fid_to(data.from_arrays("test images", stored), backbone, key)
-        of_set = distance(data.from_arrays("reconstructions", np.concatenate(made)))
         network = {"backbone": backbone.name, "backbone_sha256": backbone.digest, "resize": backbone.resize}
+    compare = jax.jit(restoration.numbers)
+    metrics: dict[str, float] = {}
+    settings: dict[str, dict[str, str]] = {}
+    for method, (reconstruct, told) in methods.items():
+        made, per_image = [], []
+        words = f"reconstructing {test.num_examples:,} test images{method.replace('_of_', ' by ').replace('_', ' ')}"
+        batches = progress(data.sequential_batches(test, size), -(-test.num_examples // size), words)
+        for index, (raw, num_valid) in enumerate(batches):
+            batch = test.prepare(raw, jax.random.fold_in(key, index))
+            found = reconstruct(batch)
+            if not np.isfinite(found).all():
+                raise ValueError(f"reconstructions of {test.name} hold NaN: the weights are not finite")
+            per_image.append({name: x[:num_valid] for name, x in compare(found, batch["image"]).items()})
+            made.append(images.to_uint8(found[:num_valid]))
+        for name in per_image[0]:
+            entry = f"reconstruction_{name}{method}"
+            metrics[entry] = float(np.concatenate([found[name] for found in per_image]).mean())
+            settings[entry] = {"beside": "the images that the run was given"} | told
+        of_set = {} if distance is None else distance(data.from_arrays("reconstructions", np.concatenate(made)))
         for name, value in of_set.items():
-            metrics[f"reconstruction_{name}"] = value
-            settings[f"reconstruction_{name}"] = {"beside": "the stored images"} | network
+            entry = f"reconstruction_{name}{method}"
+            metrics[entry], settings[entry] = value, {"beside": "the stored images"} | network | told
     return {"metrics": metrics, "settings": settings}
+
+
+def _components(train, width, key, progress):
+    """As many principal components of training images, as the run reads them."""
+    rows = np.arange(min(train.num_examples, MOST_IMAGES))
+    parts = np.array_split(rows, -(-len(rows) // BATCH))
+    shown = progress(parts, len(parts), f"reading {len(rows):,} training images")
+    given = [np.asarray(train.prepare(train.fetch(part), key)["image"]) for part in shown]
+    return baselines.principal_components(np.concatenate(given), width)
+
+
+def _width_of_codes(trained) -> int:
+    """The numbers of a code that is a vector; 0 for others."""
+    if trained.system.encode is None:
+        return 0
+    try:
+        shape = representation.code_shape(trained, "principal components")
+    except ValueError:  # of a code of whole numbers
+        return 0
+    return shape[0] if len(shape) == 1 else 0
