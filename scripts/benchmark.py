@@ -41,6 +41,7 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     progan         `emoji-progan` when all stages have grown: a gradient penalty; batch 16
     fastgan        `emoji-fastgan`: excitation, pictures drawn by the discriminator; batch 16
     wgan-gp        `emoji-wgan-gp`: a residual critic, a gradient penalty, two updates of 64 images
+    ssgan          `emoji-ssgan`: spectral normalisation in the discriminator, which tells turns apart; batch 64
     cgan           `mnist-cgan`: a DCGAN that is told classes, with R1; batch 64
     acgan          `mnist-acgan`: residual players with batch normalisation, a head for classes; batch 64
     pix2pix        `emoji-pix2pix`: a U-Net with dropout, a discriminator of pairs, 64 pixels; batch 16
