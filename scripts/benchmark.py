@@ -46,6 +46,7 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     acgan          `mnist-acgan`: residual players with batch normalisation, a head for classes; batch 64
     pix2pix        `emoji-pix2pix`: a U-Net with dropout, a discriminator of pairs, 64 pixels; batch 16
     cyclegan       `emoji-cyclegan`: two generators, two discriminators, pools of earlier fakes; batch 8 of each domain
+    cut            `emoji-cut`: filters, patches of four maps known again by dense layers; batch 8 of each domain
     stargan        `mnist-stargan`: digits become others, a gradient penalty, two discriminator updates of 32 images
     gated          `emoji-gated`: gated convolutions in two stages, contextual attention, 64 pixels; batch 16
     context        `emoji-context-encoder`: the middle of 64 pixels by a bottleneck, and an adversary; batch 64
