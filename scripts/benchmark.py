@@ -61,6 +61,7 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     iwae           `mnist-iwae-1`: dense layers, 50 latents for each of 20 images
     vqvae          `emoji-vqvae`: a codebook of moving averages, some of which begin anew; batch 64
     vqvae2         `emoji-vqvae2`: two maps of codes; batch 64
+    dvae           `emoji-dvae` when its schedules are at rest: 8x8 codes of 256, relaxed draws; batch 64
     vdvae          `emoji-vdvae`: 14 layers of latents, a mixture of logistics for each pixel; batch 32
     srcnn          `emoji-srcnn-x2`: three convolutions after bicubic interpolation, 64x64 pixels; batch 16
     srgan          `emoji-srgan-x4`: 16x16 pixels become 64x64, with an adversary from step 0 on; batch 16

@@ -20,7 +20,8 @@ SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 TORCH_PYTHON = os.environ.get("JAXGEN_TORCH_PYTHON") or (sys.executable if importlib.util.find_spec("torch") else None)
 NAMES = ["sagan", "biggan", "stylegan2", "r3gan", "progan", "fastgan", "wgan-gp", "ssgan", "cgan", "acgan", "pix2pix"]
 NAMES += ["cyclegan", "cut", "stargan", "gated", "context", "vae-gan", "vqgan", "aae", "bigan", "lama", "factor-vae"]
-NAMES += ["vae", "cvae", "iwae", "vqvae", "vqvae2", "vdvae", "srcnn", "srgan", "edsr", "nafnet", "dncnn", "drunet"]
+NAMES += ["vae", "cvae", "iwae", "vqvae", "vqvae2", "dvae", "vdvae", "srcnn", "srgan", "edsr", "nafnet", "dncnn"]
+NAMES += ["drunet"]
 needs_torch = pytest.mark.skipif(
     TORCH_PYTHON is None, reason="no PyTorch; JAXGEN_TORCH_PYTHON can name an interpreter that has it"
 )
