@@ -71,6 +71,9 @@ class System:
 
 Work = Case | Stage | System
 
+# ESRGAN half as wide, with 6 of 23 blocks, its adversary from step 0 on, and the package's perceptual network.
+NARROW_RRDB = {"start": 0, "perceptual": "shipped", "features": 32, "blocks": 6, "growth": 16}
+
 CASES = {
     case.name: case
     for case in (
@@ -127,6 +130,14 @@ CASES = {
         System("vdvae", "emoji-vdvae", 32),
         System("srcnn", "emoji-srcnn-x2", 16, image_size=64),
         System("srgan", "emoji-srgan-x4", 16, {"start": 0}, image_size=64),
+        System(
+            "esrgan",
+            "df2k-esrgan-x4",
+            4,
+            NARROW_RRDB | {"discriminator_features": 32},
+            image_size=128,
+            check_learning_rate=1e-3,
+        ),
         System("edsr", "emoji-edsr-x2", 16, image_size=64),
         System("rcan", "df2k-rcan-x4", 4, {"features": 32, "groups": 2}, image_size=192),
         System("nafnet", "emoji-jpeg-10", 16, image_size=64),
@@ -168,6 +179,7 @@ TINY = {  # changes of a system for a run of seconds
     "vdvae": {"width": 8, "custom_widths": "32:2,16:4", "latent_dim": 2, "num_mixtures": 2},
     "srcnn": {"widths": (3, 2)},
     "srgan": {"features": 4, "blocks": 1, "discriminator_features": 2},
+    "esrgan": {"batch_size": 4, "features": 4, "blocks": 2, "growth": 2, "discriminator_features": 4, "halvings": 2},
     "edsr": {"features": 4, "blocks": 2},
     "rcan": {"batch_size": 2, "features": 4, "blocks": 2, "reduction": 2},
     "nafnet": {"width": 4},

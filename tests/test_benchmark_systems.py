@@ -20,9 +20,9 @@ SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 TORCH_PYTHON = os.environ.get("JAXGEN_TORCH_PYTHON") or (sys.executable if importlib.util.find_spec("torch") else None)
 NAMES = ["sagan", "biggan", "stylegan2", "r3gan", "progan", "fastgan", "wgan-gp", "ssgan", "cgan", "acgan", "pix2pix"]
 NAMES += ["cyclegan", "cut", "stargan", "gated", "context", "vae-gan", "vqgan", "aae", "bigan", "lama", "factor-vae"]
-NAMES += ["vae", "cvae", "iwae", "vqvae", "vqvae2", "dvae", "vdvae", "srcnn", "srgan", "edsr", "rcan", "nafnet"]
-NAMES += ["dncnn", "drunet"]
-SMALLER_BATCHES = ("rcan",)  # than published
+NAMES += ["vae", "cvae", "iwae", "vqvae", "vqvae2", "dvae", "vdvae", "srcnn", "srgan", "esrgan", "edsr", "rcan"]
+NAMES += ["nafnet", "dncnn", "drunet"]
+SMALLER_BATCHES = ("esrgan", "rcan")  # than published
 needs_torch = pytest.mark.skipif(
     TORCH_PYTHON is None, reason="no PyTorch; JAXGEN_TORCH_PYTHON can name an interpreter that has it"
 )
