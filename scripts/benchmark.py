@@ -67,6 +67,7 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     srgan          `emoji-srgan-x4`: 16x16 pixels become 64x64, with an adversary from step 0 on; batch 16
     esrgan         `df2k-esrgan-x4`, half as wide, 6 of 23 blocks, from step 0; perceptual distance; batch 4
     edsr           `emoji-edsr-x2`: 32x32 pixels become 64x64; batch 16
+    partial        `emoji-partial`: a U-Net of partial convolutions, styles of a network's maps, 64 pixels; batch 16
     rcan           `df2k-rcan-x4`, half as wide, 2 of 10 groups: attention to channels, 48x48 pixels; batch 4
     nafnet         `emoji-jpeg-10`: convolutions of each channel alone, attention to channels, 64 pixels; batch 16
     dncnn          `emoji-dncnn-25`: plain convolutions, 64 pixels; batch 16
