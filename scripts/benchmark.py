@@ -56,6 +56,7 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     bigan          `mnist-bigan`: a discriminator of pairs of image and code, dense layers; batch 128
     lama           `emoji-lama`: Fourier convolutions, a discriminator's maps, perceptual distance, 64 pixels; batch 16
     factor-vae     `mnist-factor-vae`: a convolutional VAE, a discriminator of latents; batch 64
+    classifier     `mnist-cnn`: three convolutions with batch normalisation, dropout, digits not shifted; batch 100
     vae            `mnist-vae`: dense layers; batch 100
     cvae           `mnist-cvae`: dense layers that are told classes; batch 100
     m2             `mnist-m2`: all ten classes of each image, and a classifier, dense layers; batch 100
