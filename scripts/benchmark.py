@@ -61,6 +61,7 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     cvae           `mnist-cvae`: dense layers that are told classes; batch 100
     m2             `mnist-m2`: all ten classes of each image, and a classifier, dense layers; batch 100
     regularised    `mnist-beta-tcvae`: dense layers, a total correlation; batch 100
+    flexible       `mnist-vampprior`: dense layers, a prior of 500 pseudo-inputs; batch 100
     iwae           `mnist-iwae-1`: dense layers, 50 latents for each of 20 images
     vqvae          `emoji-vqvae`: a codebook of moving averages, some of which begin anew; batch 64
     vqvae2         `emoji-vqvae2`: two maps of codes; batch 64
