@@ -45,6 +45,7 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     cgan           `mnist-cgan`: a DCGAN that is told classes, with R1; batch 64
     acgan          `mnist-acgan`: residual players with batch normalisation, a head for classes; batch 64
     pix2pix        `emoji-pix2pix`: a U-Net with dropout, a discriminator of pairs, 64 pixels; batch 16
+    pix2pixhd      `cityscapes-pix2pixhd`, a quarter as wide, 256 pixels: two discriminators of pairs; batch 1
     cyclegan       `emoji-cyclegan`: two generators, two discriminators, pools of earlier fakes; batch 8 of each domain
     cut            `emoji-cut`: filters, patches of four maps known again by dense layers; batch 8 of each domain
     stargan        `mnist-stargan`: digits become others, a gradient penalty, two discriminator updates of 32 images

@@ -19,9 +19,9 @@ from jaxgen.losses import latent
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 TORCH_PYTHON = os.environ.get("JAXGEN_TORCH_PYTHON") or (sys.executable if importlib.util.find_spec("torch") else None)
 NAMES = ["sagan", "biggan", "stylegan2", "r3gan", "progan", "fastgan", "wgan-gp", "ssgan", "cgan", "acgan", "pix2pix"]
-NAMES += ["cyclegan", "cut", "stargan", "gated", "context", "vae-gan", "vqgan", "aae", "bigan", "lama", "factor-vae"]
-NAMES += ["classifier", "vae", "cvae", "m2", "regularised", "flexible", "iwae", "vqvae", "vqvae2", "dvae", "vdvae"]
-NAMES += ["srcnn", "srgan", "esrgan", "deblurgan", "edsr", "partial", "rcan", "nafnet", "dncnn", "drunet"]
+NAMES += ["pix2pixhd", "cyclegan", "cut", "stargan", "gated", "context", "vae-gan", "vqgan", "aae", "bigan", "lama"]
+NAMES += ["factor-vae", "classifier", "vae", "cvae", "m2", "regularised", "flexible", "iwae", "vqvae", "vqvae2", "dvae"]
+NAMES += ["vdvae", "srcnn", "srgan", "esrgan", "deblurgan", "edsr", "partial", "rcan", "nafnet", "dncnn", "drunet"]
 SMALLER_BATCHES = ("esrgan", "rcan")  # than published
 needs_torch = pytest.mark.skipif(
     TORCH_PYTHON is None, reason="no PyTorch; JAXGEN_TORCH_PYTHON can name an interpreter that has it"
