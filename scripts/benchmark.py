@@ -71,6 +71,7 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     srcnn          `emoji-srcnn-x2`: three convolutions after bicubic interpolation, 64x64 pixels; batch 16
     srgan          `emoji-srgan-x4`: 16x16 pixels become 64x64, with an adversary from step 0 on; batch 16
     esrgan         `df2k-esrgan-x4`, half as wide, 6 of 23 blocks, from step 0; perceptual distance; batch 4
+    real-esrgan    `real-esrgan-x4`, half as wide, 6 of 23 blocks, discriminator a quarter, 128 pixels; else as esrgan
     deblurgan      `emoji-deblurgan`: dropout, a critic of patches, a gradient penalty, five updates of 4 images
     edsr           `emoji-edsr-x2`: 32x32 pixels become 64x64; batch 16
     partial        `emoji-partial`: a U-Net of partial convolutions, styles of a network's maps, 64 pixels; batch 16

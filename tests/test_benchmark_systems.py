@@ -21,8 +21,9 @@ TORCH_PYTHON = os.environ.get("JAXGEN_TORCH_PYTHON") or (sys.executable if impor
 NAMES = ["sagan", "biggan", "stylegan2", "r3gan", "progan", "fastgan", "wgan-gp", "ssgan", "cgan", "acgan", "pix2pix"]
 NAMES += ["pix2pixhd", "cyclegan", "cut", "stargan", "gated", "context", "vae-gan", "vqgan", "aae", "bigan", "lama"]
 NAMES += ["factor-vae", "classifier", "vae", "cvae", "m2", "regularised", "flexible", "iwae", "vqvae", "vqvae2", "dvae"]
-NAMES += ["vdvae", "srcnn", "srgan", "esrgan", "deblurgan", "edsr", "partial", "rcan", "nafnet", "dncnn", "drunet"]
-SMALLER_BATCHES = ("esrgan", "rcan")  # than published
+NAMES += ["vdvae", "srcnn", "srgan", "esrgan", "real-esrgan", "deblurgan", "edsr", "partial", "rcan", "nafnet", "dncnn"]
+NAMES += ["drunet"]
+SMALLER_BATCHES = ("esrgan", "real-esrgan", "rcan")  # than published
 needs_torch = pytest.mark.skipif(
     TORCH_PYTHON is None, reason="no PyTorch; JAXGEN_TORCH_PYTHON can name an interpreter that has it"
 )
