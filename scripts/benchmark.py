@@ -41,10 +41,14 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     progan         `emoji-progan` when all stages have grown: a gradient penalty; batch 16
     fastgan        `emoji-fastgan`: excitation, pictures drawn by the discriminator; batch 16
     wgan-gp        `emoji-wgan-gp`: a residual critic, a gradient penalty, two updates of 64 images
+    ssgan          `emoji-ssgan`: spectral normalisation in the discriminator, which tells turns apart; batch 64
     cgan           `mnist-cgan`: a DCGAN that is told classes, with R1; batch 64
     acgan          `mnist-acgan`: residual players with batch normalisation, a head for classes; batch 64
     pix2pix        `emoji-pix2pix`: a U-Net with dropout, a discriminator of pairs, 64 pixels; batch 16
+    pix2pixhd      `cityscapes-pix2pixhd`, a quarter as wide, 256 pixels: two discriminators of pairs; batch 1
     cyclegan       `emoji-cyclegan`: two generators, two discriminators, pools of earlier fakes; batch 8 of each domain
+    cut            `emoji-cut`: filters, patches of four maps known again by dense layers; batch 8 of each domain
+    stargan        `mnist-stargan`: digits become others, a gradient penalty, two discriminator updates of 32 images
     gated          `emoji-gated`: gated convolutions in two stages, contextual attention, 64 pixels; batch 16
     context        `emoji-context-encoder`: the middle of 64 pixels by a bottleneck, and an adversary; batch 64
     vae-gan        `emoji-vae-gan`: encoder, decoder and discriminator, each by a loss of its own; batch 64
@@ -53,15 +57,25 @@ that the preset adds to its losses. Images are spoilt, cut and mirrored by the d
     bigan          `mnist-bigan`: a discriminator of pairs of image and code, dense layers; batch 128
     lama           `emoji-lama`: Fourier convolutions, a discriminator's maps, perceptual distance, 64 pixels; batch 16
     factor-vae     `mnist-factor-vae`: a convolutional VAE, a discriminator of latents; batch 64
+    classifier     `mnist-cnn`: three convolutions with batch normalisation, dropout, digits not shifted; batch 100
     vae            `mnist-vae`: dense layers; batch 100
     cvae           `mnist-cvae`: dense layers that are told classes; batch 100
+    m2             `mnist-m2`: all ten classes of each image, and a classifier, dense layers; batch 100
+    regularised    `mnist-beta-tcvae`: dense layers, a total correlation; batch 100
+    flexible       `mnist-vampprior`: dense layers, a prior of 500 pseudo-inputs; batch 100
     iwae           `mnist-iwae-1`: dense layers, 50 latents for each of 20 images
     vqvae          `emoji-vqvae`: a codebook of moving averages, some of which begin anew; batch 64
     vqvae2         `emoji-vqvae2`: two maps of codes; batch 64
+    dvae           `emoji-dvae` when its schedules are at rest: 8x8 codes of 256, relaxed draws; batch 64
     vdvae          `emoji-vdvae`: 14 layers of latents, a mixture of logistics for each pixel; batch 32
     srcnn          `emoji-srcnn-x2`: three convolutions after bicubic interpolation, 64x64 pixels; batch 16
     srgan          `emoji-srgan-x4`: 16x16 pixels become 64x64, with an adversary from step 0 on; batch 16
+    esrgan         `df2k-esrgan-x4`, half as wide, 6 of 23 blocks, from step 0; perceptual distance; batch 4
+    real-esrgan    `real-esrgan-x4`, half as wide, 6 of 23 blocks, discriminator a quarter, 128 pixels; else as esrgan
+    deblurgan      `emoji-deblurgan`: dropout, a critic of patches, a gradient penalty, five updates of 4 images
     edsr           `emoji-edsr-x2`: 32x32 pixels become 64x64; batch 16
+    partial        `emoji-partial`: a U-Net of partial convolutions, styles of a network's maps, 64 pixels; batch 16
+    rcan           `df2k-rcan-x4`, half as wide, 2 of 10 groups: attention to channels, 48x48 pixels; batch 4
     nafnet         `emoji-jpeg-10`: convolutions of each channel alone, attention to channels, 64 pixels; batch 16
     dncnn          `emoji-dncnn-25`: plain convolutions, 64 pixels; batch 16
     drunet         `emoji-drunet`: a U-Net of residual blocks, 64 pixels; batch 16

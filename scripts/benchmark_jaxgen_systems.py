@@ -28,7 +28,9 @@ PLAYERS = ("generator", "discriminator", "generators", "discriminators", "encode
 LOSSES = ("loss", *(f"{player}/loss" for player in PLAYERS))
 TERMS = ("path_length", "drift", "autoencoding", "distortion", "rate", "commitment", "l1", "pixels")
 TERMS += ("feature_distortion", "reconstruction", "perceptual", "quantiser", "known_is_real", "matching")
-TERMS += ("nce", "cycle", "turned", "auxiliary_classifier", "known", "hole", "variation", "style")
+TERMS += ("nce", "cycle", "turned", "auxiliary_classifier", "known", "hole", "variation", "style", "classification")
+TERMS += ("total_correlation", "feature_matching")
+LOOPS = ("Scan", "group_", "blocks")  # beginnings of names
 COUNTERS = ("batches",)  # collections' numbers that are 0 in the first step alone, which does other work
 
 
@@ -83,8 +85,10 @@ def told(case: System):
 
 
 def first_step(case: System):
-    """The step that is the first one: of players that grow, one in which they are whole."""
+    """The step that is the first one: of players that grow, one in which they are whole; after schedules of a loss."""
     config = config_of(case)
+    if case.name == "dvae":
+        return max(config.temperature_steps, config.beta_steps)
     if case.name != "progan":
         return 0
     last = len(progan.stages_of(case.image_size)) - 1
@@ -156,8 +160,13 @@ def changed(player):
 
 
 def outputs_of(case: System, system, state, batch, key):
-    """({name: array}, {network: its collections}) of a forward pass of each player; or images out of training."""
+    """({name: array}, {network: its collections}) of a forward pass of each player; or images out of training.
+
+    Of what makes no images, a classifier, its logits.
+    """
     game = system.game
+    if game is None and system.translate is None and system.reconstruct is None:
+        return {"logits": system.classify(latest(state), batch["image"])}, {}
     if game is None:
         look = functools.partial(system.translate, key=key) if system.translate else system.reconstruct
         return {"images": look(latest(state), batch)}, {}
@@ -173,8 +182,14 @@ def outputs_of(case: System, system, state, batch, key):
             (game.discriminator, state.discriminator, real, told.real),
         )
     )
-    outputs = {"images": network.split_output(images)[0], "logits": network.split_output(logits)[0]}
+    outputs = {"images": network.split_output(images)[0], "logits": in_one(network.split_output(logits)[0])}
     return outputs, {"generator": generated, "discriminator": judged}
+
+
+def in_one(logits):
+    """Logits as they are, or of several sizes one after another."""
+    leaves = jax.tree.leaves(logits)
+    return leaves[0] if len(leaves) == 1 else jnp.concatenate([x.ravel() for x in leaves])
 
 
 def latest(state):
@@ -217,14 +232,14 @@ def reference(case: System, state, batch):
 
 
 def in_pieces(networks):
-    """The networks, each row of blocks that one loop runs ("Scan...", with their weights stacked) taken apart."""
+    """The networks, each row of blocks that one loop runs (`LOOPS`, with their weights stacked) taken apart."""
 
     def apart(tree):
         if not isinstance(tree, dict):
             return tree
         return {
             name: {str(i): jax.tree.map(lambda x, i=i: x[i], own) for i in range(len(jax.tree.leaves(own)[0]))}
-            if name.startswith("Scan")
+            if name.startswith(LOOPS)
             else apart(own)
             for name, own in tree.items()
         }

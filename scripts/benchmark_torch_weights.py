@@ -92,13 +92,17 @@ def weights_from(arrays, prefix, network):
 
 
 def _own_arrays(arrays, prefix, name, layer):
-    """Parameters and buffers of a module itself: kernels as those of layers, maps [H, W, C] as [C, H, W]."""
+    """Parameters and buffers of a module itself: kernels as those of layers, maps [H, W, C] as [C, H, W].
+
+    Of those that the module names in `makes_rows` each image is a row.
+    """
     state = {}
     kept = {leaf: x for leaf, x in layer._buffers.items() if leaf not in layer._non_persistent_buffers_set}
     for collections, own in ((("params",), layer._parameters), (AVERAGES, kept)):
         for leaf in (leaf for leaf, x in own.items() if x is not None):
             path = "/".join(filter(None, [*name.split("."), "kernel" if leaf == "weight" else leaf]))
             x = next(arrays[key] for key in (f"{prefix}/{c}/{path}" for c in collections) if key in arrays)
+            x = x.reshape(len(x), -1) if leaf in getattr(layer, "makes_rows", ()) else x
             axes = {4: (3, 2, 0, 1), 3: (2, 0, 1)}.get(x.ndim)
             state[".".join(filter(None, [name, leaf]))] = x if axes is None else x.transpose(axes)
     return state

@@ -4,51 +4,15 @@ import random
 
 import torch
 from torch import nn
-from torch.nn.functional import instance_norm, l1_loss, relu
+from torch.nn.functional import l1_loss
 
 from rivals.base import Base, optimizer_of
 from rivals.game import LOSSES
 from rivals.patches import PatchDiscriminator
+from rivals.translator import Translator
 
 DOMAINS = ("image", "source")
 OTHER = {"image": "source", "source": "image"}
-
-
-def rectified(x):
-    """relu(norm(x)), the norm of each channel of each image."""
-    return relu(instance_norm(x), inplace=True)
-
-
-class ResidualBlock(nn.Module):
-    """x + norm(Conv(relu(norm(Conv(x))))), borders reflected."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.Conv_0, self.Conv_1 = (nn.Conv2d(width, width, 3, padding=1, padding_mode="reflect") for _ in range(2))
-
-    def forward(self, x):
-        return x + instance_norm(self.Conv_1(rectified(self.Conv_0(x))))
-
-
-class Generator(nn.Module):
-    """Images [B, C, H, W] -> images in [-1, 1]: halved, residual blocks, doubled again."""
-
-    def __init__(self, channels, features, halvings, blocks):
-        super().__init__()
-        self.Conv_0 = nn.Conv2d(channels, features, 7, padding=3, padding_mode="reflect")
-        for i in range(halvings):
-            self.add_module(f"Conv_{i + 1}", nn.Conv2d(features << i, features << (i + 1), 3, 2, 1))
-        for i in range(blocks):
-            self.add_module(f"ResidualBlock_{i}", ResidualBlock(features << halvings))
-        for i, inner in enumerate(features << n for n in range(halvings, 0, -1)):
-            self.add_module(f"ConvTranspose_{i}", nn.ConvTranspose2d(inner, inner // 2, 3, 2, 1, 1))
-        self.add_module(f"Conv_{halvings + 1}", nn.Conv2d(features, channels, 7, padding=3, padding_mode="reflect"))
-
-    def forward(self, x):
-        *layers, last = self.children()
-        for layer in layers:
-            x = layer(x) if isinstance(layer, ResidualBlock) else rectified(layer(x))
-        return torch.tanh(last(x).float())
 
 
 class Pool:
@@ -90,7 +54,7 @@ class Rival(Base):
     def make_generator(self):
         """A new one."""
         s = self.settings
-        return Generator(self.case.channels, s["features"], s["halvings"], s["blocks"])
+        return Translator(self.case.channels, s["features"], s["halvings"], s["blocks"])
 
     def make_judge(self):
         """A new discriminator."""

@@ -18,6 +18,11 @@ LOSSES["least_squares"] = (
     lambda fake: 0.5 * (fake - 1).square(),
     lambda real, fake: 0.5 * ((real - 1).square() + fake.square()),
 )
+# Of the relativistic average one each is of both kinds of logits, the generator's with these swapped.
+LOSSES["relativistic_average"] = (
+    None,
+    lambda real, fake: softplus(fake.mean() - real) + softplus(fake - real.mean()),
+)
 
 
 def first_of(output):
@@ -108,18 +113,22 @@ class Rival(Base):
         with self.autocast():
             return self.generator(*inputs)
 
+    def judged(self, x, *told):
+        """Logits, of whose sum penalties are."""
+        return self.discriminator(x, *told)
+
     def logits_and_squared_gradient_norm(self, x, *told):
         """(D(x), |grad_x D(x)|^2), both [B]. torch.compile cannot differentiate autograd.grad, but func.grad it can."""
         if self.compile_mode:
 
             def total(x):
-                logits = self.discriminator(x, *told)
+                logits = self.judged(x, *told)
                 return logits.sum(), logits
 
             gradient, logits = torch.func.grad(total, has_aux=True)(x)
         else:
             x = x.detach().requires_grad_()
-            logits = self.discriminator(x, *told)
+            logits = self.judged(x, *told)
             (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
         return logits, gradient.square().sum((1, 2, 3))
 

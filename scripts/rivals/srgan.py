@@ -77,13 +77,17 @@ class Rival(game.Rival):
         """Sources."""
         return (self.parts["source"][-1],)
 
+    def target(self):
+        """What images are compared with."""
+        return self.parts["image"][-1]
+
     def generator_terms(self, inputs, output):
         """The mean absolute difference, black being 0 and white 1, and the perceptual distance."""
-        s, real = self.settings, self.parts["image"][-1]
+        s, target = self.settings, self.target()
         with self.autocast():
-            distance = self.frozen["judge"](output, real)
+            distance = self.frozen["judge"](output, target)
         return {
-            "pixels": s["pixels"] * half_l1(output, real),
+            "pixels": s["pixels"] * half_l1(output, target),
             "perceptual": s["perceptual_weight"] * distance,
         }
 
