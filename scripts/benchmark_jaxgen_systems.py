@@ -23,6 +23,7 @@ __all__ = ["make", "networks_of", "numbers_of", "reference", "told"]
 
 CHECK_CHANGE = 0.3  # of all weights in the step that is compared, in units of their size: none of them is then 0 or 1
 FAST = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None  # that step runs once
+CHECK_VARIANCE = 4.0  # by which running variances, 1 at first, are multiplied: many layers would else make thousands
 TUPLES = ("widths", "rates", "discriminator_widths")  # of settings, which come as lists
 PLAYERS = ("generator", "discriminator", "generators", "discriminators", "encoder", "decoder")
 LOSSES = ("loss", *(f"{player}/loss" for player in PLAYERS))
@@ -142,7 +143,7 @@ def descent_of(case: System, batch):
 
 
 def changed(player):
-    """The player with weights that have moved, and the vectors of spectral normalisation near their singular ones."""
+    """The player with weights and running variances that have moved, and spectral vectors near their singular ones."""
     leaves, structure = jax.tree.flatten(player.params)
     generator = np.random.default_rng(1)
 
@@ -154,7 +155,9 @@ def changed(player):
     player = near_singular_vectors(player.replace(params=jax.tree.unflatten(structure, map(moved, leaves))))
 
     def counted(path, x):
-        return jnp.ones_like(x) if path[-1].key in COUNTERS else x
+        if path[-1].key in COUNTERS:
+            return jnp.ones_like(x)
+        return CHECK_VARIANCE * x if path[-1].key == "var" else x
 
     return player.replace(model_state=jax.tree_util.tree_map_with_path(counted, player.model_state))
 

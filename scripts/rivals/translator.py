@@ -2,14 +2,22 @@
 
 import torch
 from torch import nn
-from torch.nn.functional import instance_norm, interpolate, pad, relu
+from torch.nn.functional import group_norm, instance_norm, interpolate, pad, relu
 
 from rivals.patches import blur_and_halve
 
 
+def normalised(x):
+    """Each channel of each image by its own mean and variance.
+
+    Of one image PyTorch's `instance_norm` (2.13, CPU) has a wrong gradient where that of its output is channels_last.
+    """
+    return group_norm(x, x.shape[1]) if len(x) == 1 else instance_norm(x)
+
+
 def rectified(x):
-    """relu(norm(x)), the norm of each channel of each image."""
-    return relu(instance_norm(x), inplace=True)
+    """relu(norm(x))."""
+    return relu(normalised(x), inplace=True)
 
 
 class ResidualBlock(nn.Module):
@@ -24,7 +32,7 @@ class ResidualBlock(nn.Module):
         y = rectified(self.Conv_0(x))
         for factor in factors:
             y = y * factor
-        return x + instance_norm(self.Conv_1(y))
+        return x + normalised(self.Conv_1(y))
 
 
 class Translator(nn.Module):
