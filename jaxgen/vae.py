@@ -187,8 +187,9 @@ def make_train_step(
             weighted = jnp.mean(variational.importance_weighted_bound(log_weights, axis=1))
             mean_kl = over_devices(jnp.mean(rates, axis=0))
             # Not `maximum`, whose derivative compares for equality what XLA may have computed twice. NaN stays NaN.
-            floored = jnp.sum(jnp.where(mean_kl < free_bits, free_bits, mean_kl))
-            loss = distortion + weight * floored
+            # Without free bits no floor, either: a rate that is estimated by samples may be negative.
+            floored = jnp.where(mean_kl < free_bits, free_bits, mean_kl) if free_bits else mean_kl
+            loss = distortion + weight * jnp.sum(floored)
             metrics |= {"elbo": -distortion - rate, "rate": rate, "importance_weighted_bound": weighted}
         if bound is not None:
             of = latent_model.log_weights_of(

@@ -467,6 +467,18 @@ def test_each_posterior_and_prior_is_trained_measured_and_drawn_from(pair):
     assert vae.reconstruct(*modules, state.ema, IMAGES, posterior=pair[0]).shape == IMAGES.shape
 
 
+def test_a_rate_that_draws_make_negative_counts_as_it_is():
+    """Of a mixture the rate is log q(z) - log p(z) of draws: below 0 in some batches of one image."""
+    state, step, _ = make(posteriors.Diagonal(), priors.Mixture(3, 2))
+    one_image = {name: x[:1] for name, x in BATCH.items()}
+    _, found = jax.jit(jax.vmap(step, (None, None, 0)))(state, one_image, jax.random.split(KEY, 64))
+    found = [{name: float(x[i]) for name, x in found.items()} for i in range(64)]
+    negative = [metrics for metrics in found if metrics["rate"] < 0]
+    assert 0 < len(negative) < 64
+    for metrics in negative:
+        assert metrics["loss"] == pytest.approx(metrics["distortion"] + metrics["rate"], rel=1e-6)
+
+
 # --------------------------------------------------------------------------------------------------------- terms
 
 
