@@ -76,12 +76,13 @@ class Rival(three.Rival):
         distortion = -log_bernoulli(self.decoder(z).flatten(1), (x.flatten(1) + 1) / 2).mean()
         rate = rate_of(mean, logvar).mean()
         logits, of_permuted = self.discriminator(z), self.discriminator(z.gather(0, numbers.argsort(0)))
+        correlation = logits.mean()
         losses = {
-            ("encoder",): distortion + rate + self.settings["gamma"] * logits.mean(),
+            ("encoder",): distortion + rate + self.settings["gamma"] * correlation,
             ("decoder",): distortion,
             ("discriminator",): (softplus(-logits) + softplus(of_permuted)).mean(),
         }
-        return losses, {"distortion": distortion, "rate": rate}, None
+        return losses, {"distortion": distortion, "rate": rate, "total_correlation": correlation}, None
 
     def code_of(self, output):
         """The mean."""
