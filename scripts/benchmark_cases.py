@@ -65,6 +65,7 @@ class System:
     channels: int = 3
     dtype: str = "float32"  # of the computation; weights are float32
     check_learning_rate: float = 0.05  # of plain gradient descent, in the step that is compared
+    check_change: float = 0.3  # of all weights before it, in units of their size: none of them is then 0 or 1
     settings: dict = dataclasses.field(default_factory=dict)  # all of them, by the preset's names
     batch: dict = dataclasses.field(default_factory=dict)  # name -> shape, [B, H, W, C] of images
 
@@ -149,6 +150,7 @@ CASES = {
             NARROW_RRDB | {"discriminator_features": 32},
             image_size=128,
             check_learning_rate=1e-3,
+            check_change=2.0,  # batch normalisation of images of one colour, as it makes them at first, is of rounding
         ),
         System(
             "real-esrgan",

@@ -21,7 +21,6 @@ from jaxgen.system import Spec
 
 __all__ = ["make", "networks_of", "numbers_of", "reference", "told"]
 
-CHECK_CHANGE = 0.3  # of all weights in the step that is compared, in units of their size: none of them is then 0 or 1
 FAST = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None  # that step runs once
 CHECK_VARIANCE = 4.0  # by which running variances, 1 at first, are multiplied: many layers would else make thousands
 TUPLES = ("widths", "rates", "discriminator_widths")  # of settings, which come as lists
@@ -142,7 +141,7 @@ def descent_of(case: System, batch):
     return Descent(system, system.init, system.train_step)
 
 
-def changed(player):
+def changed(player, share):
     """The player with weights and running variances that have moved, and spectral vectors near their singular ones."""
     leaves, structure = jax.tree.flatten(player.params)
     generator = np.random.default_rng(1)
@@ -150,7 +149,7 @@ def changed(player):
     def moved(x):
         x = np.asarray(x)
         size = np.sqrt(np.mean(np.square(x))) or 0.1
-        return jnp.asarray(x + CHECK_CHANGE * size * generator.normal(size=x.shape), x.dtype)
+        return jnp.asarray(x + share * size * generator.normal(size=x.shape), x.dtype)
 
     player = near_singular_vectors(player.replace(params=jax.tree.unflatten(structure, map(moved, leaves))))
 
@@ -209,9 +208,8 @@ def reference(case: System, state, batch):
     """The initial weights, everything that a step draws, and what jaxgen makes of it in float32."""
     descent, key = descent_of(case, batch), jax.random.key(2)
     fresh = networks_of(descent.init(jax.random.key(0)))
-    before = state.replace(
-        **{name: changed(one.replace(opt_state=fresh[name].opt_state)) for name, one in networks_of(state).items()}
-    )
+    moved = {name: one.replace(opt_state=fresh[name].opt_state) for name, one in networks_of(state).items()}
+    before = state.replace(**{name: changed(one, case.check_change) for name, one in moved.items()})
     with jax.default_matmul_precision("highest"):
         with recorded() as drawn:
             step = jax.jit(descent.train_step, compiler_options=FAST)
