@@ -52,7 +52,8 @@ def measured(
       stand `nll` and `bits_per_dim`, and of a run that reconstructs what `reconstructed.numbers` says.
 
     Raises:
-      ValueError: for a system that measures nothing or has no `eval_samples`, and for data without a test split.
+      ValueError: for a system that measures nothing or has no `eval_samples`, for data without a test split, and for
+        baselines that it has none of.
     """
     if trained.system.measure is None:
         raise ValueError(f"{trained.system.name} measures nothing by itself; give a REFERENCE")
@@ -66,6 +67,13 @@ def measured(
     building.warn_of_few(test, asked)
     check_same_kind(trained, test, name)
     train = opening.open_training_images(trained, name)  # warns where they have changed, or are not there
+    by_components = (
+        with_baselines and trained.system.reconstruct is not None and trained.system.measure.of_images is None
+    )
+    if by_components:
+        reconstructed.numbers_of_a_code(trained)  # refused now, and not after minutes
+        if train is None:
+            raise ValueError(f"--baselines are fitted to the images that {name} was trained on, which are not there")
     system = building.build_system(config, trained.spec)
     evaluate = assemble(system, test, test, key=jax.random.key(seed), mesh=sharding.make_mesh()).evaluate
     assert evaluate is not None  # of a system with `measure` and held-out images
@@ -77,13 +85,12 @@ def measured(
     protocol |= {"n_real": test.num_examples, "reference_sha256": comparison.content_digest(test)}
     protocol |= {} if train is None else evaluation.leak_of(test, train)
     settings: dict[str, dict[str, str]] = {}
-    of_codes = trained.system.reconstruct is not None and trained.system.measure.of_images is None
-    if with_baselines and not of_codes:
+    if with_baselines and not by_components:
         beside = baselines.beside(trained, name, test, backbone=backbone, seed=seed, progress=progress)
         metrics, protocol = metrics | beside["metrics"], protocol | beside["protocol"]
     if trained.system.reconstruct is not None:
         key = jax.random.key(seed)
-        learnt = trained.config.wrap(train, "test") if with_baselines and of_codes and train is not None else None
+        learnt = trained.config.wrap(train, "test") if by_components and train is not None else None
         beside = reconstructed.numbers(trained, test, key, train=learnt, backbone=backbone, progress=progress)
         metrics, settings = metrics | beside["metrics"], beside["settings"]
     if BOUND in metrics:

@@ -1,11 +1,12 @@
 """How well test images come back from the codes that a run gives them: PSNR, SSIM, and the FID of reconstructions."""
 
+import math
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxgen import data, images, loading, restoration
+from jaxgen import data, images, loading, memory, restoration
 from jaxgen.arguments import check_key
 from jaxgen.evaluation import representation
 from jaxgen.metrics import baselines, comparison, features
@@ -32,7 +33,7 @@ def numbers(
       test: held-out images, as the run reads them.
       key: of what is random in them, such as a dynamic binarisation.
       train: the images that it was trained on, alike: adds what as many principal components as a code has numbers
-        make of the test images, where codes are vectors.
+        make of the test images.
       backbone: adds the FID in its features.
       progress: shows it.
 
@@ -42,13 +43,19 @@ def numbers(
 
     Raises:
       MissingCapability: for a run that reconstructs nothing.
-      ValueError: for images of another shape than the backbone takes, and for NaN.
+      ValueError: for images of another shape than the backbone takes, for NaN, and with `train` as `numbers_of_a_code`.
+      MemoryError: for more reconstructions than fit, of which an FID is asked.
     """
     check_key(key)
     trained.system.need("reconstruct", "the quality of reconstructions")
+    if backbone is not None:
+        features.check_shape(backbone, test.image_shape, test.name)  # now, and not after minutes
+        sub_pixels = test.num_examples * int(np.prod(test.image_shape))
+        words = f"the FID of {test.num_examples:,} reconstructions"
+        memory.check(sub_pixels, memory.free_of_machine(), words, "leave out --backbone")
     methods: dict[str, tuple[Any, dict[str, str]]] = {"": (trained.reconstruct, {})}
-    if train is not None and (width := _width_of_codes(trained)):
-        components = _components(train, width, key, progress)
+    if train is not None:
+        components = _components(train, numbers_of_a_code(trained), key, progress)
 
         def by_components(batch):
             return np.asarray(components.apply(components.arrays, batch["image"], None))
@@ -57,9 +64,7 @@ def numbers(
     size = min(BATCH, test.num_examples)
     distance, network = None, {}
     if backbone is not None:
-        features.check_shape(backbone, test.image_shape, test.name)  # now, and not after minutes
-        stored = np.concatenate(list(comparison.stored_images(test, size)))
-        distance = comparison.fid_to(data.from_arrays("test images", stored), backbone, key)
+        distance = comparison.fid_to(test, backbone, key)
         network = {"backbone": backbone.name, "backbone_sha256": backbone.digest, "resize": backbone.resize}
     compare = jax.jit(restoration.numbers)
     metrics: dict[str, float] = {}
@@ -74,7 +79,7 @@ def numbers(
             if not np.isfinite(found).all():
                 raise ValueError(f"reconstructions of {test.name} hold NaN: the weights are not finite")
             per_image.append({name: x[:num_valid] for name, x in compare(found, batch["image"]).items()})
-            made.append(images.to_uint8(found[:num_valid]))
+            made += [] if distance is None else [images.to_uint8(found[:num_valid])]
         for name in per_image[0]:
             entry = f"reconstruction_{name}{method}"
             metrics[entry] = float(np.concatenate([found[name] for found in per_image]).mean())
@@ -95,12 +100,11 @@ def _components(train, width, key, progress):
     return baselines.principal_components(np.concatenate(given), width)
 
 
-def _width_of_codes(trained) -> int:
-    """The numbers of a code that is a vector; 0 for others."""
-    if trained.system.encode is None:
-        return 0
-    try:
-        shape = representation.code_shape(trained, "principal components")
-    except ValueError:  # of a code of whole numbers
-        return 0
-    return shape[0] if len(shape) == 1 else 0
+def numbers_of_a_code(trained: loading.Trained) -> int:
+    """How many numbers a run gives to an image.
+
+    Raises:
+      MissingCapability: for a run that encodes nothing.
+      ValueError: for codes that are no real numbers, beside which principal components would be unequal.
+    """
+    return math.prod(representation.code_shape(trained, "--baselines"))

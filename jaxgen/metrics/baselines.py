@@ -142,8 +142,8 @@ def best_linear_map(source: np.ndarray, image: np.ndarray) -> Method:
 def principal_components(image: np.ndarray, num: int) -> Method:
     """Images by the num numbers that say most of them: the mean and the leading principal components.
 
-    No linear code of as many numbers has a smaller squared error on these images (Eckart and Young 1936), and no VAE
-    with a linear decoder at its optimum decodes otherwise (Tipping and Bishop 1999).
+    No linear code of as many numbers has a smaller squared error on the images that it is fitted to (Eckart and Young
+    1936).
 
     Args:
       image: [N, H, W, C].

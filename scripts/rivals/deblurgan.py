@@ -5,7 +5,7 @@ from torch import nn
 
 from rivals import game
 from rivals.patches import PatchDiscriminator
-from rivals.perceptual import Judge
+from rivals.perceptual import WithJudge
 from rivals.translator import Translator
 
 
@@ -20,12 +20,8 @@ class Generator(Translator):
         return (x + super().forward(x, *(each / (1 - self.dropout) for each in kept))).clamp(-1, 1)
 
 
-class Rival(game.Rival):
+class Rival(WithJudge, game.Rival):
     """Both, with the perceptual distance."""
-
-    def __init__(self, case, **settings):
-        super().__init__(case, **settings)
-        self.frozen = {"judge": self.placed(Judge(case.channels))}
 
     def make_generator(self):
         """A new one."""

@@ -10,7 +10,7 @@ from torch.nn.functional import adaptive_max_pool2d, mse_loss, relu
 
 from rivals import game
 from rivals.patches import PatchDiscriminator
-from rivals.perceptual import Judge
+from rivals.perceptual import WithJudge
 
 
 def conv(inner, width, size=1, strides=1):
@@ -113,12 +113,8 @@ class Generator(nn.Module):
         return 2 * torch.sigmoid(self.Conv_1(x).float()) - 1
 
 
-class Rival(game.Rival):
+class Rival(WithJudge, game.Rival):
     """Both."""
-
-    def __init__(self, case, **settings):
-        super().__init__(case, **settings)
-        self.frozen = {"judge": self.placed(Judge(case.channels))}
 
     def make_generator(self):
         """A new one."""

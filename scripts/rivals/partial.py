@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d, l1_loss, leaky_relu, relu
 
 from rivals import single
 from rivals.base import evaluating
-from rivals.perceptual import Judge
+from rivals.perceptual import WithJudge
 from rivals.restoring import same
 
 
@@ -90,12 +90,8 @@ def variation(x, mask):
     return total / x.numel()
 
 
-class Rival(single.Rival):
+class Rival(WithJudge, single.Rival):
     """Absolute differences of pixels, of maps of a network that is not trained, and of their styles; the variation."""
-
-    def __init__(self, case, **settings):
-        super().__init__(case, **settings)
-        self.frozen = {"judge": self.placed(Judge(case.channels))}
 
     def make_network(self):
         """A new one."""

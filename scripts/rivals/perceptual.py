@@ -34,3 +34,11 @@ class Judge(nn.Module):
     def forward(self, images, targets):
         pairs = zip(self.maps(images), self.maps(targets), strict=True)
         return sum((unit(u) - unit(v)).square().mean() for u, v in pairs)
+
+
+class WithJudge:
+    """Beside the base of a rival whose loss asks the judge: it stands among the networks that are not trained."""
+
+    def __init__(self, case, **settings):
+        super().__init__(case, **settings)
+        self.frozen = {"judge": self.placed(Judge(case.channels))}

@@ -7,7 +7,7 @@ from torch.nn.functional import interpolate, leaky_relu
 
 from rivals import game
 from rivals.edsr import ResidualBlock, ShuffledEnlargement
-from rivals.perceptual import Judge
+from rivals.perceptual import WithJudge
 from rivals.restoring import half_l1, same
 
 
@@ -56,12 +56,8 @@ class Discriminator(nn.Module):
         return self.Dense_1(leaky_relu(self.Dense_0(x.flatten(1)), 0.2))[:, 0].float()
 
 
-class Rival(game.Rival):
+class Rival(WithJudge, game.Rival):
     """Both, with the mean absolute difference and the perceptual distance."""
-
-    def __init__(self, case, **settings):
-        super().__init__(case, **settings)
-        self.frozen = {"judge": self.placed(Judge(case.channels))}
 
     def make_generator(self):
         """A new one."""

@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss, pad, scaled_dot_product_attention, sil
 
 from rivals import game
 from rivals.patches import PatchDiscriminator
-from rivals.perceptual import Judge
+from rivals.perceptual import WithJudge
 from rivals.restoring import same
 from rivals.vqvae import Codebook
 
@@ -154,12 +154,11 @@ class VQGAN(nn.Module):
         return self.decoder(self.from_vectors(straight)).float(), mse_loss(z, e)
 
 
-class Rival(game.Rival):
+class Rival(WithJudge, game.Rival):
     """The autoencoder as a generator, and its discriminator of patches."""
 
     def __init__(self, case, **settings):
         super().__init__(case, **settings)
-        self.frozen = {"judge": self.placed(Judge(case.channels))}
         if self.compile_mode:  # a graph that is gone back twice keeps what it needs
             torch._functorch.config.donated_buffer = False
 
