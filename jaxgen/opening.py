@@ -24,7 +24,9 @@ BATCH = 500
 BUILT_IN = ("mnist", "stacked_mnist", "emoji", "factors")
 SPLITS = ("train", "test")
 IN_TURNS = "all classes alike, in turns"
+AS_TRAINED = "of training images, drawn at random"
 """Which labels a class-conditional run is asked for, in a protocol."""
+Labels = Literal["training", "alike"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Images:
       split: of a built-in set; "" otherwise.
       resize: how its images came to their size, in words.
       run: the run that drew them.
+      learnt: the images that this run learnt from, where their labels were needed.
+      labels: of a class-conditional run: which it was asked for, in words.
     """
 
     dataset: data.Dataset
@@ -44,6 +48,8 @@ class Images:
     split: str = ""
     resize: str = "none"
     run: loading.Trained | None = None
+    learnt: data.Dataset | None = None
+    labels: str = IN_TURNS
 
 
 def open_images(
@@ -56,6 +62,7 @@ def open_images(
     image_size: int | None = None,
     value_range: tuple[float, float] | None = None,
     max_broken_share: float = 0.01,
+    labels: Labels = "training",
     system: System | ModuleType | None = None,
     progress: Progress = no_progress,
 ) -> Images:
@@ -75,6 +82,7 @@ def open_images(
         middle. None: images of one size are taken as they are, others brought to a square `shape`, with a warning.
       value_range: black and white of a file of numbers, if they do not say it themselves.
       max_broken_share: of the images of a folder, up to which broken ones are told and left out.
+      labels: of a class-conditional run, as for `draw`.
       system: of a run of a user's own, as for `loading.load`.
       progress: shows the drawing.
 
@@ -91,7 +99,8 @@ def open_images(
         trained = loading.load(path, step=step, system=system)
         if trained.system.draw is None and trained.system.translate is not None:
             return translated(trained, what, num=num, seed=seed, progress=progress)
-        return draw(trained, what, num=10_000 if num is None else num, seed=seed, progress=progress)
+        num = 10_000 if num is None else num
+        return draw(trained, what, num=num, seed=seed, labels=labels, progress=progress)
     if data.records.is_records(path):
         return first(_open_records(path, image_size, shape), num)
     if path.is_dir():
@@ -354,9 +363,25 @@ def first(side: Images, num: int | None) -> Images:
 
 
 def draw(
-    trained: loading.Trained, name: str, *, num: int = 10_000, seed: int = 0, progress: Progress = no_progress
+    trained: loading.Trained,
+    name: str,
+    *,
+    num: int = 10_000,
+    seed: int = 0,
+    labels: Labels = "training",
+    progress: Progress = no_progress,
 ) -> Images:
     """Images of a run as one side, stored in 256 levels: exported pictures have the same numbers.
+
+    Args:
+      trained: a run that draws.
+      name: what to call it.
+      num: how many images.
+      seed: of latents and labels.
+      labels: of a class-conditional run: "training", those of num of its training images, drawn at random, so that each
+        class has its share, as Karras et al. (2020) draw them; "alike", of all classes in turns. Where the training
+        images cannot be opened they are in turns, too.
+      progress: shows it.
 
     Raises:
       MissingCapability: for a run that draws nothing.
@@ -370,7 +395,11 @@ def draw(
         if trained.system.backbone is not None:
             error.add_note("As a feature network it is given with --backbone.")
         raise
-    batches = drawn_batches(trained, num, jax.random.key(seed))
+    learnt, asked = None, None
+    if labels == "training" and "label" in trained.system.choices and trained.config is not None:
+        learnt = open_training_images(trained, name)
+        asked = None if learnt is None else labels_as_in(learnt, trained, num, seed=seed)
+    batches = drawn_batches(trained, num, jax.random.key(seed), asked)
     drawn, label = [], []
     for batch in progress(batches, -(-num // BATCH), f"drawing {num:,} images"):
         if np.isnan(batch["image"]).any():
@@ -382,7 +411,8 @@ def draw(
         count = trained.system.choices["label"]
         names = trained.class_names if len(trained.class_names) == count else tuple(map(str, range(count)))
         told = {"label": np.concatenate(label), "class_names": names}
-    return Images(data.from_arrays(f"samples of {name}", np.concatenate(drawn), **told), name, run=trained)
+    dataset = data.from_arrays(f"samples of {name}", np.concatenate(drawn), **told)
+    return Images(dataset, name, run=trained, learnt=learnt, labels=IN_TURNS if asked is None else AS_TRAINED)
 
 
 def translated(
@@ -405,16 +435,33 @@ def translated(
     return Images(data.from_arrays(f"what {name} makes", np.concatenate(made)), name, run=trained)
 
 
-def drawn_batches(trained: loading.Trained, num: int, key: jax.Array) -> Iterator[dict[str, np.ndarray]]:
-    """What a run draws, a batch at a time; of a class-conditional run image i is of class i mod num_classes."""
+def labels_as_in(dataset: data.Dataset, trained: loading.Trained, num: int, *, seed: int) -> np.ndarray | None:
+    """Labels [N] of up to num of a data set's images, to be asked of a class-conditional run; None without such."""
+    return data.labels.of_some(
+        dataset, num, trained.system.choices["label"], jax.random.fold_in(jax.random.key(seed), 7)
+    )
+
+
+def drawn_batches(
+    trained: loading.Trained, num: int, key: jax.Array, label: np.ndarray | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """What a run draws, a batch at a time; of a class-conditional run image i is of label i mod their number.
+
+    Args:
+      trained: a run that draws.
+      num: how many images.
+      key: of the latents.
+      label: of a class-conditional run; by default one of each class.
+    """
     needed = num * int(np.prod(trained.image_shape))  # as stored; features come on top
     memory.check(needed, memory.free_of_machine(), f"drawing {num:,} images", "draw fewer")
-    classes = range(trained.system.choices.get("label", 0))
-    return drawing.generate_batches(trained, num, key, batch_size=BATCH, label=classes or None)
+    if label is None and "label" in trained.system.choices:
+        label = np.arange(trained.system.choices["label"])
+    return drawing.generate_batches(trained, num, key, batch_size=BATCH, label=label)
 
 
-def drawing_of(trained: loading.Trained) -> dict[str, str]:
+def drawing_of(trained: loading.Trained, labels: str = IN_TURNS) -> dict[str, str]:
     """How a run's images are drawn here: the protocol of its system, with the labels that it is asked for."""
     if trained.system.draw is None:
         return {**trained.system.protocol, "sources": "of the test split of the run's own data"}
-    return {**trained.system.protocol, **({"labels": IN_TURNS} if "label" in trained.system.choices else {})}
+    return {**trained.system.protocol, **({"labels": labels} if "label" in trained.system.choices else {})}

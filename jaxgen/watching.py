@@ -227,7 +227,7 @@ def make_drawn_evaluate(
       held_out: what it is compared with; the first num images count.
       backbone: sees both.
       metrics: name -> metric, as in `comparison.METRICS`.
-      num: images to draw, always of the same latents.
+      num: images to draw, always of the same latents; of a class-conditional system with labels of training images.
       key: of these.
       mesh: whose devices share the drawing; all devices by default.
     """
@@ -235,8 +235,19 @@ def make_drawn_evaluate(
         raise ValueError(f"eval_images must be at least 2, not {num}")
     mesh = sharding.make_mesh() if mesh is None else mesh
     size = sharding.divisible(min(num, 250), mesh.size)
-    draw_batch = batch_drawer(system, size)
-    draw = sharding.jit_global(draw_batch, mesh, batch_axes=(None, None))
+    label = data.labels.of_some(dataset, num, system.choices.get("label", 0), jax.random.fold_in(key, 7))
+    if label is None:
+        draw = sharding.jit_global(batch_drawer(system, size), mesh, batch_axes=(None, None))
+    else:
+
+        def labelled(variables, key, label):
+            return batch_drawer(system, size, label=label)(variables, key)
+
+        draw = sharding.jit_global(labelled, mesh, batch_axes=(None, None, None))
+
+    def asked(i):
+        return () if label is None else (np.resize(label, num + size)[i * size : (i + 1) * size],)
+
     discriminate = None if system.discriminate is None else compilation.jit(system.discriminate)
 
     @functools.cache
@@ -248,7 +259,7 @@ def make_drawn_evaluate(
     def evaluate(state) -> dict[str, float]:
         seen_real, shown = real()
         variables = sharding.as_replicated(mesh, system.variables(state))
-        drawn = [jax.device_get(draw(variables, jax.random.fold_in(key, i))) for i in range(-(-num // size))]
+        drawn = [jax.device_get(draw(variables, jax.random.fold_in(key, i), *asked(i))) for i in range(-(-num // size))]
         generated = np.concatenate([batch["image"] for batch in drawn])[:num]
         if not np.isfinite(generated).all():
             gap = ["discriminator_overfitting"] if discriminate else []

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 import warnings
@@ -193,3 +194,20 @@ def test_floats_out_of_range_are_refused_where_they_come_in(values, message):
         data.from_arrays("mine", image)
     brought = data.from_arrays("mine", image, prepare=lambda raw, key: {"image": raw["image"] / 1000})
     assert brought.num_examples == 4  # whoever prepares the rows knows their range
+
+
+def test_labels_of_some_images_are_those_of_images_drawn_once_each_in_memory_or_not():
+    label = np.repeat([0, 1, 2], [6, 30, 4])
+    held = data.from_arrays("held", np.zeros((40, 4, 4, 1), np.uint8), label=label, class_names=tuple("abc"))
+    read = dataclasses.replace(held, arrays=None)
+    key = jax.random.key(0)
+    for dataset in (held, read):
+        assert np.bincount(data.labels.of_some(dataset, 100, 3, key)).tolist() == [6, 30, 4]
+    some = data.labels.of_some(held, 10, 3, key)
+    assert some.shape == (10,) and some.dtype == np.int32
+    np.testing.assert_array_equal(some, data.labels.of_some(read, 10, 3, key))
+    assert data.labels.of_some(held, 10, 4, key) is None and data.labels.of_some(held, 10, 0, key) is None
+    hidden = dataclasses.replace(held, arrays={**held.arrays, "label": np.where(label == 1, -1, label)})  # half known
+    assert np.bincount(data.labels.of_some(hidden, 100, 3, key)).tolist() == [6, 0, 4]
+    none = dataclasses.replace(held, arrays={**held.arrays, "label": np.full(40, -1)})
+    assert data.labels.of_some(none, 100, 3, key) is None

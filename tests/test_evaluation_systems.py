@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from in_process import call
 
 import jaxgen
-from jaxgen import data, evaluation, experiment, loading, opening, options, run_directory, systems
+from jaxgen import data, evaluation, experiment, loading, opening, options, run_directory, systems, watching
 from jaxgen.evaluation import of_runs, pictures
 from jaxgen.evaluation import page as evaluation_page
 from jaxgen.metrics import comparison, features
@@ -125,7 +126,7 @@ def grey(variables, key, n):
 @pytest.mark.slow
 def test_a_class_conditional_run_of_a_users_file_is_asked_for_all_classes_and_measured_within_them(own, capsys):
     run, file = own
-    arguments = [run, "--system", file, "--metrics", "fid", "kid", "--num-images", 200, "--json"]
+    arguments = [run, "--system", file, "--metrics", "fid", "kid", "--num-images", 200, "--labels", "alike", "--json"]
     with pytest.warns(UserWarning, match="10 of 10 classes have no more images than the 128 features"):
         assert call("evaluate", *arguments) == 0
     record = json.loads(capsys.readouterr().out)
@@ -149,10 +150,57 @@ def test_a_class_conditional_run_of_a_users_file_is_asked_for_all_classes_and_me
     assert heading == "|  | as_asked | as_asked_of_real | fid_within_classes | fid_within_classes_of_train |"
 
 
+def test_classes_have_the_shares_of_the_training_images(own):
+    run, file = own
+    there = np.load(run.parent / "train.npz")["label"]
+    fake = opening.open_images(str(run), num=300, system=systems.from_file(file))
+    label = fake.dataset.arrays["label"]
+    assert np.bincount(label).tolist() == np.bincount(there).tolist()  # as many are drawn as there are
+    assert len(set(np.bincount(label))) > 5 and label.tolist() != there.tolist()
+    record = evaluation.compare(
+        fake, opening.Images(data.mnist("test"), "mnist"), features.shipped("mnist-cnn"), ["kid"]
+    )
+    assert record["protocol"]["labels"] == "of training images, drawn at random"
+    assert record["metrics"]["as_asked"] == 1  # the labels belong to their images
+    more = opening.open_images(str(run), num=600, system=systems.from_file(file)).dataset.arrays["label"]
+    assert np.bincount(more).tolist() == (2 * np.bincount(there)).tolist()
+    other = opening.open_images(str(run), num=300, seed=1, system=systems.from_file(file)).dataset.arrays["label"]
+    assert sorted(other) == sorted(label) and other.tolist() != label.tolist()
+
+
+def test_while_a_run_trains_classes_have_the_shares_of_the_training_images_too(monkeypatch):
+    def draw(variables, key, n, label=0):
+        return jnp.broadcast_to((label / 10.0)[:, None, None, None], (n, 28, 28, 1))
+
+    system = system_of(draw=draw, choices={"label": 3})
+    label = np.repeat([0, 1, 2], [6, 30, 4])
+    real = data.from_arrays("real", np.zeros((40, 28, 28, 1), np.uint8), label=label, class_names=tuple("abc"))
+    seen = []
+    monkeypatch.setattr(comparison, "see", lambda backbone, dataset: seen.append(dataset) or dataset)
+    monkeypatch.setattr(comparison, "compare", lambda *of: ({}, {}))
+    held_out = dataclasses.replace(real, num_examples=4)
+    evaluate = watching.make_drawn_evaluate(system, real, held_out, None, {}, num=40, key=jax.random.key(0))
+    evaluate(system.init(jax.random.key(0)))
+    (drawn,) = [np.asarray(found.arrays["image"])[:, 0, 0, 0] for found in seen if found.num_examples == 40]
+    assert np.bincount(np.round(10 * drawn).astype(int)).tolist() == [6, 30, 4]
+
+
+def test_without_its_training_images_a_run_is_asked_for_all_classes_alike(own, tmp_path):
+    run, file = own
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["data"]["path"] = str(tmp_path / "gone.npz")
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match="the images that .* was trained on cannot be opened"):
+        fake = opening.open_images(str(copy), num=20, system=systems.from_file(file))
+    assert fake.labels == opening.IN_TURNS and fake.dataset.arrays["label"].tolist() == [*range(10)] * 2
+
+
 def test_what_is_drawn_has_labels_in_turns_and_a_generator_that_ignores_them_is_found(own):
     run, file = own
     module = systems.from_file(file)
-    fake = opening.open_images(str(run), num=100, system=module)
+    fake = opening.open_images(str(run), num=100, labels="alike", system=module)
     assert fake.dataset.arrays["label"].tolist() == [*range(10)] * 10
     assert fake.dataset.class_names == tuple("0123456789")
     system = fake.run.system

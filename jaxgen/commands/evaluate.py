@@ -43,6 +43,7 @@ def evaluate(
     value_range: tuple[float, float] | None = None,
     max_broken_share: WholeShare = 0.01,
     resize_rule: Literal["tf1_bilinear", "antialiased_bicubic"] = "tf1_bilinear",
+    labels: Literal["training", "alike"] = "training",
     seed: Seed = 0,
     step: CountOrZero | None = None,
     samples: int | None = None,
@@ -58,8 +59,8 @@ def evaluate(
     RUN_OR_IMAGES and REFERENCE: a run directory, which draws images, or makes them of the sources in its test split; a
     folder of images; a .npz or .npy file; or a set of this package: mnist:test, emoji:train, ... With a REFERENCE, or
     with --metrics (then against the test split of the run's own data), FID, KID and others are computed in the features
-    of --backbone, and a page of pictures is written. A class-conditional run draws all classes alike; whether images
-    are of the class that they were asked for stands beside the others, where the reference has labels.
+    of --backbone, and a page of pictures is written. Of a class-conditional run, whether images are of the class that
+    they were asked for stands beside the others, where the reference has labels.
 
     Without both, a run is evaluated by itself: by what its system measures on the test split of its data, such as a
     bound of the likelihood or an accuracy, and by its reconstructions (with --backbone also by their FID). What draws
@@ -93,6 +94,8 @@ def evaluate(
       value_range: Black and white of files of numbers, such as 0 1.
       max_broken_share: Of the images of a folder, up to which broken files are told and left out.
       resize_rule: For Inception v3: tf1_bilinear, or antialiased_bicubic.
+      labels: What a class-conditional run is asked for in a comparison: labels of its training images, drawn at random,
+        or all classes alike, in turns. By itself it is asked for all classes alike.
       seed: Of the latents and of subsets.
       step: Of the checkpoint; the newest by default.
       samples: k of the importance-weighted bound, for a run that measures one; as configured by default.
@@ -136,6 +139,7 @@ def evaluate(
             value_range=value_range,
             max_broken_share=max_broken_share,
             resize_rule=resize_rule,
+            labels=labels,
             seed=seed,
             step=step,
             system=own,
@@ -253,6 +257,7 @@ def open_sides(
     seed: int,
     step: int | None,
     resize_rule: str,
+    labels: Any,
     system: Any,
     **options: Any,
 ) -> tuple[Any, Any, Any, Any]:
@@ -266,7 +271,7 @@ def open_sides(
     found = functools.partial(evaluation.open_backbone, backbone, rule=resize_rule, system=system)
     known = opening.shape_of(what) or opening.shape_of(reference)
     network = found(known) if backbone or known else None  # before thousands of images are drawn
-    fake = opening.open_images(what, num=num, seed=seed, step=step, shape=known, **shared)
+    fake = opening.open_images(what, num=num, seed=seed, step=step, shape=known, labels=labels, **shared)
     if step is not None and fake.run is None:
         raise ValueError(f"--step is of a run's checkpoint, but {what} is no run")
     shape = fake.dataset.image_shape
@@ -281,7 +286,7 @@ def open_sides(
     if train is not None:
         train = opening.open_images(train, shape=shape, **shared).dataset
     elif fake.run is not None and fake.run.config is not None:
-        train = opening.open_training_images(fake.run, what)
+        train = fake.learnt or opening.open_training_images(fake.run, what)
     elif real.split:
         train = opening.open_images(f"{real.name}:train", shape=shape, **shared).dataset
     return fake, real, train, network

@@ -1,12 +1,16 @@
 """From labels as people store them, numbers from 0 or 1 or names, to class numbers from 0 with their names."""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import numpy as np
 
+from jaxgen.arguments import check_key
 from jaxgen.names import show
 
 MAX_CLASSES = 1_000_000
+ROWS_AT_ONCE = 500
 
 
 class Unfit(ValueError):
@@ -100,3 +104,29 @@ def tell_empty(label: np.ndarray, class_names: tuple[str, ...], name: str, tell:
         return
     shown = ", ".join(show(class_names[i]) for i in empty[:5]) + (", ..." if len(empty) > 5 else "")
     tell(f"{name}: {len(empty)} of {len(class_names)} classes hold no images: {shown}")
+
+
+def of_some(dataset: Any, num: int, num_labels: int, key: jax.Array) -> np.ndarray | None:
+    """Labels of images drawn at random from a data set, none twice.
+
+    Args:
+      dataset: a `Dataset`. Of one that is not in memory the images drawn are read.
+      num: how many images are drawn; all where there are fewer.
+      num_labels: of whoever is told them.
+      key: which images.
+
+    Returns:
+      [N] int32 in [0, num_labels), N up to num: images whose label is not known have none. None for a data set with
+      another number of classes, or without any label.
+    """
+    check_key(key)
+    if not num_labels or len(dataset.class_names) != num_labels:
+        return None
+    rows = np.asarray(jax.random.permutation(key, dataset.num_examples))[:num]
+    if dataset.arrays is not None:
+        label = np.asarray(dataset.arrays["label"])[rows]
+    else:
+        parts = np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE))
+        label = np.concatenate([np.asarray(dataset.fetch(part)["label"]) for part in parts])
+    known = label[(label >= 0) & (label < num_labels)]
+    return known.astype(np.int32) if known.size else None

@@ -242,7 +242,7 @@ def _compare(fake, reference, backbone, metrics, seen_fake, train, seed, cache, 
         **code_version(),
     }
     if fake.run is not None:
-        protocol |= {"run": fake.name, **training_of(fake.run), **drawing_of(fake.run)}
+        protocol |= {"run": fake.name, **training_of(fake.run), **drawing_of(fake.run, fake.labels)}
     subject = f"{fake.name}:{fake.split}" if fake.split else fake.name
     return {"subject": subject, "metrics": values, "protocol": protocol, "settings": settings}
 
