@@ -59,7 +59,7 @@ def generate_batches(
     *,
     batch_size: int = 500,
     mesh: jax.sharding.Mesh | None = None,
-    label: Sequence[int] | None = None,
+    label: Sequence[int] | np.ndarray | None = None,
     **choices: Any,
 ) -> Iterator[dict[str, np.ndarray]]:
     """What `generate` draws, a batch of up to batch_size at a time, with its labels where it has any."""
