@@ -168,7 +168,7 @@ def check_choices(system: System, choices: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} of {system.name} is a number from {allowed[0]:g} to {allowed[1]:g}, not {value}")
 
 
-def check_label(system: System, label: Sequence[int]) -> None:
+def check_label(system: System, label: Sequence[int] | np.ndarray) -> None:
     """Raises a ValueError for labels that a system cannot be told."""
     num = system.choices.get("label", 0)
     if not num:
