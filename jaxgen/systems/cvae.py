@@ -71,5 +71,8 @@ PRESETS = {
             optimizer=Optimizer(learning_rate=1e-3, schedule="cosine"),
         ),
         paper="Sohn, Lee, Yan 2015; network and data of Burda, Grosse, Salakhutdinov 2016",
+        measured="of test digits given their labels ELBO -90.3 nats, bound of 50 samples -87.5, 16 active units; FID "
+        "of drawn means 7.59, 92.8 % as asked; 22 minutes of one core of an AMD EPYC beside other work, one "
+        "seed, 2026-12-01",
     ),
 }
