@@ -5,7 +5,8 @@ how badly its classes are told. The discriminator itself is not told any. Adam w
 
 Deviations: players are the residual ones with which ACGAN is compared since (PyTorch-StudioGAN; Kang et al. 2022), with
 batch normalisation in both, conditional in the generator, and the hinge loss; the paper's are of plain convolutions,
-with dropout and the saturating loss. The last map is averaged over its pixels (there summed).
+with dropout and the saturating loss. The last map is averaged over its pixels (there summed). Fake images have the
+labels of the batch in another order (`turns.told_shuffled_labels`).
 """
 
 import dataclasses
@@ -48,10 +49,10 @@ def build(config: Config, spec: Spec) -> System:
             "preset"
         )
     two_player.warn_of_penalties_beside_batch_norm(config)
-    drawn_labels = turns.told_drawn_labels(num_classes)
+    shuffled_labels = turns.told_shuffled_labels()
 
     def condition(batch, step, key):
-        return turns.Conditions(generator=drawn_labels(batch, step, key).generator)
+        return turns.Conditions(generator=shuffled_labels(batch, step, key).generator)
 
     auxiliary = [terms.auxiliary_classifier(config.auxiliary)] if config.auxiliary > 0 else []
     return two_player.build(

@@ -8,11 +8,12 @@ average of the generator's weights. Latents are standard normal; truncation belo
 The orthogonal term is of every kernel of the generator, normalisations included, and of no embedding or table.
 
 Deviations: `models.biggan` names those of the networks. The generator's update sees the fake images of the
-discriminator's last one, where the paper draws new ones. The average starts as a plain mean and covers the running
-batch statistics, with which images are drawn; the paper draws with statistics of many batches ("standing statistics").
-For CIFAR the settings are those of the first author's PyTorch code, except epsilon (there 1e-5 and 1e-8) and that the
-average starts at once; the discriminator is its narrower one. At 256 pixels latents are that code's, seven chunks of 17
-(82,108,548 parameters); the paper has chunks of 20 (`--latent-dim 140`: 82,235,844).
+discriminator's last one, where the paper draws new ones, with the labels of the batch in another order
+(`turns.told_shuffled_labels`), which the paper draws all alike. The average starts as a plain mean and covers the
+running batch statistics, with which images are drawn; the paper draws with statistics of many batches ("standing
+statistics"). For CIFAR the settings are those of the first author's PyTorch code, except epsilon (there 1e-5 and 1e-8)
+and that the average starts at once; the discriminator is its narrower one. At 256 pixels latents are that code's, seven
+chunks of 17 (82,108,548 parameters); the paper has chunks of 20 (`--latent-dim 140`: 82,235,844).
 """
 
 import dataclasses
@@ -90,7 +91,7 @@ def build(config: Config, spec: Spec) -> System:
         networks.Discriminator(wide=config.discriminator_wide, **shared),
         name="BigGAN-deep" if config.deep else "BigGAN",
         num_labels=num_classes,
-        condition=turns.told_drawn_labels(num_classes),
+        condition=turns.told_shuffled_labels(),
         generator_terms=[terms.orthogonal(config.orthogonal)] if config.orthogonal > 0 else [],
     )
 

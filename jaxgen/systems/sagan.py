@@ -4,9 +4,10 @@ One map of either player sees all of itself, by self-attention whose gain starts
 the place of several discriminator steps: rates of 4e-4 for the discriminator and 1e-4 for the generator, one step each.
 Hinge loss, Adam with b1 = 0 and b2 = 0.9. The paper's players are told the label (`projection`), as SNGAN's.
 
-Deviations: `models.sagan` names those of the networks. Fake labels are drawn, all classes alike. The paper draws new
-fake images for the generator's update; here it sees those of the discriminator's. The paper is of 128 pixels: how its
-settings are carried over to smaller images is the reproductions', or ours.
+Deviations: `models.sagan` names those of the networks. Fake images have the labels of the batch in another order
+(`turns.told_shuffled_labels`), which the paper draws all alike. The paper draws new fake images for the generator's
+update; here it sees those of the discriminator's. The paper is of 128 pixels: how its settings are carried over to
+smaller images is the reproductions', or ours.
 """
 
 import dataclasses
@@ -48,7 +49,7 @@ def build(config: Config, spec: Spec) -> System:
     shared = {"num_classes": num_classes, "attention": config.attention, "dtype": config.dtype}
     generator = networks.Generator(size, channels, config.generator_features, **shared)
     discriminator = networks.Discriminator(config.discriminator_features, **shared)
-    condition = turns.told_drawn_labels(num_classes) if num_classes else None
+    condition = turns.told_shuffled_labels() if num_classes else None
     told: dict[str, Any] = {"num_labels": num_classes, "condition": condition}
     return two_player.build(config, spec, generator, discriminator, name="SAGAN", **told)
 

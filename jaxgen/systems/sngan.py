@@ -4,8 +4,9 @@ With projection (Miyato and Koyama 2018) the generator is told a label through c
 discriminator adds the inner product of its features with an embedding of the label. Hinge loss, Adam with b1 = 0 and
 b2 = 0.9, five discriminator updates for each of the generator, rates that fall linearly to 0.
 
-Deviations: `models.sngan` names those of the networks. Fake labels are drawn, all classes alike. The paper draws twice
-as many fake images for the generator's update as for the discriminator's; here both see the same batch.
+Deviations: `models.sngan` names those of the networks. Fake images have the labels of the batch in another order
+(`turns.told_shuffled_labels`), which the paper draws all alike. It draws twice as many fake images for the generator's
+update as for the discriminator's; here both see the same batch.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ def build(config: Config, spec: Spec) -> System:
     num_classes = classes_of(config, spec)
     generator = sngan.Generator(size, channels, config.generator_features, num_classes, dtype=config.dtype)
     discriminator = sngan.Discriminator(config.discriminator_features, num_classes, dtype=config.dtype)
-    condition = turns.told_drawn_labels(num_classes) if num_classes else None
+    condition = turns.told_shuffled_labels() if num_classes else None
     told: dict[str, Any] = {"num_labels": num_classes, "condition": condition}
     return two_player.build(config, spec, generator, discriminator, name="SNGAN", **told)
 
