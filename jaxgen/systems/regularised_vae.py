@@ -169,6 +169,9 @@ PRESETS = {
         "a deterministic encoder, MMD of codes and prior at weight 100",
         Config(**POINTS, mmd=100.0),
         paper="Tolstikhin, Bousquet, Gelly, Schoelkopf 2018",
+        measured="not run to its end; after 12,997 of 30,000 steps reconstructions PSNR 23.89 dB (16 principal "
+        "components: 16.23), FID of draws 15.97 in the package's CNN; one seed, one core of an AMD EPYC, "
+        "2026-12-01",
     ),
     "mnist-rae-l2": Preset(
         "a deterministic encoder, small codes and a small decoder",
