@@ -147,6 +147,9 @@ PRESETS = {
         "total correlation of ten latents at weight beta = 6",
         Config(**DIGITS, total_correlation=5.0),
         paper="Chen, Li, Grosse, Duvenaud 2018",
+        measured="test ELBO (beta = 1) -122.2 nats, rate 8.2, bound of 50 samples -117.0, 5 active units; FID of "
+        "reconstructions 21.4, of drawn means 28.6 in the package's CNN; one seed, 8 minutes of one core of "
+        "an AMD EPYC, 2026-12-01",
     ),
     "mnist-dip-vae": Preset(
         "decorrelated posterior means (DIP-VAE I)",
