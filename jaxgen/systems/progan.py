@@ -175,6 +175,9 @@ PRESETS = {
             **_in_all(3, 16, 1500, 1500),
         ),
         paper=_PAPER,
+        measured="FID 17.15 in the package's emoji CNN (equal sets: 0.47), precision 0.61, recall 0.22 against the "
+        "3,341 training emoji; 18.63 against the 440 test emoji; 85 minutes of one core of an AMD EPYC "
+        "beside other work, one seed, 2026-12-01",
     ),
     "celebahq-progan": Preset(
         "faces (CelebA-HQ) at 1024 pixels, by ProGAN as published; give --data.path, a folder",
