@@ -38,6 +38,7 @@ _OF_THE_NETWORK = re.compile(
     r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|[Cc]oordination service|Socket closed"
     r"|Connection (closed|reset)|Broken pipe"
 )
+_OF_XLA = re.compile(r"(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")
 
 
 class HostFailed(RuntimeError):
@@ -266,7 +267,9 @@ def sentence_of_lost_host(error: BaseException) -> str | None:
 
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, jax.errors.JaxRuntimeError) and _OF_THE_NETWORK.search(str(cause)):
+        # JAX gives some of XLA's errors, by where they are noticed, as a ValueError with the same words.
+        is_of_xla = isinstance(cause, jax.errors.JaxRuntimeError) or _OF_XLA.match(str(cause))
+        if is_of_xla and _OF_THE_NETWORK.search(str(cause)):
             return f"{LOST} ({str(cause).splitlines()[0]})"
         cause = cause.__cause__ or cause.__context__
     return None

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -114,31 +115,61 @@ def test_a_second_training_is_refused_while_the_first_lives_and_a_stopped_one_le
     assert ".lock.json" not in stores.Store(address).sizes()
 
 
-def test_two_hosts_train_into_a_bucket_without_a_shared_disk(served, digits, tmp_path, monkeypatch):
-    import socket
+def start_two_hosts(digits, address, served, disks, **settings) -> list[subprocess.Popen]:
+    """Two processes that know of each other, each with a disk of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = served | {
+        "COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "NUM_PROCESSES": "2",
+        "JAX_NUM_CPU_DEVICES": "1",
+    }
+    arguments = command(digits, address, num_devices=2, **settings)
+    return [start(arguments, variables, f"{disks}{i}", PROCESS_ID=str(i)) for i in range(2)]
 
-    bucket_server.set_in(served, monkeypatch)
-    address, ends = "s3://bucket/hosts", []
-    for num_steps, kind in ((20, "Starting at step 0"), (40, "Resuming at step 20")):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        variables = served | {
-            "COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-            "NUM_PROCESSES": "2",
-            "JAX_NUM_CPU_DEVICES": "1",
-        }
-        arguments = command(digits, address, num_steps=num_steps, num_devices=2)
-        hosts = [start(arguments, variables, tmp_path / f"disk{i}", PROCESS_ID=str(i)) for i in range(2)]
-        ends = [end_of(host) for host in hosts]
-        assert [code for _, code in ends] == [0, 0], ends
-        assert kind in ends[0][0]
-    told, code = end_of(
-        start(command(digits, tmp_path / "one", num_steps=40, num_devices=2), {"JAX_NUM_CPU_DEVICES": "2"}, tmp_path)
-    )
+
+def check_it_is_as_on_one_host(address, digits, tmp_path, *, num_steps):
+    arguments = command(digits, tmp_path / "one", num_steps=num_steps, num_devices=2)
+    told, code = end_of(start(arguments, {"JAX_NUM_CPU_DEVICES": "2"}, tmp_path))
     assert code == 0, told
     together, one = (
         jax.tree.leaves(loading.load(run).state.network.params) for run in (address, str(tmp_path / "one"))
     )
     for a, b in zip(together, one, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_two_hosts_train_into_a_bucket_without_a_shared_disk(served, digits, tmp_path, monkeypatch):
+    bucket_server.set_in(served, monkeypatch)
+    address = "s3://bucket/hosts"
+    for num_steps, kind in ((20, "Starting at step 0"), (40, "Resuming at step 20")):
+        ends = [
+            end_of(host) for host in start_two_hosts(digits, address, served, tmp_path / "disk", num_steps=num_steps)
+        ]
+        assert [code for _, code in ends] == [0, 0], ends
+        assert kind in ends[0][0]
+    check_it_is_as_on_one_host(address, digits, tmp_path, num_steps=40)
+
+
+def test_one_of_two_hosts_is_killed_the_other_ends_and_both_go_on_from_the_bucket(
+    served, digits, tmp_path, monkeypatch
+):
+    bucket_server.set_in(served, monkeypatch)
+    address, moments, last = "s3://bucket/lost", random.Random(0), 0
+    for trial, victim in enumerate((0, 1, 0)):
+        hosts = start_two_hosts(digits, address, served, tmp_path / f"trial{trial}-", num_steps=4000)
+        while steps_in(address)[-1:] in ([], [last]):
+            assert [host.poll() for host in hosts] == [None, None], [end_of(host) for host in hosts]
+            time.sleep(0.2)
+        time.sleep(2 * moments.random())
+        hosts[victim].kill()
+        told, code = end_of(hosts[1 - victim])
+        assert code == 2 and "another host has died, stopped or cannot be reached" in told, told
+        end_of(hosts[victim])
+        last = steps_in(address)[-1]
+    hosts = start_two_hosts(digits, address, served, tmp_path / "last-", num_steps=last + 20)
+    ends = [end_of(host) for host in hosts]
+    assert [code for _, code in ends] == [0, 0], ends
+    assert f"Resuming at step {last} of {last + 20}" in ends[0][0]
+    check_it_is_as_on_one_host(address, digits, tmp_path, num_steps=last + 20)

@@ -74,6 +74,9 @@ def open_checkpoints(
             primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"host{index}"
         )
         options.create = False  # it is there
+        # In the background its word that a directory is there goes to all hosts: one would take that of another for
+        # its own, and write to what is not there yet.
+        options.async_options = ocp.AsyncOptions(create_directories_asynchronously=False)
     return ocp.CheckpointManager(path, options=options)
 
 
