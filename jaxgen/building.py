@@ -62,7 +62,11 @@ def warn_of_few(held_out: data.Dataset, config: options.Data) -> None:
         warnings.warn(
             f"{held_out.name}: only {held_out.num_examples} held-out images for evaluation; numbers from so few vary "
             "by chance, and so does the choice of the best checkpoint by them"
-            + ("; a larger --data.validation-share gives more" if config.name == "folder" else ""),
+            + (
+                "; a larger --data.validation-share gives more"
+                if config.name == "folder" and not config.test_path
+                else ""
+            ),
             stacklevel=3,
         )
 

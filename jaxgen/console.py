@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxgen import buckets, sharding
+from jaxgen import buckets, data, sharding
 
 SECONDS_PER_DISPATCH = 0.25  # what a progress bar or Ctrl-C waits for at the most, about
 RUN_AHEAD = 2  # dispatches in flight
@@ -20,7 +20,9 @@ LONG_WAIT = 0.05  # share of the time in which data were waited for, from which 
 class Display:
     """Progress for people: a bar with the newest line of the log on a terminal, elsewhere each line of the log."""
 
-    def __init__(self, num_steps: int, step: int, mesh: Mesh, directory: Path, *, show: bool) -> None:
+    def __init__(
+        self, num_steps: int, step: int, mesh: Mesh, directory: Path, dataset: data.Dataset, *, show: bool
+    ) -> None:
         from tqdm import tqdm
 
         self._num_steps = num_steps
@@ -31,8 +33,11 @@ class Display:
         if show:
             devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' * (mesh.size > 1)}"
             start = "Resuming at" if step else "Starting at"
+            height, width, _ = dataset.image_shape
+            images = f"{dataset.num_examples:,} images of {width}x{height} pixels"
             where = buckets.shown(directory)
-            print(f"{start} step {step} of {num_steps} on {devices}, in {where}; compiling.", file=sys.stderr)
+            line = f"{start} step {step} of {num_steps} on {devices}, with {images}, in {where}; compiling."
+            print(line, file=sys.stderr)
         self._bar = tqdm(
             total=num_steps, initial=step, unit="step", dynamic_ncols=True, disable=not (show and self._terminal)
         )

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from jaxgen import console, sharding
+from jaxgen import console, data, sharding
 
 
 @pytest.fixture
@@ -34,10 +34,11 @@ def test_of_data_in_memory_nothing_is_said(clock):
 
 
 def test_a_long_wait_is_shown_and_once_what_to_do(tmp_path, capsys):
-    with console.Display(100, 0, sharding.make_mesh(1), tmp_path, show=True) as display:
+    with console.Display(100, 0, sharding.make_mesh(1), tmp_path, data.mnist("test"), show=True) as display:
         for step, share in ((10, 0.04), (20, 0.3), (30, 0.2)):
             display.show(step, {"loss": 1.0, "images_per_second": 50.0, "data_wait": share})
     told = capsys.readouterr().err
+    assert "with 10,000 images of 28x28 pixels, in" in told
     assert "data_wait 0.04" not in told and "data_wait 0.3" in told and "data_wait 0.2" in told
     assert told.count("30% of the time goes into waiting for data: --data.workers N") == 1
     assert told.count("jaxgen convert") == 1

@@ -368,7 +368,9 @@ def test_progress_elsewhere_than_on_a_terminal_is_each_line_of_the_log(tmp_path,
     train(tmp_path / "run", progress=True, log_every=2, **evaluate)
     text = capsys.readouterr().err
     first, *others = text.splitlines()
-    assert first == f"Starting at step 0 of 20 on 1 cpu device, in {tmp_path / 'run'}; compiling."
+    height, width, _ = rows().image_shape
+    images = f"{rows().num_examples} images of {width}x{height} pixels"
+    assert first == f"Starting at step 0 of 20 on 1 cpu device, with {images}, in {tmp_path / 'run'}; compiling."
     steps = [line.split(":")[0].split(",")[0] for line in others if "eval/" not in line]
     assert all(
         (" left: " in line) == (line.split()[1] not in ("2/20:", "20/20:")) for line in others if "eval/" not in line

@@ -142,6 +142,18 @@ def function_name(function: Callable) -> str:
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
+def call_in_words(function: Callable) -> str:
+    """A function as people read it: with the arguments of a partial, as they would be given.
+
+    >>> call_in_words(functools.partial(sorted, reverse=True))
+    'sorted(reverse=True)'
+    """
+    if not isinstance(function, functools.partial):
+        return function_name(function)
+    named = [f"{name}={_shown(value)!r}" for name, value in sorted(function.keywords.items())]
+    return f"{call_in_words(function.func)}({', '.join([*(repr(_shown(value)) for value in function.args), *named])})"
+
+
 class _Name(str):
     """Text that is shown without quotes: a function's name among arguments."""
 

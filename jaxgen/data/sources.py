@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxgen.arguments import check_function, check_key
 from jaxgen.data.binarisation import own_numbers
-from jaxgen.data.dataset import Batch, Dataset, fingerprint_of, function_name
+from jaxgen.data.dataset import Batch, Dataset, call_in_words, fingerprint_of, function_name
 
 Degrade = Callable[[jax.Array, jax.Array], jax.Array]
 """`(image [H, W, C] in [-1, 1], key) -> source [h, w, c]`, jittable."""
@@ -174,10 +174,10 @@ def _of_wrapper(dataset: Dataset, key: jax.Array, number: int) -> jax.Array:
 
 
 def _wrapped(dataset: Dataset, prepare: Callable[..., Batch], how: str, function: Callable, once: bool) -> Dataset:
-    said = f"{how} ({function_name(function)}{', once' if once else ''})"
+    often = ", once" if once else ""
     return dataclasses.replace(
         dataset,
-        name=f"{dataset.name}, {said}",
-        fingerprint=fingerprint_of(dataset.fingerprint, said),
+        name=f"{dataset.name}, {how} by {call_in_words(function)}{often}",
+        fingerprint=fingerprint_of(dataset.fingerprint, f"{how} ({function_name(function)}{often})"),
         prepare=prepare,
     )

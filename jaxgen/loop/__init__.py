@@ -179,7 +179,7 @@ def train(
                     metrics_log.open_metrics(
                         directory, resume_step=step, tensorboard=tensorboard, is_primary=primary
                     ) as log,
-                    console.Display(num_steps, step, mesh, directory, show=progress and primary) as display,
+                    console.Display(num_steps, step, mesh, directory, dataset, show=progress and primary) as display,
                     dispatch.dispatcher(
                         train_step,
                         dataset,
