@@ -73,19 +73,21 @@ PRESETS = {
         "98.87 +- 0.09 % confident, 99.54 +- 0.08 % as asked (real: 98.6 and 99.5); three seeds, 2026-11-28",
     ),
     "emoji-cgan": Preset(
-        "32x32 colour emoji of nine categories by a class-conditional DCGAN with the R1 penalty",
+        "32x32 colour emoji of nine categories by a narrow class-conditional DCGAN with DiffAugment",
         Config(
             data=Data("emoji", image_size=32),
             num_steps=6000,
-            r1=1.0,
+            features=40,
+            r1=0.2,
             augmentation="diff",  # 3,341 images: without it the discriminator learns them by heart
-            generator=Optimizer(b1=0.0, b2=0.99),
-            discriminator=Optimizer(b1=0.0, b2=0.99),
+            generator=ADAM,
+            discriminator=ADAM,
             ema_half_life=10_000,
         ),
         paper="Mirza and Osindero 2014; projection of Miyato and Koyama 2018; penalty of Mescheder et al. 2018; "
         "augmentation of Zhao et al. 2020",
-        measured="FID 17.6 in the package's CNN of emoji (10,000 drawn, 440 test emoji; training images 9.2), recall "
-        "0.45, 55 % as asked (real: 68); one seed, 2026-11-28",
+        measured="FID 4.56 in the package's emoji CNN (equal sets: 0.47), precision 0.55, recall 0.54, 79 % as asked "
+        "(real: 98) against the 3,341 training emoji; 9.53 against the 440 test emoji (as many training "
+        "emoji: 9.19); 38 minutes of one core of an AMD EPYC beside other work, one seed, 2026-12-01",
     ),
 }
