@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 import warnings
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,7 @@ from jaxgen.stability import (
     sweep_report,
     updates,
 )
+from jaxgen.system import System
 from jaxgen.systems import pix2pix
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -938,3 +940,19 @@ def test_the_command_explains_mistakes_before_it_trains(tmp_path, monkeypatch, c
     assert command(*arguments.split(), "--directory", tmp_path / "made") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
+
+
+def test_members_of_a_class_conditional_run_draw_classes_in_the_shares_of_their_data():
+    def draw(variables, key, n, label):
+        return jnp.broadcast_to((label / 10.0)[:, None, None, None], (n, 28, 28, 1))
+
+    system = System(
+        init=None, train_step=None, images_per_step=8, draw=draw, choices={"label": 3}, variables=lambda state: state
+    )
+    opened = SimpleNamespace(system=system, game=SimpleNamespace(init=lambda key: jnp.zeros(())), config=None)
+    label = np.repeat([0, 1, 2], [6, 30, 4])
+    dataset = data.from_arrays("rows", np.zeros((40, 28, 28, 1), np.uint8), label, tuple("abc"))
+    looks = sweep_presets._drawn(opened, dataset, "run")
+    drawn = np.round(10 * looks.draw(jnp.zeros(()), jax.random.key(0), 4000)[:, 0, 0, 0]).astype(int)
+    np.testing.assert_allclose(np.bincount(drawn) / 4000, [0.15, 0.75, 0.1], atol=0.03)
+    assert looks.labels == {"labels": "of training images, drawn at random"}

@@ -5,6 +5,7 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -221,7 +222,8 @@ def of_run(directory: Path, *, system: runs.OwnSystem | None = None, dataset: da
         num_records=10,
         batch_size=opened.images_per_update,
         draw=looks.draw,
-        drawing={name: how for name, how in opened.system.protocol.items() if name in ("latents", "labels")},
+        drawing={name: how for name, how in opened.system.protocol.items() if name in ("latents", "labels")}
+        | dict(looks.labels),
         real=looks.real,
         held_out=looks.held_out,
         block_size=1 if jax.default_backend() == "cpu" else None,
@@ -238,6 +240,7 @@ class _Looks(NamedTuple):
     draw: Callable
     real: Any
     held_out: Callable[[], opening.Images] | None
+    labels: Mapping[str, str] = MappingProxyType({})
 
 
 def _drawn(opened, dataset, directory) -> _Looks:
@@ -247,14 +250,18 @@ def _drawn(opened, dataset, directory) -> _Looks:
     if num < 2:
         raise ValueError(f"{dataset.name} has {dataset.num_examples} images, too few for a score")
 
+    label = data.labels.of_some(dataset, 10_000, opened.system.choices.get("label", 0), jax.random.key(0))
+
     def draw(state, key, n):
-        return draw_of(opened.system.variables(state), key, n)  # the average of a sweep is the latest weights
+        told = {} if label is None else {"label": jax.random.choice(jax.random.fold_in(key, 7), label, (n,))}
+        return draw_of(opened.system.variables(state), key, n, **told)  # the average of a sweep is the latest weights
 
     score, key = members.distance_score(draw, real[:num]), jax.random.key(0)
     untrained = float(score({}, opened.game.init(key), key)["score"])
     of_real = -float(sliced_wasserstein_distance(real[:num], real[num : 2 * num], key, num_projections=256))
     scale = sweep_report.Scale(untrained, of_real, (of_real + untrained) / 2)
-    return _Looks(score, scale, draw, real[:16], lambda: _held_out(opened, directory))
+    labels = {} if label is None else {"labels": opening.AS_TRAINED}
+    return _Looks(score, scale, draw, real[:16], lambda: _held_out(opened, directory), labels)
 
 
 def _translated(opened, dataset, directory) -> _Looks:
