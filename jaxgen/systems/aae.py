@@ -86,6 +86,9 @@ PRESETS = {
         "digits as 8 numbers, by an adversarial autoencoder",
         Config(batch_size=100, num_steps=12_000),
         paper="Makhzani, Shlens, Jaitly, Goodfellow and Frey 2015",
+        measured="reconstructions of test digits PSNR 19.47 dB (8 principal components: 14.61), FID 4.96 in the "
+        "package's CNN; FID of draws 14.99, precision 0.75, recall 0.50; about 20 minutes of one core of an "
+        "AMD EPYC beside other work, one seed, 2026-12-01",
     ),
     "mnist-wae-gan": Preset(
         "digits as 8 numbers, by WAE-GAN with multilayer perceptrons",
