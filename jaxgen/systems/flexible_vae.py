@@ -146,6 +146,9 @@ PRESETS = {
         "Rezende and Mohamed 2015",
         posterior="planar",
         flow_length=10,
+        measured="test ELBO -94.3 nats (distortion 69.8, rate 24.5), bound of 50 samples -91.4, 19 active units; FID "
+        "of drawn means 16.83 in the package's CNN; one seed, 31 minutes of one core of an AMD EPYC beside other work, "
+        "2026-12-01",
     ),
     "mnist-iaf-vae": _preset(
         "a posterior through two inverse autoregressive flows",
