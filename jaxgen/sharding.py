@@ -184,6 +184,21 @@ def draw(sampler: Callable, key: jax.Array, shape: tuple[int, ...], *, axis_name
     return divided(sampler(key, shape))
 
 
+def shuffled(key: jax.Array, array: jax.Array, *, axis_name: str | None = None) -> jax.Array:
+    """The rows of a batch [B, ...] in another order, that of all devices together: divided as they were.
+
+    Args:
+      key: of the order, the same on every device.
+      array: the global batch in the global view, this device's part in the per-device view.
+      axis_name: the mapped axis, in the per-device view.
+    """
+    check_key(key)
+    if axis_name is None:
+        return divided(jax.random.permutation(key, array))
+    everywhere = jax.random.permutation(key, lax.all_gather(array, axis_name, tiled=True))
+    return lax.dynamic_slice_in_dim(everywhere, lax.axis_index(axis_name) * len(array), len(array))
+
+
 def per_device_key(key: jax.Array, axis_name: str | None) -> jax.Array:
     """A key that differs from device to device, in the per-device view: for dropout, which must not repeat on each."""
     check_key(key)

@@ -73,33 +73,15 @@ def told(name: str = "label") -> Condition:
 def told_shuffled_labels(name: str = "label", *, axis_name: str | None = None) -> Condition:
     """As `told`, but fake images have the labels in another order: each class has its share of the data.
 
-    Of classes of equal size the law is that of labels drawn all alike, as papers draw them for CIFAR and ImageNet. Of
-    unlike ones those papers' hinge loss would stand still: of a class that is rare in the data, and as frequent as the
-    others among fake images, a discriminator that is told the class best calls every image fake.
+    Papers draw them all alike (Miyato and Koyama 2018), of CIFAR and ImageNet, whose classes are of about equal size.
+    Where a class is much more frequent among the fake images than in the data, the hinge loss of a discriminator that
+    knows the class is least where it calls all of that class fake: the generator has no slope to follow.
     """
 
     def condition(batch, step, key):
         real = _entry(batch, name)
-        everywhere = real if axis_name is None else jax.lax.all_gather(real, axis_name, tiled=True)
-        shuffled = sharding.draw(
-            lambda key, shape: jax.random.permutation(key, everywhere), key, real.shape, axis_name=axis_name
-        )
+        shuffled = sharding.shuffled(key, real, axis_name=axis_name)
         return Conditions(shuffled, real, shuffled)
-
-    return condition
-
-
-def told_drawn_labels(num_classes: int, name: str = "label", *, axis_name: str | None = None) -> Condition:
-    """As `told`, but the labels of fake images are drawn, all classes alike (Miyato and Koyama 2018)."""
-
-    def condition(batch, step, key):
-        real = _entry(batch, name)
-
-        def labels(key, shape):
-            return jax.random.randint(key, shape, 0, num_classes, real.dtype)
-
-        drawn = sharding.draw(labels, key, real.shape, axis_name=axis_name)
-        return Conditions(drawn, real, drawn)
 
     return condition
 

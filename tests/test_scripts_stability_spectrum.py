@@ -321,7 +321,7 @@ class Config(two_player.TwoPlayers):
 
 def build(config, spec):
     players = Generator(spec.num_classes), Discriminator(spec.num_classes)
-    told = {"num_labels": spec.num_classes, "condition": turns.told_drawn_labels(spec.num_classes)}
+    told = {"num_labels": spec.num_classes, "condition": turns.told_shuffled_labels()}
     return two_player.build(config, spec, *players, name="mine", **told)
 
 

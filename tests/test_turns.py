@@ -119,18 +119,12 @@ CLASSES = dict(players=(Points(), Slopes()), batch=LABELLED, latent_dim=None, **
 OTHERS = {"given": np.array([1, 1, 2, 0]), "beside fake": np.array([2, 1, 2, 2])}
 
 
-def drawn_labels(*, axis_name=None):
-    return turns.told_drawn_labels(3, axis_name=axis_name)
-
-
-@pytest.mark.parametrize("which", ["those of the batch", "drawn", "shuffled", "three kinds"])
+@pytest.mark.parametrize("which", ["those of the batch", "shuffled", "three kinds"])
 def test_a_game_with_labels_is_one_dirac_gan_for_each_class_and_penalties_are_told_their_side(which):
-    drawn = np.asarray(jax.random.randint(jax.random.fold_in(keys_of()[0], turns.CONDITION), (4,), 0, 3))
     shuffled = np.asarray(jax.random.permutation(jax.random.fold_in(keys_of()[0], turns.CONDITION), LABELS))
     assert sorted(shuffled) == sorted(LABELS) and shuffled.tolist() != LABELS.tolist()
     condition, (of_generator, of_real, of_fake) = {
         "those of the batch": (turns.told("label"), [LABELS] * 3),
-        "drawn": (drawn_labels(), [drawn, LABELS, drawn]),
         "shuffled": (turns.told_shuffled_labels(), [shuffled, LABELS, shuffled]),
         "three kinds": (
             lambda batch, step, key: turns.Conditions(batch["given"], batch["label"], batch["beside fake"]),
@@ -149,10 +143,9 @@ def test_a_game_with_labels_is_one_dirac_gan_for_each_class_and_penalties_are_to
     np.testing.assert_allclose(new.generator.params["theta"], theta, rtol=1e-5)
 
 
-@pytest.mark.parametrize("condition", [drawn_labels, turns.told_shuffled_labels])
-def test_labels_of_fake_images_are_the_same_in_the_per_device_view(condition):
-    state, expected, _ = played(**CLASSES, condition=condition())
-    step = make(**CLASSES, condition=condition(axis_name="data"), axis_name="data", only_step=True)
+def test_labels_of_fake_images_are_the_same_in_the_per_device_view():
+    state, expected, _ = played(**CLASSES, condition=turns.told_shuffled_labels())
+    step = make(**CLASSES, condition=turns.told_shuffled_labels(axis_name="data"), axis_name="data", only_step=True)
     new, _ = sharding.pmap_step(step, num_devices=2)(state, LABELLED, KEY)
     close(new, expected, rtol=1e-5)
 

@@ -105,7 +105,7 @@ def next_domain(batch: Any, num_domains: int) -> jax.Array:
 def to_another_domain(batch: Mapping[str, jax.Array], step: jax.Array, key: jax.Array) -> turns.Conditions:
     """The generator is told each image with the label of one of the batch, and the discriminator nothing."""
     check_key(key)
-    label = sharding.divided(jax.random.permutation(key, batch["label"]))
+    label = sharding.shuffled(key, batch["label"])
     return turns.Conditions(generator=(batch["image"], label))
 
 
