@@ -58,15 +58,12 @@ def build(config: Run, *, stored: Mapping[str, Any] | None = None) -> Experiment
 
 def warn_of_few(held_out: data.Dataset, config: options.Data) -> None:
     """Warns of a test split with few images."""
+    is_share = config.name == "folder" and options.test_folder(config) is None
     if held_out.num_examples < FEW_IMAGES:
         warnings.warn(
             f"{held_out.name}: only {held_out.num_examples} held-out images for evaluation; numbers from so few vary "
             "by chance, and so does the choice of the best checkpoint by them"
-            + (
-                "; a larger --data.validation-share gives more"
-                if config.name == "folder" and not config.test_path
-                else ""
-            ),
+            + ("; a larger --data.validation-share gives more" if is_share else ""),
             stacklevel=3,
         )
 

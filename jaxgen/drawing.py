@@ -13,7 +13,7 @@ from jaxgen import data, interpolation, memory, sharding
 from jaxgen.arguments import check_key
 from jaxgen.loading import Trained, check_choices, check_label
 from jaxgen.system import MissingCapability, System, drawn_labels
-from jaxgen.watching import batch_drawer
+from jaxgen.watching import compiled_drawer
 
 
 def generate(
@@ -75,22 +75,13 @@ def generate_batches(
     size = min(num, batch_size)
     # Whole shares for all devices. What is drawn beyond the size is left out, and changes none of the others.
     rows = sharding.divisible(size, mesh.size)
-    if label is None:
-        draw = sharding.jit_global(batch_drawer(system, rows, **choices), mesh, batch_axes=(None, None))
-    else:
-        draw = sharding.jit_global(
-            lambda variables, key, label: batch_drawer(system, rows, label=label, **choices)(variables, key),
-            mesh,
-            batch_axes=(None, None, None),
-        )
+    asked = None if label is None else np.asarray(label, np.int32)
+    draw = compiled_drawer(system, rows, mesh, label=asked, **choices)
     variables = sharding.as_replicated(mesh, trained.variables)
 
     def batches():
         for i in range(-(-num // size)):
-            asked = ()
-            if label is not None:
-                asked = (np.resize(np.asarray(label, np.int32), num + rows)[i * size : i * size + rows],)
-            drawn = jax.device_get(draw(variables, jax.random.fold_in(key, i), *asked))
+            drawn = draw(variables, jax.random.fold_in(key, i), i * size)
             yield {name: value[: min(size, num - i * size)] for name, value in drawn.items()}
 
     return batches()

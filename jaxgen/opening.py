@@ -380,12 +380,12 @@ def draw(
       seed: of latents and labels.
       labels: of a class-conditional run: "training", those of num of its training images, drawn at random, so that each
         class has its share, as Karras et al. (2020) draw them; "alike", of all classes in turns. Where the training
-        images cannot be opened they are in turns, too.
+        images or their labels are not there they are in turns, too, with a warning.
       progress: shows it.
 
     Raises:
       MissingCapability: for a run that draws nothing.
-      ValueError: for NaN.
+      ValueError: for NaN, and for "alike" of a run that is told no labels.
     """
     try:
         trained.system.need("draw", f"a comparison of images that {name} draws")
@@ -395,11 +395,20 @@ def draw(
         if trained.system.backbone is not None:
             error.add_note("As a feature network it is given with --backbone.")
         raise
-    learnt, asked = None, None
-    if labels == "training" and "label" in trained.system.choices and trained.config is not None:
-        learnt = open_training_images(trained, name)
-        asked = None if learnt is None else labels_as_in(learnt, trained, num, seed=seed)
-    batches = drawn_batches(trained, num, jax.random.key(seed), asked)
+    learnt, asked, key = None, None, jax.random.key(seed)
+    num_labels = trained.system.choices.get("label", 0)
+    if labels == "alike" and not num_labels:
+        raise ValueError(f"--labels alike is of a class-conditional run, and {name} is told no labels")
+    if labels == "training" and num_labels:
+        learnt = None if trained.config is None else open_training_images(trained, name)
+        asked = None if learnt is None else data.labels.of_some(learnt, num, num_labels, key)
+        if asked is None:
+            warnings.warn(
+                f"the labels of the images that {name} was trained on are not there: it is asked for all classes "
+                "alike, and where these are of unlike sizes, that is a distance of its own",
+                stacklevel=2,
+            )
+    batches = drawn_batches(trained, num, key, asked)
     drawn, label = [], []
     for batch in progress(batches, -(-num // BATCH), f"drawing {num:,} images"):
         if np.isnan(batch["image"]).any():
@@ -433,13 +442,6 @@ def translated(
             raise ValueError(f"{name} makes images with NaN: its weights are not finite; evaluate an earlier --step")
         made.append(images.to_uint8(image))
     return Images(data.from_arrays(f"what {name} makes", np.concatenate(made)), name, run=trained)
-
-
-def labels_as_in(dataset: data.Dataset, trained: loading.Trained, num: int, *, seed: int) -> np.ndarray | None:
-    """Labels [N] of up to num of a data set's images, to be asked of a class-conditional run; None without such."""
-    return data.labels.of_some(
-        dataset, num, trained.system.choices["label"], jax.random.fold_in(jax.random.key(seed), 7)
-    )
 
 
 def drawn_batches(

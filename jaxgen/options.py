@@ -207,7 +207,7 @@ class Data:
     def has_test_split(self) -> bool:
         """Whether there are images to evaluate on."""
         if self.name == "folder":
-            return self.validation_share > 0 or _test_folder(self) is not None
+            return self.validation_share > 0 or test_folder(self) is not None
         if self.name in _OF_PAIRS:
             return self.validation_share > 0 or pair_options.test_folders(self) is not None
         if self.name == "records":
@@ -410,7 +410,7 @@ def _open_folder(config: Data, split: str) -> data.Dataset:
 
 def folder_of(config: Data, split: str) -> tuple[str, dict[str, Any]]:
     """Where the images of a split of a folder lie, and which: the arguments of `data.folder.find_images`."""
-    root, test = _needs_path(config), _test_folder(config)
+    root, test = _needs_path(config), test_folder(config)
     common = {"max_broken_share": config.max_broken_share, "tell": data.reading.as_warning}
     train = os.path.join(root, data.folder.split_folders(root).get("train", ""))
     if test is None:
@@ -424,7 +424,7 @@ def folder_of(config: Data, split: str) -> tuple[str, dict[str, Any]]:
     return test, {"labelled": bool(names), "class_names": names or None} | common
 
 
-def _test_folder(config: Data) -> str | None:
+def test_folder(config: Data) -> str | None:
     """The folder of held-out images that are not a share of the others."""
     if config.test_path:
         return config.test_path

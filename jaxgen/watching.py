@@ -235,19 +235,8 @@ def make_drawn_evaluate(
         raise ValueError(f"eval_images must be at least 2, not {num}")
     mesh = sharding.make_mesh() if mesh is None else mesh
     size = sharding.divisible(min(num, 250), mesh.size)
-    label = data.labels.of_some(dataset, num, system.choices.get("label", 0), jax.random.fold_in(key, 7))
-    if label is None:
-        draw = sharding.jit_global(batch_drawer(system, size), mesh, batch_axes=(None, None))
-    else:
-
-        def labelled(variables, key, label):
-            return batch_drawer(system, size, label=label)(variables, key)
-
-        draw = sharding.jit_global(labelled, mesh, batch_axes=(None, None, None))
-
-    def asked(i):
-        return () if label is None else (np.resize(label, num + size)[i * size : (i + 1) * size],)
-
+    label = data.labels.of_some(dataset, num, system.choices.get("label", 0), key)
+    draw = compiled_drawer(system, size, mesh, label=label)
     discriminate = None if system.discriminate is None else compilation.jit(system.discriminate)
 
     @functools.cache
@@ -259,7 +248,7 @@ def make_drawn_evaluate(
     def evaluate(state) -> dict[str, float]:
         seen_real, shown = real()
         variables = sharding.as_replicated(mesh, system.variables(state))
-        drawn = [jax.device_get(draw(variables, jax.random.fold_in(key, i), *asked(i))) for i in range(-(-num // size))]
+        drawn = [draw(variables, jax.random.fold_in(key, i), i * size) for i in range(-(-num // size))]
         generated = np.concatenate([batch["image"] for batch in drawn])[:num]
         if not np.isfinite(generated).all():
             gap = ["discriminator_overfitting"] if discriminate else []
@@ -275,6 +264,34 @@ def make_drawn_evaluate(
         return values
 
     return evaluate
+
+
+def compiled_drawer(
+    system: System, num: int, mesh: jax.sharding.Mesh, *, label: np.ndarray | None = None, **choices: Any
+) -> Callable:
+    """Builds `(variables, key, first) -> batch`, on the host: `batch_drawer` compiled, of a piece of a long series.
+
+    Args:
+      system: one that draws.
+      num: images at once.
+      mesh: whose devices share them.
+      label: [N], taken in turns along the series, of which `first` is the place of the batch's first image. None:
+        labels are drawn, all classes alike.
+      choices: of `draw`.
+    """
+    if label is None:
+        alike = sharding.jit_global(batch_drawer(system, num, **choices), mesh, batch_axes=(None, None))
+        return lambda variables, key, first: jax.device_get(alike(variables, key))
+
+    def asked(variables, key, label):
+        return batch_drawer(system, num, label=label, **choices)(variables, key)
+
+    compiled = sharding.jit_global(asked, mesh, batch_axes=(None, None, None))
+
+    def draw(variables, key, first):
+        return jax.device_get(compiled(variables, key, label[np.arange(first, first + num) % len(label)]))
+
+    return draw
 
 
 def batch_drawer(system: System, num: int, **choices: Any) -> Callable:

@@ -192,9 +192,21 @@ def test_without_its_training_images_a_run_is_asked_for_all_classes_alike(own, t
     config = json.loads((copy / "config.json").read_text())
     config["data"]["path"] = str(tmp_path / "gone.npz")
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.warns(UserWarning, match="the images that .* was trained on cannot be opened"):
+    with (
+        pytest.warns(UserWarning, match="the images that .* was trained on cannot be opened"),
+        pytest.warns(UserWarning, match="it is asked for all classes alike"),
+    ):
         fake = opening.open_images(str(copy), num=20, system=systems.from_file(file))
     assert fake.labels == opening.IN_TURNS and fake.dataset.arrays["label"].tolist() == [*range(10)] * 2
+
+
+def test_labels_alike_of_what_is_told_none_are_refused(tmp_path, capsys):
+    assert call("evaluate", "mnist:test", "mnist:train", "--labels", "alike") == 2
+    assert "--labels is of a class-conditional run, but mnist:test is no run" in capsys.readouterr().err
+    system, digits = system_of(draw=grey), data.from_arrays("digits", np.zeros((8, 28, 28, 1), np.uint8))
+    experiment.train_system(system, digits, tmp_path / "run", num_steps=1, num_devices=1, progress=False)
+    with pytest.raises(ValueError, match="--labels alike is of a class-conditional run, and .* is told no labels"):
+        opening.open_images(str(tmp_path / "run"), num=4, labels="alike", system=system)
 
 
 def test_what_is_drawn_has_labels_in_turns_and_a_generator_that_ignores_them_is_found(own):

@@ -274,6 +274,8 @@ def open_sides(
     fake = opening.open_images(what, num=num, seed=seed, step=step, shape=known, labels=labels, **shared)
     if step is not None and fake.run is None:
         raise ValueError(f"--step is of a run's checkpoint, but {what} is no run")
+    if labels == "alike" and fake.run is None:
+        raise ValueError(f"--labels is of a class-conditional run, but {what} is no run")
     shape = fake.dataset.image_shape
     if reference is not None:
         real = opening.open_images(reference, num=num_real, seed=seed + 1, shape=shape, **shared)

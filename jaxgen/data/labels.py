@@ -11,6 +11,7 @@ from jaxgen.names import show
 
 MAX_CLASSES = 1_000_000
 ROWS_AT_ONCE = 500
+_OWN = 2**30  # latents of batch i fold i into the same key
 
 
 class Unfit(ValueError):
@@ -106,14 +107,22 @@ def tell_empty(label: np.ndarray, class_names: tuple[str, ...], name: str, tell:
     tell(f"{name}: {len(empty)} of {len(class_names)} classes hold no images: {shown}")
 
 
+def of_rows(dataset: Any, rows: np.ndarray) -> np.ndarray:
+    """The labels [N] of rows of a labelled `Dataset`; where it is not in memory, their images are read, too."""
+    if dataset.arrays is not None:
+        return np.asarray(dataset.arrays["label"])[rows]
+    parts = np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE))
+    return np.concatenate([np.asarray(dataset.fetch(part)["label"]) for part in parts])
+
+
 def of_some(dataset: Any, num: int, num_labels: int, key: jax.Array) -> np.ndarray | None:
-    """Labels of images drawn at random from a data set, none twice.
+    """Labels of images drawn at random from a `Dataset`, none twice: what a class-conditional system is asked for.
 
     Args:
-      dataset: a `Dataset`. Of one that is not in memory the images drawn are read.
+      dataset: what the system learns from.
       num: how many images are drawn; all where there are fewer.
-      num_labels: of whoever is told them.
-      key: which images.
+      num_labels: that the system knows; 0 for one that is told none.
+      key: also of the latents: the images are drawn by a part of it that latents do not take.
 
     Returns:
       [N] int32 in [0, num_labels), N up to num: images whose label is not known have none. None for a data set with
@@ -122,11 +131,7 @@ def of_some(dataset: Any, num: int, num_labels: int, key: jax.Array) -> np.ndarr
     check_key(key)
     if not num_labels or len(dataset.class_names) != num_labels:
         return None
-    rows = np.asarray(jax.random.permutation(key, dataset.num_examples))[:num]
-    if dataset.arrays is not None:
-        label = np.asarray(dataset.arrays["label"])[rows]
-    else:
-        parts = np.array_split(rows, -(-len(rows) // ROWS_AT_ONCE))
-        label = np.concatenate([np.asarray(dataset.fetch(part)["label"]) for part in parts])
+    rows = np.asarray(jax.random.permutation(jax.random.fold_in(key, _OWN), dataset.num_examples))[:num]
+    label = of_rows(dataset, rows)
     known = label[(label >= 0) & (label < num_labels)]
     return known.astype(np.int32) if known.size else None

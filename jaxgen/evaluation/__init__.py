@@ -22,7 +22,7 @@ import numpy as np
 from jaxgen import __version__, configuration, data, loading, options, run_directory, systems
 from jaxgen.metrics import comparison, conditional, features, inception
 from jaxgen.models import inception as network
-from jaxgen.opening import BATCH, Images, drawing_of
+from jaxgen.opening import Images, drawing_of
 from jaxgen.progress import Progress, no_progress
 from jaxgen.run_directory import environment
 from jaxgen.system import System
@@ -306,10 +306,7 @@ def labels_of(dataset: data.Dataset) -> np.ndarray | None:
     """The labels of all images, in order; None for a set without."""
     if not dataset.class_names:
         return None
-    if dataset.arrays is not None:
-        return np.asarray(dataset.arrays["label"])[: dataset.num_examples]
-    batches = data.sequential_batches(dataset, min(BATCH, dataset.num_examples))
-    return np.concatenate([np.asarray(raw["label"])[:num_valid] for raw, num_valid in batches])
+    return data.labels.of_rows(dataset, np.arange(dataset.num_examples))
 
 
 def _labelled(fake, reference, seen_fake, seen_real) -> tuple[conditional.Labelled, conditional.Labelled] | None:

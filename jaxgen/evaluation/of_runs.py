@@ -267,8 +267,9 @@ def discriminator_gap(
         for part in np.array_split(rows, -(-len(rows) // BATCH)):
             yield dataset.prepare(dataset.fetch(part), jax.random.key(seed))
 
-    label = opening.labels_as_in(train, trained, num, seed=seed) if "label" in told else None
-    fakes = opening.drawn_batches(trained, num, jax.random.key(seed), label)
+    key = jax.random.key(seed)
+    label = data.labels.of_some(train, num, trained.system.choices.get("label", 0), key)
+    fakes = opening.drawn_batches(trained, num, key, label)
     logits = [
         np.concatenate([trained.discriminate({name: batch[name] for name in told}) for batch in batches])
         for batches in (real(train), real(held_out), fakes)
