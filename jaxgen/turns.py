@@ -74,8 +74,8 @@ def told_shuffled_labels(name: str = "label", *, axis_name: str | None = None) -
     """As `told`, but fake images have the labels in another order: each class has its share of the data.
 
     Papers draw them all alike (Miyato and Koyama 2018), of CIFAR and ImageNet, whose classes are of about equal size.
-    Where a class is much more frequent among the fake images than in the data, the hinge loss of a discriminator that
-    knows the class is least where it calls all of that class fake: the generator has no slope to follow.
+    Of nine classes of emoji, of which one is three fifths, a GAN with the hinge loss learnt less that way: its FID
+    was 17 and 18 where it is 8 with labels in another order (two seeds, 3,000 steps; `docs/results.md`).
     """
 
     def condition(batch, step, key):

@@ -39,6 +39,7 @@ def test_the_probability_is_that_of_each_change_of_each_image_and_most_are_left_
 
 
 @GROUPS
+@pytest.mark.slow
 def test_gradients_are_finite_and_those_of_a_change_that_is_linear_in_the_image(group):
     apply = jax.jit(functools.partial(group, KEY, probability=0.5))
     x, y, v = (jnp.asarray(RNG.normal(size=(16, 8, 8, 3)), jnp.float32) for _ in range(3))

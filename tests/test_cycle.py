@@ -109,6 +109,7 @@ def test_generators_that_change_nothing_have_no_error_of_cycle_or_identity():
     np.testing.assert_allclose(found, drift, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_orthogonal_matrix_and_its_transpose_undo_each_other_and_change_what_they_are_given():
     q = np.linalg.qr(RNG.normal(size=(3, 3)))[0].astype(np.float32)
     state = with_matrices(first(), q, q.T)

@@ -350,6 +350,7 @@ def test_pictures_of_another_size_are_refused_unless_they_are_to_be_resized(run,
     assert Image.open(tmp_path / "out" / "a.png").size == (8, 8)
 
 
+@pytest.mark.slow
 def test_a_walk_goes_along_the_directions_of_the_largest_change(run, tmp_path):
     found = decoders.Decoder.of(decoding()).directions(KEY, by="images", num=2)
     weights = decoders.Decoder.of(decoding()).directions(KEY, by="weights", num=2)

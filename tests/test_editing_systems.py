@@ -78,6 +78,7 @@ def test_the_spaces_of_a_stylegan_draw_what_its_latents_draw():
         np.testing.assert_allclose(decode(variables, styles), images, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_directions_of_styles_by_weights_are_of_the_layers_that_styles_enter():
     trained = trained_of(stylegan2)
     kernels = trained.system.spaces["w"].kernels(trained.variables)

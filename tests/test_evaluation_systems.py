@@ -150,6 +150,7 @@ def test_a_class_conditional_run_of_a_users_file_is_asked_for_all_classes_and_me
     assert heading == "|  | as_asked | as_asked_of_real | fid_within_classes | fid_within_classes_of_train |"
 
 
+@pytest.mark.slow
 def test_classes_have_the_shares_of_the_training_images(own):
     run, file = own
     there = np.load(run.parent / "train.npz")["label"]

@@ -248,6 +248,7 @@ PRIORS = {
 
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
+@pytest.mark.slow
 def test_a_priors_density_is_one_and_is_the_law_of_its_samples(prior):
     rng = np.random.default_rng(1)
     variables = prior.init(KEY, jnp.zeros((1, 2)), method="log_prob")

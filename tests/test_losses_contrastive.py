@@ -77,6 +77,7 @@ class Judge(nn.Module):
 
 
 @pytest.mark.parametrize("identity, mirrored", [(True, False), (False, True)])
+@pytest.mark.slow
 def test_the_term_moves_the_generator_as_the_loss_by_hand(double_precision, identity, mirrored):
     module, weight = Mixed(), 3.0
     batch = {name: jnp.asarray(RNG.uniform(-1, 1, (2, 3, 4, 2))) for name in ("image", "source")}

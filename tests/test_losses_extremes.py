@@ -66,6 +66,7 @@ def test_gaussian_variances_of_any_size(logvar, distance, compiled):
 
 @COMPILED
 @pytest.mark.parametrize("log_scale", [-INF, -300.0, -100.0, -88.5, -80.0, -40.0])
+@pytest.mark.slow
 def test_a_logistic_of_no_width_is_certain_of_the_bin_that_it_is_in(log_scale, compiled):
     for x, mean in [(1 / 255, 0.002), (1.0, 1.0), (1.0, 50.0), (-1.0, -1.0), (-1.0, -INF), (1.0, INF)]:
         likelihood = functools.partial(variational.discretized_logistic_log_likelihood, x=jnp.full((1, 1), x))

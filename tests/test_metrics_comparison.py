@@ -173,6 +173,7 @@ def test_errors_are_the_spread_over_other_draws_of_the_generator():
         assert np.mean([draw[f"{name}_standard_error"] for draw in draws]) == pytest.approx(spread, rel=0.3)
 
 
+@pytest.mark.slow
 def test_what_a_perfect_learner_of_the_training_images_has_is_what_they_have_themselves():
     real, train = seen(400, 8), seen(900, 8, seed=1, shift=0.3)
     metrics = ["fid", "kid", "prdc"]

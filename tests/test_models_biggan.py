@@ -203,6 +203,7 @@ def without_last_convolution(module, shape, *more):
 
 
 @pytest.mark.parametrize("enlarging", [False, True])
+@pytest.mark.slow
 def test_the_shortcut_of_a_deep_generator_block_drops_the_last_channels(enlarging):
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 8))
     told = jax.random.normal(jax.random.key(1), (2, 3))

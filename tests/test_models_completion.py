@@ -148,6 +148,7 @@ def test_pasting_is_the_adjoint_of_cutting_patches():
     np.testing.assert_allclose(jnp.sum(cut * y), jnp.sum(x * back), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_contextual_attention_makes_holes_of_a_periodic_map_whole_and_takes_nothing_from_them():
     tile = drawn(1, 4, 4, 8)
     x = jnp.tile(tile, (1, 8, 8, 1))
@@ -188,6 +189,7 @@ def test_a_context_encoder_draws_the_middle_of_any_size_that_halves_down_to_four
 # Losses ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_styles_do_not_know_where_things_are_and_variation_counts_the_hole_and_its_border_alone():
     x, order = drawn(2, 4, 4, 3), RNG.permutation(16)
     moved = x.reshape(2, 16, 3)[:, order].reshape(x.shape)

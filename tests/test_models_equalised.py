@@ -34,6 +34,7 @@ def test_outputs_of_a_convolution_start_with_unit_variance_and_it_is_the_plain_o
     np.testing.assert_allclose(equalised(kernel, 2.0), scaled["params"]["kernel"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_rate_scales_what_a_step_of_adam_changes_and_not_what_the_layer_makes_at_first():
     x = jax.random.normal(KEY, (50, 64))
     moved = {}

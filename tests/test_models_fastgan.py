@@ -54,6 +54,7 @@ def decoder(before):
     return enlarging(before, 128) + enlarging(128, 64) + enlarging(64, 64) + enlarging(64, 32) + 9 * 32 * 3
 
 
+@pytest.mark.slow
 def test_the_published_size_has_as_many_parameters_as_its_layers_add_up_to():
     first = 256 * 16 * 2048 + norm(2048)
     blocks = enlarging(1024, 512, True) + enlarging(512, 256) + enlarging(256, 128, True) + enlarging(128, 128)

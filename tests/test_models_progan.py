@@ -58,6 +58,7 @@ def published_widths(last):
 
 
 @pytest.mark.parametrize("size, last", [(1024, 8), (256, 6), (32, 3)])
+@pytest.mark.slow
 def test_networks_have_the_published_numbers_of_parameters(size, last):
     """Table 2 counts the last stage's network; those of the stages before have a 1x1 convolution more each."""
     widths = published_widths(last)

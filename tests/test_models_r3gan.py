@@ -113,6 +113,7 @@ def test_maps_are_enlarged_by_bilinear_interpolation():
 # At the beginning -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_generator_begins_as_enlarged_pictures_that_the_latent_weighs():
     variables = made(GENERATOR, Z)
     p = variables["params"]
@@ -124,6 +125,7 @@ def test_the_generator_begins_as_enlarged_pictures_that_the_latent_weighs():
     assert np.std(expected) > 0.1
 
 
+@pytest.mark.slow
 def test_the_discriminator_begins_as_one_linear_function_of_the_halved_image():
     variables = made(DISCRIMINATOR, X)
     p = variables["params"]
@@ -141,6 +143,7 @@ def test_at_first_twice_the_input_is_twice_the_output_and_no_longer_once_the_las
             assert np.allclose(twice, 2 * once, rtol=1e-4, atol=1e-4) == linear
 
 
+@pytest.mark.slow
 def test_kernels_begin_with_the_variance_of_their_fan_in_and_those_of_blocks_with_that_of_their_depth():
     """The paper's network has eight blocks: gains are divided by the fourth root of that."""
     wide = {"widths": (64, 64, 64, 64), "blocks": 2}

@@ -29,6 +29,7 @@ def arrays(request):
 
 
 @pytest.mark.parametrize("name", FORMS)
+@pytest.mark.slow
 def test_the_joined_form_has_the_values_and_both_orders_of_derivatives_of_the_two_steps(name, arrays):
     joined, apart = FORMS[name]
     np.testing.assert_allclose(joined(*arrays), apart(*arrays), rtol=1e-10, atol=1e-10)

@@ -269,6 +269,7 @@ def test_a_normalisation_becomes_part_of_the_convolution_before_it():
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.slow
 def test_a_signal_comes_through_all_layers_of_a_dncnn_before_it_is_trained(batch_norm):
     model = DNCNN(features=16, layers=17, batch_norm=batch_norm)
     image = jnp.asarray(RNG.uniform(-1, 1, (2, 16, 16, 3)), jnp.float32)

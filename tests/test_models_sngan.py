@@ -129,6 +129,7 @@ def _conv(params, x, normalised=False):
 
 
 @pytest.mark.usefixtures("double_precision")
+@pytest.mark.slow
 def test_a_generator_block_is_the_published_one_whose_shortcut_is_enlarged_first():
     x = jax.random.normal(jax.random.key(0), (3, 4, 4, 5))
     module = sngan.GeneratorBlock(2)
@@ -151,6 +152,7 @@ def test_a_generator_block_is_the_published_one_whose_shortcut_is_enlarged_first
 @pytest.mark.parametrize(
     ("first", "halve", "features"), [(True, True, 2), (False, True, 2), (False, False, 2), (False, False, 5)]
 )
+@pytest.mark.slow
 def test_a_discriminator_block_is_the_published_one_whose_shortcut_is_averaged_last(first, halve, features):
     x = jax.random.normal(jax.random.key(0), (3, 4, 4, 5))
     module = sngan.discriminator_block(5, features, halve, first, dtype=None)
@@ -216,6 +218,7 @@ def test_two_seeds_under_vmap_are_two_runs(full):
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-3, atol=1e-3), together, alone)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_images_logits_and_states_are_float32_and_close(full):
     half = {"dtype": jnp.bfloat16}
     result = jax.jit(functools.partial(play, GENERATOR.clone(**half), DISCRIMINATOR.clone(**half)))(*game(0))

@@ -58,6 +58,7 @@ def test_parameters_have_the_names_shapes_and_initial_values_of_the_plain_layer(
 
 @each_layer
 @pytest.mark.usefixtures("double_precision")
+@pytest.mark.slow
 def test_a_layer_becomes_the_plain_layer_with_its_matrix_over_its_largest_singular_value(layer):
     module, plain, name, x = LAYERS[layer]
     variables = init(module, x)
@@ -218,6 +219,7 @@ def test_averages_of_u_over_devices_and_over_time_serve_as_well():
 
 
 @each_layer
+@pytest.mark.slow
 def test_two_seeds_under_vmap_are_two_runs(layer):
     module, _, _, x = LAYERS[layer]
 

@@ -286,6 +286,7 @@ def test_the_running_mean_of_styles_moves_towards_the_batchs_own_and_is_not_move
     assert (fresh.shape, fresh.dtype) == ((5,), jnp.float32)
 
 
+@pytest.mark.slow
 def test_noise_is_drawn_from_a_key_and_without_one_always_the_same_and_has_no_strength_at_first():
     draw = jax.jit(functools.partial(gan.sample, GENERATOR, VARIABLES, Z, LABELS))
     np.testing.assert_array_equal(draw(), draw())

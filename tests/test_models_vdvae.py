@@ -170,6 +170,7 @@ def test_latents_given_again_as_the_priors_noise_make_the_same_output():
     assert again.rates == {} and again.log_ratio is None
 
 
+@pytest.mark.slow
 def test_a_temperature_multiplies_what_every_prior_draws():
     both = drawn()
     half, zero = decoded_from(both, NOISE, 0.5), decoded_from(both, NOISE, 0.0)
@@ -190,6 +191,7 @@ def test_no_image_moves_the_bound_of_another():
 # At the beginning -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_at_first_priors_are_standard_normal_and_kernels_have_the_variance_of_their_fan_in_and_depth():
     decoder = vdvae.Decoder(2, "1x4", width=64, latent_dim=16)
     maps = {1: jnp.ones((1, 1, 1, 64))}

@@ -103,6 +103,7 @@ def error_of(module, variables, n=40_000):
 
 
 @pytest.mark.parametrize("hidden", [0, 8])
+@pytest.mark.slow
 def test_training_reaches_the_least_error_of_gaussian_images_and_no_network_beats_it(hidden):
     """MMSE: m + C (C + s^2 I)^-1 (y - m), with error tr(C - C (C + s^2 I)^-1 C) / n."""
     model, optimizer = Linear(hidden), optax.adam(optax.cosine_decay_schedule(2e-2, 600))

@@ -169,6 +169,7 @@ def test_standing_statistics_depend_on_their_key_alone_and_leave_the_run_as_it_w
     )
 
 
+@pytest.mark.slow
 def test_every_layer_of_a_published_generator_gets_standing_statistics_from_a_single_batch_as_training_sees_it():
     """With one batch, what is drawn in evaluation is what the same batch is in training."""
     spec = Spec.of_images((28, 28, 1))

@@ -103,6 +103,7 @@ def test_dcgan_on_eight_devices_equals_one_in_the_per_device_view(view):
     assert_same(finished(view(step, state, BATCH)), reference)
 
 
+@pytest.mark.slow
 def test_without_synchronised_batch_norm_the_per_device_view_is_another_model():
     state, reference = normalised_gan()
     step = gan.make_train_step(*dcgan_players(), **GAN, axis_name="data")
@@ -145,6 +146,7 @@ def test_penalties_and_discriminator_steps_on_eight_devices_equal_one_in_the_per
     assert_same(finished(pmap(step, state, BATCH)), reference)
 
 
+@pytest.mark.slow
 def test_a_random_penalty_without_the_axis_name_draws_the_same_on_every_device():
     factory = penalties.gradient_penalty
     players = mlp.Generator(widths=()), mlp.Discriminator(widths=(4,), activation=nn.tanh)

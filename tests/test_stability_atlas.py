@@ -219,6 +219,7 @@ def cut(file):
         lambda made: (made / "A1.svg").unlink(),
     ],
 )
+@pytest.mark.slow
 def test_a_damaged_plate_is_made_anew_and_the_others_are_kept(tmp_path, monkeypatch, damage):
     calls = []
 

@@ -54,6 +54,7 @@ def test_penalties_add_what_the_literature_says_to_the_discriminator_alone():
 
 
 @pytest.mark.parametrize("loss", [adversarial.minimax, adversarial.relativistic])
+@pytest.mark.slow
 def test_instance_noise_is_the_expectation_over_independent_noises(loss):
     std, (theta, psi) = 0.7, (0.8, -0.6)
     v = games.field(games.dirac(loss, instance_noise=std))(Players(theta, psi))

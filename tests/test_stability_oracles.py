@@ -42,6 +42,7 @@ def random_numbers(seed, num=4, low=0.05, high=3.0):
 
 
 @pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.slow
 def test_eigenvalues_of_the_dirac_gan_are_those_of_the_differentiated_field(name):
     loss, link = LOSSES[name]
     same_spectrum(spectrum(games.dirac(loss)), oracles.dirac_eigenvalues(link))
@@ -348,6 +349,7 @@ def test_the_wasserstein_gan_with_gradient_penalty_ends_on_its_cycle():
             assert mean == pytest.approx(expected, rel=0.002)
 
 
+@pytest.mark.slow
 def test_a_joint_clip_turns_exponential_divergence_into_square_root_growth():
     game, h, c = games.bilinear(np.eye(1), start=(np.array([0.8]), np.array([0.6]))), 0.1, 0.5
     rule = updates.simultaneous(h)

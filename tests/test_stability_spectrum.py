@@ -423,6 +423,7 @@ def test_ritz_values_of_a_network_are_the_dense_eigenvalues(small_gan):
     assert (distance[good] <= 3 * few.errors[good] + 1e-12).all()
 
 
+@pytest.mark.slow
 def test_the_field_is_the_direction_of_the_simultaneous_train_step():
     generator, discriminator = mlp.Generator(widths=(4,)), mlp.Discriminator(widths=(4,))
     terms = [penalties.r1(2.0), penalties.gradient_penalty(1.0)]  # the second draws random numbers

@@ -170,6 +170,7 @@ def test_a_swept_penalty_takes_the_place_of_the_games_own():
     assert {name for name in both if name.startswith("penalty/")} == {"penalty/r1", "penalty/gradient_penalty"}
 
 
+@pytest.mark.slow
 def test_a_swept_weight_takes_the_place_of_that_of_the_games_own_term():
     def spread(turn):
         return jnp.mean(turn.fake**2)
@@ -260,6 +261,7 @@ def test_losses_are_mixed_by_weights_and_one_weight_is_one_loss():
         assert not np.allclose(mixed[2], alone[2], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_clip_shares_count_and_an_infinite_norm_is_no_clip():
     settings = settings_of(3, generator_clip=[1e-6, math.inf, 1e6], discriminator_clip=[math.inf, 1e-6, math.inf])
     table = run(settings).table
@@ -566,6 +568,7 @@ def same_result(one, other):
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.slow
 def test_what_a_damaged_checkpoint_held_is_computed_again(fallen, tmp_path, damage):
     directory = shutil.copytree(fallen[0], tmp_path / "made")
     DAMAGES[damage](directory / "checkpoints" / "8")
@@ -873,6 +876,7 @@ def test_a_page_of_a_sweep_holds_its_scores_limits_and_samples_and_takes_names_a
     assert page.text.count("failed discriminator_rate") == 4  # those of the table, with their samples
 
 
+@pytest.mark.slow
 def test_measured_numbers_are_columns_of_the_table():
     good = run(settings_of(3))
     bad = good._replace(table=good.table | {"finite": np.array([True, False, True])})

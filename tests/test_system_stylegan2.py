@@ -27,6 +27,7 @@ class Line(nn.Module):
         return jnp.squeeze(nn.Dense(self.features)(jnp.tanh(nn.Dense(4)(x))))
 
 
+@pytest.mark.slow
 def test_a_lazy_penalty_averaged_over_its_period_is_the_eager_one_in_value_and_gradient():
     """Optimisers that only record: parameters, and so the penalty of the same images, stay as they are."""
     batch, key, steps = {"image": jax.random.normal(jax.random.key(1), (8, 3))}, jax.random.key(2), 5

@@ -162,6 +162,7 @@ class Judge(nn.Module):
 
 
 @pytest.mark.parametrize(("most", "clipped"), [(1e4, False), (1e-3, True)])
+@pytest.mark.slow
 def test_the_weight_is_the_ratio_of_both_gradients_at_the_last_layer_and_a_constant(double_precision, most, clipped):
     images = {"image": jnp.asarray(RNG.uniform(-1, 1, (6, 3)))}
 

@@ -344,6 +344,7 @@ def test_terms_on_images_logits_and_parameters_have_the_gradient_of_the_whole_ob
 
 
 @pytest.mark.parametrize("update_rule", [gan.alternating, gan.extragradient])
+@pytest.mark.slow
 def test_the_generator_that_a_term_calls_is_the_one_that_made_the_fake_images(update_rule):
     def apart(turn):
         return jnp.sum(jnp.abs(turn.generator(*turn.inputs) - turn.fake)) + jnp.sum(
@@ -519,6 +520,7 @@ SQUARES = np.random.default_rng(1).uniform(-1, 1, (4, 4, 4, 1)).astype(np.float3
 
 
 @pytest.mark.parametrize("kind", ["column", "patches", "two scales"])
+@pytest.mark.slow
 def test_logits_of_a_picture_are_averaged_scales_add_up_and_penalties_are_of_the_mean_logit(kind):
     players = Squares(), Scales(kind)
     batch = {"image": SQUARES}
@@ -879,6 +881,7 @@ class Independent(mlp.Discriminator):
 
 
 @pytest.mark.usefixtures("double_precision")
+@pytest.mark.slow
 def test_the_recorded_field_of_a_discriminator_that_judges_each_image_alone_has_the_same_reverse_mode():
     batch = {"image": IMAGES.astype(float)}
     independent = Independent(widths=(3,), activation=nn.tanh)
