@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "measure a run, or anybody's images against others",
     "report": "write a run's page anew",
     "describe": "what a preset is: networks, parameters, arithmetic, paper; without data or training",
+    "cut": "photographs to pieces of one size, for networks that restore and enlarge",
     "convert": "images to files that training reads fast, also beyond memory",
     "plan": "whether a preset fits on TPUs or GPUs that are not there, compiled for them on this machine",
     "stability": "the stability laboratory: dirac, spectrum, sweep, collapse, atlas",

@@ -1,6 +1,6 @@
 """Data: sets that ship with the package, image folders, array files, hub sets, toys; batches addressed by step."""
 
-from jaxgen.data import augmentation, binarisation, conversion, convertible, decode, masks, toy
+from jaxgen.data import augmentation, binarisation, conversion, convertible, decode, masks, pieces, toy
 from jaxgen.data.arrays import array_file
 from jaxgen.data.augmentation import random_flip, random_shift
 from jaxgen.data.batches import (
@@ -54,6 +54,7 @@ __all__ = [
     "mnist",
     "pair_as_source",
     "pair_folders",
+    "pieces",
     "prefetch",
     "prepare_default",
     "process_slice",

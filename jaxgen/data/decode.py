@@ -116,13 +116,22 @@ def decode_image(
         Exception: whatever Pillow raises for data that are broken (mostly OSError); ValueError for an image that
             claims more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, or whose range is unknown (float, 32-bit).
     """
+    image = upright_image(source)
+    return fit_image(image, image_size=image_size, channels=channels, background=background, crop=crop, resize=resize)
+
+
+def upright_image(source: str | os.PathLike | bytes) -> "PIL.Image.Image":
+    """The whole image, turned as its EXIF says, 16-bit grey brought to 8 bits: the first half of `decode_image`.
+
+    Raises:
+        Exception: as `decode_image`.
+    """
     from PIL import Image
 
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as opened:
         check_claim(opened)
         opened.load()
-        image = _to_eight_bits(_upright(opened))
-    return fit_image(image, image_size=image_size, channels=channels, background=background, crop=crop, resize=resize)
+        return _to_eight_bits(_upright(opened))
 
 
 def fit_image(

@@ -103,7 +103,7 @@ def check_folder(root: str) -> None:
         raise FileNotFoundError(f"{shown}: a link that leads nowhere")
     if not os.path.isdir(root):
         advice = " (for .npz and .npy files there is array_file)" if root.endswith((".npz", ".npy")) else ""
-        raise NotADirectoryError(f"{shown}: a file; image_folder wants the folder that holds the images{advice}")
+        raise NotADirectoryError(f"{shown}: a file; give the folder that holds the images{advice}")
 
 
 def check_regular(path: str | os.PathLike) -> None:

@@ -96,7 +96,8 @@ PRESETS = {
         paper=_PAPER,
     ),
     "photographs-drunet": Preset(
-        "photographs with Gaussian noise of 0 to 50 levels of 255, by DRUNet; give --data.path, 480x480 pieces",
+        "photographs with Gaussian noise of 0 to 50 levels of 255, by DRUNet; give --data.path, "
+        "480x480 pieces (jaxgen cut)",
         Config(data=Data("folder", path="images", image_size=480, labelled=False), patch=128, **_LONG),
         paper=_PAPER,
         spec=((480, 480, 3), 0),

@@ -4,7 +4,8 @@ Mean absolute error; Adam at 1e-4, halved after 200,000 of 300,000 updates; patc
 turned. `--features 256 --blocks 32 --residual-scale 0.1` is the paper's large network; the default is its baseline.
 
 Deviations: the network for x4 begins anew, not from that for x2. Small patches are made of large ones, not cut out of
-small images, which differ at borders. Images of a folder are resized to squares: give pieces of one size.
+small images, which differ at borders. Images of a folder are resized to squares: give pieces of one size, by
+`jaxgen cut`.
 """
 
 import dataclasses
@@ -63,7 +64,7 @@ def _published(scale, published):
     patch = 48 * scale
     data = Data("folder", path="div2k", image_size=480, labelled=False)
     return Preset(
-        f"photographs (DIV2K) {scale} times as large, by EDSR-baseline; give --data.path, a folder of 480x480 pieces",
+        f"photographs (DIV2K) {scale} times as large, by EDSR-baseline; give --data.path, 480x480 pieces (jaxgen cut)",
         Config(data=data, source=SuperResolution(scale), patch=patch, crop_border=scale, **_LONG),
         paper=_PAPER,
         published=published,

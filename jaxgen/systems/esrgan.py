@@ -68,8 +68,8 @@ _OFTEN: Settings = dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_
 
 PRESETS = {
     "df2k-esrgan-x4": Preset(
-        "photographs (DIV2K and Flickr2K) four times as large, by ESRGAN; give --data.path, 480x480 pieces, and "
-        "--perceptual FILE",
+        "photographs (DIV2K and Flickr2K) four times as large, by ESRGAN; give --data.path, "
+        "480x480 pieces (jaxgen cut), and --perceptual FILE",
         Config(
             data=Data("folder", path="df2k", image_size=480, labelled=False),
             patch=128,

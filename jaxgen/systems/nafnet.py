@@ -105,7 +105,7 @@ PRESETS = {
     ),
     "sidd-nafnet-32": Preset(
         "photographs of a telephone (SIDD) without their noise, by NAFNet of width 32; give --data.path and "
-        "--data.target-path, folders of 512x512 pieces",
+        "--data.target-path, folders of 512x512 pieces (jaxgen cut)",
         Config(data=_pairs("sidd"), **_LONG),
         paper=_PAPER,
         published="PSNR on RGB 39.97 dB (SIDD validation)",
@@ -113,7 +113,7 @@ PRESETS = {
     ),
     "gopro-nafnet-32": Preset(
         "photographs (GoPro) without their blur, by NAFNet of width 32; give --data.path and --data.target-path, "
-        "folders of 512x512 pieces",
+        "folders of 512x512 pieces (jaxgen cut)",
         Config(
             data=_pairs("gopro"),
             encoder=(1, 1, 1, 28),

@@ -61,7 +61,7 @@ _LONG |= dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_every"), 5
 
 PRESETS = {
     "df2k-rcan-x4": Preset(
-        "photographs (DIV2K and Flickr2K) four times as large, by RCAN; give --data.path, a folder of 480x480 pieces",
+        "photographs (DIV2K and Flickr2K) four times as large, by RCAN; give --data.path, 480x480 pieces (jaxgen cut)",
         Config(
             data=Data("folder", path="df2k", image_size=480, labelled=False),
             source=SuperResolution(4),

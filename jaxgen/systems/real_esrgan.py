@@ -69,8 +69,8 @@ _OFTEN: Settings = dict.fromkeys(("sample_every", "evaluate_every", "checkpoint_
 
 PRESETS = {
     "real-esrgan-x4": Preset(
-        "photographs as they are found four times as large, by Real-ESRGAN; give --data.path, 480x480 pieces, and "
-        "--perceptual FILE",
+        "photographs as they are found four times as large, by Real-ESRGAN; give --data.path, "
+        "480x480 pieces (jaxgen cut), and --perceptual FILE",
         Config(
             data=Data("folder", path="df2k", image_size=480, labelled=False),
             patch=256,

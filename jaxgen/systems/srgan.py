@@ -88,7 +88,8 @@ PRESETS = {
         paper=_PAPER,
     ),
     "df2k-srgan-x4": Preset(
-        "photographs four times as large, by SRGAN; give --data.path, 480x480 pieces, and --perceptual FILE",
+        "photographs four times as large, by SRGAN; give --data.path, 480x480 pieces (jaxgen cut), "
+        "and --perceptual FILE",
         Config(
             data=Data("folder", path="df2k", image_size=480, labelled=False),
             start=1_000_000,
