@@ -470,7 +470,7 @@ def test_missing_paths_files_and_empty_folders_are_told_apart(tmp_path):
     with pytest.raises(FileNotFoundError, match="link that leads nowhere"):
         data.image_folder(tmp_path / "link", image_size=8)
     write(tmp_path / "f" / "a.txt", b"x")
-    with pytest.raises(NotADirectoryError, match="wants the folder"):
+    with pytest.raises(NotADirectoryError, match="give the folder"):
         data.image_folder(tmp_path / "f" / "a.txt", image_size=8)
     with pytest.raises(ValueError, match=r"no image found.*1 other files, e.g. \.txt"):
         data.image_folder(tmp_path / "f", image_size=8)
