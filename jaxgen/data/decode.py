@@ -29,6 +29,8 @@ def centre_crop(image: "PIL.Image.Image", size: tuple[int, int]) -> "PIL.Image.I
     # The integer part of the largest rectangle with these proportions, never below one pixel.
     new_width = max(1, min(width, height * size[0] // size[1]))
     new_height = max(1, min(height, width * size[1] // size[0]))
+    if (new_width, new_height) == image.size:
+        return image  # Pillow would copy it
     left, top = (width - new_width) // 2, (height - new_height) // 2
     return image.crop((left, top, left + new_width, top + new_height))
 
@@ -151,7 +153,8 @@ def fit_image(
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
-    image = image.convert(mode)
+    if image.mode != mode:
+        image = image.convert(mode)
     pixels = np.asarray(resize(crop(image, (width, height)), (width, height)))
     return pixels.reshape(height, width, channels)
 
