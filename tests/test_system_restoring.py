@@ -1,12 +1,14 @@
 """Systems of super-resolution and restoration: published sizes and recipes, their data, numbers beside numbers."""
 
 import dataclasses
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from jaxgen import building, configuration, data, description, options, restoration, systems, turns, watching
 from jaxgen.losses import perceptual
@@ -108,6 +110,22 @@ def test_a_small_source_is_made_of_the_patch_that_it_goes_with():
     assert batch["image"].shape == (4, 16, 16, 3) and batch["source"].shape == (4, 4, 4, 3)
     box = batch["image"].reshape(4, 4, 4, 4, 4, 3).mean((2, 4))
     assert float(jnp.abs(batch["source"] - box).mean()) < 0.2 * float(jnp.abs(box - box.mean()).mean())
+
+
+def test_photographs_that_are_brought_to_a_smaller_size_are_told_with_what_to_do(tmp_path):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    Image.fromarray(np.zeros((48, 60, 3), np.uint8)).save(tmp_path / "in" / "a" / "b.png")
+    dataset = data.image_folder(tmp_path / "in", image_size=32, labelled=False)
+    settings = {"data": options.Data("folder", path=str(tmp_path / "in"), image_size=32), "patch": 16}
+    config = dataclasses.replace(dncnn.TINY, **settings)
+    with pytest.warns(
+        UserWarning, match=r"b.png has 60x48 pixels, and images are brought to 32x32.*jaxgen cut .*in PIE"
+    ):
+        config.wrap(dataset, "train")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config.wrap(dataset, "test")
+        config.wrap(data.image_folder(tmp_path / "in", image_size=48, labelled=False), "train")
 
 
 def test_data_that_bring_sources_are_taken_as_they_are_and_changed_alike():

@@ -94,6 +94,16 @@ def list_images(path: str | os.PathLike) -> Listing:
     return Listing(root, sorted(files), sorted(broken), sorted(folders), ignored)
 
 
+def first_image(path: str | os.PathLike) -> str | None:
+    """The path of an image in a folder or below, without a look at all of them; None where there is none."""
+    for directory, folders, names in os.walk(os.path.expanduser(os.fspath(path))):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in NOT_LOOKED_INTO)
+        for name in sorted(names):
+            if is_image_name(name):
+                return os.path.join(directory, name)
+    return None
+
+
 def check_folder(root: str) -> None:
     """Raise what is wrong with a path that should be a folder."""
     shown = show(root)

@@ -1,7 +1,9 @@
 """What systems share that make an image of a source: their data, what they can do, what is looked at and measured."""
 
+import contextlib
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -11,10 +13,11 @@ import optax
 from flax import linen as nn
 
 from jaxgen import data, network, restoration
-from jaxgen.data import augmentation, sources
+from jaxgen.data import augmentation, decode, listing, sources
 from jaxgen.losses.restoration import LOSSES
 from jaxgen.metrics import codes
-from jaxgen.options import Optimizer, Run, lookup
+from jaxgen.names import show
+from jaxgen.options import Data, Optimizer, Run, lookup
 from jaxgen.ranges import Count, CountOrZero
 from jaxgen.system import Measure, Spec, System
 from jaxgen.systems.shared import degrading
@@ -45,6 +48,8 @@ class Sources(Run):
 
 def with_sources(config: Any, dataset: data.Dataset, split: Literal["train", "test"]) -> data.Dataset:
     """As `Sources.wrap`."""
+    if split == "train":
+        warn_of_photographs(config.data, dataset.image_shape)
     if split == "train" and config.patch:
         dataset = data.augmented(dataset, functools.partial(augmentation.random_crop, size=config.patch))
     if split == "train" and config.flips:
@@ -54,6 +59,22 @@ def with_sources(config: Any, dataset: data.Dataset, split: Literal["train", "te
     if "source" in sources.names_of(dataset):
         return dataset
     return degrading.with_sources(dataset, config.source, split)
+
+
+def warn_of_photographs(settings: Data, image_shape: tuple[int, ...]) -> None:
+    """Tells of files that are larger than what they are brought to: what a network is to restore is gone with that."""
+    folder = {"folder": settings.path, "pairs": settings.target_path}.get(settings.name)
+    file = folder and listing.first_image(folder)
+    width = height = 0
+    with contextlib.suppress(Exception):  # broken files are told of where they are read
+        width, height, _ = decode.look(file) if file else (0, 0, False)
+    if height > image_shape[0] and width > image_shape[1]:
+        warnings.warn(
+            f"{show(file)} has {width}x{height} pixels, and images are brought to {image_shape[1]}x{image_shape[0]}, "
+            "without their details and their noise: to train on pieces at their own pixels, cut them first by "
+            f"`jaxgen cut {show(folder)} PIECES --size 256`",
+            stacklevel=2,
+        )
 
 
 def need_equal_sizes(spec: Spec, model: str) -> None:
