@@ -6,7 +6,7 @@ import pytest
 from in_process import call
 from PIL import Image
 
-from jaxgen import data, files
+from jaxgen import data, files, options
 from jaxgen.data import pieces
 
 pytestmark = pytest.mark.usefixtures("scripts_in_process")
@@ -88,6 +88,32 @@ def test_two_folders_that_are_cut_alike_are_pairs_again_also_of_unlike_sizes(tmp
     np.testing.assert_array_equal(batch["image"], batch["source"].repeat(2, 1).repeat(2, 2))
 
 
+def test_whole_photographs_are_held_out_and_pairs_on_the_same_side(tmp_path):
+    for name, ending in (("sources", "bmp"), ("targets", "png")):
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            Image.fromarray(photograph(16, 32, i)).save(tmp_path / name / f"{i}.{ending}")
+        done = pieces.cut(tmp_path / name, tmp_path / f"{name}_cut", size=16, validation_share=0.2)
+        assert done == (tmp_path / f"{name}_cut", 10, 20)
+        assert sorted(os.listdir(done.root)) == ["test", "train"]
+        assert len(os.listdir(done.root / "test")) == 2 * 2
+    sources, targets = (pixels_of(tmp_path / f"{name}_cut") for name in ("sources", "targets"))
+    assert sources.keys() == targets.keys()
+    photographs = {
+        split: {name.split("/")[1][0] for name in targets if name.startswith(split)} for split in ("train", "test")
+    }
+    assert len(photographs["train"]) == 8 and not photographs["train"] & photographs["test"]
+    assert options.Data("folder", path=str(tmp_path / "targets_cut"), image_size=16).open("test").num_examples == 4
+    with pytest.raises(ValueError, match="targets_cut holds train and test already"):
+        pieces.cut(tmp_path / "targets_cut", tmp_path / "again", size=8, validation_share=0.2)
+    assert sorted(os.listdir(pieces.cut(tmp_path / "targets_cut", tmp_path / "again", size=8).root)) == [
+        "test",
+        "train",
+    ]
+    with pytest.raises(ValueError, match="validation_share=0.01 of 10 images leaves 0 for"):
+        pieces.cut(tmp_path / "targets", tmp_path / "none", size=8, validation_share=0.01)
+
+
 def test_an_interrupted_cut_goes_on_and_nothing_is_there_before_it_is_whole(photographs, tmp_path, monkeypatch):
     pieces.cut(photographs, tmp_path / "at_once", size=32)
 
@@ -103,7 +129,7 @@ def test_an_interrupted_cut_goes_on_and_nothing_is_there_before_it_is_whole(phot
     (unfinished / ".a_00_00.png.1234.tmp").write_bytes(b"half")  # as a kill leaves it
     (unfinished / "a_00_01.png").unlink()
     kept = (unfinished / "a_00_00.png").stat().st_mtime_ns
-    for other in ({"size": 31}, {"size": 32, "step": 5}):
+    for other in ({"size": 31}, {"size": 32, "step": 5}, {"size": 32, "validation_share": 0.5}):
         with pytest.raises(ValueError, match=r"cut.unfinished holds pieces of other photographs, or of another size"):
             pieces.cut(photographs, tmp_path / "cut", **other)
     pieces.cut(photographs, tmp_path / "cut", size=32)
@@ -169,7 +195,9 @@ def test_the_command_says_how_to_train_on_what_it_wrote(photographs, tmp_path, c
     told = capsys.readouterr()
     assert "15 pieces of 32x32 pixels from 2 photographs" in told.out
     line = f"--data.name folder --data.path {tmp_path / 'cut'} --data.image-size 32"
-    assert line in told.out
+    assert line in told.out and "neighbours would be trained on" in told.out
     assert data.image_folder(tmp_path / "cut", image_size=32, labelled=None).num_examples == 15
+    assert call("cut", photographs, tmp_path / "held", "--size", 32, "--validation-share", 0.5) == 0
+    assert "neighbours" not in capsys.readouterr().out
     assert call("cut", photographs, tmp_path / "cut", "--size", 32) == 2
     assert "is not empty" in capsys.readouterr().err

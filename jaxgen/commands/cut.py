@@ -8,7 +8,7 @@ import tyro
 
 from jaxgen import command_line, ranges
 from jaxgen.commands import words
-from jaxgen.ranges import Count, WholeShare
+from jaxgen.ranges import Count, Share, WholeShare
 
 
 @ranges.checked
@@ -18,6 +18,7 @@ def cut(
     /,
     size: Count,
     step: Count | None = None,
+    validation_share: Share = 0.0,
     max_broken_share: WholeShare = 0.01,
 ) -> str:
     """Cut the photographs of a folder to squares at their own pixels, for networks that restore and enlarge.
@@ -32,6 +33,8 @@ def cut(
       destination: A folder, new or empty.
       size: Side of a piece in pixels; of DIV2K papers take 480. Smaller photographs are told and left out.
       step: Pixels from a piece to the next; by default its size, so that only the last ones overlap. Of DIV2K 240.
+      validation_share: Of the photographs, which go to DESTINATION/test, the others to DESTINATION/train. A folder with
+        train/ and test/ in it keeps them.
       max_broken_share: Up to which broken images are told and left out.
 
     Returns:
@@ -41,7 +44,7 @@ def cut(
       ValueError, OSError: for a folder without images of that size, or a destination that holds other things.
     """
     from jaxgen import local_path
-    from jaxgen.data import pieces
+    from jaxgen.data import folder, pieces
 
     source = local_path.local(photographs, "the folder of photographs")
     root = local_path.local(destination, "the destination")
@@ -50,13 +53,20 @@ def cut(
         root,
         size=size,
         step=step,
+        validation_share=validation_share,
         max_broken_share=max_broken_share,
         progress=command_line.progress,
     )
-    return (
-        f"{done.root}: {done.num_pieces:,} pieces of {size}x{size} pixels from {done.num_photographs:,} photographs\n"
-        f"train on them with --data.name folder --data.path {destination} --data.image-size {size}"
-    )
+    lines = [
+        f"{done.root}: {done.num_pieces:,} pieces of {size}x{size} pixels from {done.num_photographs:,} photographs",
+        f"train on them with --data.name folder --data.path {destination} --data.image-size {size}",
+    ]
+    if not folder.split_folders(done.root):
+        lines.append(
+            "of a share of the pieces that is held out neighbours would be trained on: hold out whole photographs, by "
+            "--validation-share 0.05 of this command, or a folder that is cut by itself and given as --data.test-path"
+        )
+    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -48,6 +48,7 @@ def cut(
     *,
     size: int,
     step: int | None = None,
+    validation_share: float = 0.0,
     max_broken_share: float = 0.01,
     num_threads: int | None = None,
     progress: Progress = no_progress,
@@ -59,6 +60,9 @@ def cut(
     alike are pairs again. The last piece of a row or column ends at the edge, and may overlap the one before. Pixels
     are those of the file, turned as its EXIF says and of 8 bits; what is transparent stays so.
 
+    Whoever holds out a share of the pieces trains on neighbours of what is tested: hold out whole photographs, by
+    `validation_share`, by subfolders train/ and test/ of the source, which stay, or by a folder that is cut by itself.
+
     Pieces are written into DESTINATION.unfinished, which is renamed at the end: nothing reads it before it is whole.
 
     Args:
@@ -66,6 +70,8 @@ def cut(
         destination: a folder that does not exist, or is empty.
         size: the side of a piece in pixels.
         step: pixels from the beginning of a piece to that of the next; `size` by default.
+        validation_share: the share of the photographs that goes to a subfolder test/, by a hash of their names, so that
+            pairs stay together; the others go to train/.
         max_broken_share: the share of broken files that is told and left out, as for `data.image_folder`.
         num_threads: how many photographs to cut at once; None: one per core.
         progress: shows how many are cut.
@@ -76,8 +82,9 @@ def cut(
 
     Raises:
         FileNotFoundError, NotADirectoryError, PermissionError: if the folder cannot be read.
-        ValueError: for a size or step below 1, a folder without images of that size, photographs of one name, a
-            destination that holds other things or lies in the source, too many broken files.
+        ValueError: for a size or step below 1, a share that leaves nothing on one side, a folder without images of that
+            size, photographs of one name, a destination that holds other things or lies in the source, too many broken
+            files.
         OSError: if a piece cannot be written.
     """
     step = size if step is None else step
@@ -91,11 +98,14 @@ def cut(
     _check_names(found.files)
     if root.is_relative_to(found.root):
         raise ValueError(f"{show(str(root))} lies in the folder that is cut: choose a destination outside of it")
-    unfinished = _begun(root, {"source": found.root, "size": size, "step": step})
+    part = _parts(found, validation_share)
+    settings = {"source": found.root, "size": size, "step": step, "validation_share": validation_share}
+    unfinished = _begun(root, settings)
     folder.tell_ignored(show(found.root), found, tell)
 
     def cut_one(file: str) -> _Done:
-        return _cut_one(os.path.join(found.root, file), str(unfinished / os.path.splitext(file)[0]), size, step)
+        stem = os.path.join(unfinished, part[file], os.path.splitext(file)[0])
+        return _cut_one(os.path.join(found.root, file), stem, size, step)
 
     with decode.quiet_bombs(), ThreadPoolExecutor(num_threads or os.cpu_count() or 1, "jaxgen-cut") as pool:
         done = list(progress(_in_turn(pool, cut_one, found.files), len(found.files), "cutting photographs"))
@@ -105,6 +115,20 @@ def cut(
         os.replace(unfinished, root)
     counts = [one.num_pieces for one in done if one.num_pieces]
     return Cut(root, len(counts), sum(counts))
+
+
+def _parts(found: listing.Listing, validation_share: float) -> dict[str, str]:
+    """File -> the subfolder that its pieces go to: "train" or "test", or "" where nothing is held out."""
+    if not validation_share:
+        return dict.fromkeys(found.files, "")
+    folder.check_split("train", validation_share)
+    if splits := folder.split_folders(found.root):
+        there = " and ".join(splits.values())
+        raise ValueError(f"{show(found.root)} holds {there} already, which stay: give no validation_share")
+    names = [os.path.splitext(file)[0] for file in found.files]
+    rows = folder.part_of(names, range(len(names)), "validation", validation_share, found.root)
+    held_out = {found.files[row] for row in rows}
+    return {file: "test" if file in held_out else "train" for file in found.files}
 
 
 class _Done(NamedTuple):
@@ -193,8 +217,8 @@ def _begun(root: Path, settings: dict[str, Any]) -> Path:
             same = False
         if not same:
             raise ValueError(
-                f"{show(str(unfinished))} holds pieces of other photographs, or of another size or step: give the "
-                "command that they are of again, delete that folder, or choose another destination"
+                f"{show(str(unfinished))} holds pieces of other photographs, or of another size, step or share: give "
+                "the command that they are of again, delete that folder, or choose another destination"
             )
         for half in unfinished.rglob(".*.tmp"):
             half.unlink(missing_ok=True)

@@ -64,10 +64,12 @@ def with_sources(config: Any, dataset: data.Dataset, split: Literal["train", "te
 def warn_of_photographs(settings: Data, image_shape: tuple[int, ...]) -> None:
     """Tells of files that are larger than what they are brought to: what a network is to restore is gone with that."""
     folder = {"folder": settings.path, "pairs": settings.target_path}.get(settings.name)
-    file = folder and listing.first_image(folder)
+    file = listing.first_image(folder) if folder else None
+    if folder is None or file is None:
+        return
     width = height = 0
     with contextlib.suppress(Exception):  # broken files are told of where they are read
-        width, height, _ = decode.look(file) if file else (0, 0, False)
+        width, height, _ = decode.look(file)
     if height > image_shape[0] and width > image_shape[1]:
         warnings.warn(
             f"{show(file)} has {width}x{height} pixels, and images are brought to {image_shape[1]}x{image_shape[0]}, "
