@@ -111,8 +111,8 @@ def cut(
         done = list(progress(_in_turn(pool, cut_one, found.files), len(found.files), "cutting photographs"))
     _tell_left_out(found, done, size, max_broken_share, tell)
     with files.explained(root, "rename what was cut to"):
-        (unfinished / SETTINGS).unlink()
         os.replace(unfinished, root)
+        (root / SETTINGS).unlink()
     counts = [one.num_pieces for one in done if one.num_pieces]
     return Cut(root, len(counts), sum(counts))
 
