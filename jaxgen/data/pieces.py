@@ -123,7 +123,7 @@ def _parts(found: listing.Listing, validation_share: float) -> dict[str, str]:
         return dict.fromkeys(found.files, "")
     folder.check_split("train", validation_share)
     if splits := folder.split_folders(found.root):
-        there = " and ".join(splits.values())
+        there = " and ".join(splits[split] for split in ("train", "validation", "test") if split in splits)
         raise ValueError(f"{show(found.root)} holds {there} already, which stay: give no validation_share")
     names = [os.path.splitext(file)[0] for file in found.files]
     rows = folder.part_of(names, range(len(names)), "validation", validation_share, found.root)
