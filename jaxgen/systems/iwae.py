@@ -133,8 +133,8 @@ PRESETS = {
         paper="Burda, Grosse, Salakhutdinov 2016",
         measured="of the VAE with k = 1, --bound elbo --num-samples 1: test NLL 89.4 nats by 5,000 samples, ELBO "
         "-93.0, 16 units active, 10 minutes; k = 5 and 50 not run (one seed, one core of an Intel Xeon, 2026-11-30). "
-        "With --batch-size 20 --num-steps 600000, as many passes: 88.9 nats, ELBO -92.7, 15 units active, 65 minutes of "
-        "one core of an AMD EPYC beside other work (2026-12-01)",
+        "With --batch-size 20 --num-steps 600000, as many passes: 88.9 nats, ELBO -92.7, 15 units active, 65 minutes "
+        "of one core of an AMD EPYC beside other work (2026-12-01)",
     ),
     "mnist-iwae-2-short": Preset(
         "two stochastic layers, 200 passes along a cosine in batches of 100 instead of 3,280 in stages",
