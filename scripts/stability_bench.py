@@ -114,7 +114,7 @@ def drawn(rows: list[dict], path: Path) -> None:
     from matplotlib.figure import Figure
 
     names, kinds = [name for name in games() if any(row["gan"] == name for row in rows)], list(PENALTIES)
-    figure = Figure(figsize=(3.2 * len(kinds), 2.4 * len(names)), layout="constrained")
+    figure = Figure(figsize=(3.2 * len(kinds), 2.6 * len(names)), layout="constrained")
     for i, name in enumerate(names):
         for j, penalty in enumerate(kinds):
             axes = figure.add_subplot(len(names), len(kinds), i * len(kinds) + j + 1)
@@ -128,7 +128,7 @@ def drawn(rows: list[dict], path: Path) -> None:
                 axes.text(x, y, f"{median:.0f} %{failed}", ha="center", va="center", fontsize=8)
                 colour = np.clip(np.nan_to_num(median) / 100, 0, 1)
                 axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=colormaps["RdYlGn"](colour), alpha=0.6))
-            axes.set(xlim=(-0.5, len(CLIPS) - 0.5), ylim=(-0.5, len(RATIOS) - 0.5), title=f"{name}, {penalty}")
+            axes.set(xlim=(-0.5, len(CLIPS) - 0.5), ylim=(-0.5, len(RATIOS) - 0.5), title=f"{name}\n{penalty}")
             axes.set_xticks(range(len(CLIPS)), [f"{clip:g}" for clip in CLIPS])
             axes.set_yticks(range(len(RATIOS)), [f"{ratio} x" for ratio in RATIOS])
             axes.title.set_fontsize(9)
