@@ -10,8 +10,8 @@ discriminator's rate (1, 8 and 64 times the generator's), the norm at which both
 1, 10, none), the penalty (none, R1, the gradient penalty) and the seed. Quality is minus the sliced Wasserstein
 distance of 256 drawn digits from real ones: 0 % is the untrained network, 100 % are other real digits.
 
-Writes a folder for each GAN and penalty, with checkpoints and rows.json (a row a setting: median, range and failures
-over seeds), and results.png of all that is there. What is done is not done again.
+Writes a folder for each GAN and penalty, with checkpoints, rows.json (a row a setting: median, range and failures over
+seeds) and samples.png, and results.png of all that is there. What is done is not done again.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from flax import linen as nn
 from matplotlib import colormaps
 from matplotlib.patches import Rectangle
 
-from jaxgen import data, files, gan
+from jaxgen import data, files, gan, images
 from jaxgen.losses import adversarial
 from jaxgen.metrics.sliced_wasserstein import sliced_wasserstein_distance
 from jaxgen.models import r3gan, sngan, wgan_gp
@@ -103,10 +103,21 @@ def bench(name: str, penalty: str, directory: Path, arguments: argparse.Namespac
         directory=directory,
         progress=True,
     )
+    images.save_png(directory / "samples.png", samples(game, result))
     rows = sweep.over_seeds(result.table, ["discriminator_rate", "clip"], failed_below=scale.failed_below)
     told = ("median", "quantile_10", "quantile_90", "lowest", "highest")
     own = {"gan": name, "penalty": penalty, "steps": arguments.steps, "seconds": result.seconds}
     return [own | row | {key: scale.of(row[key]) for key in told} for row in rows]
+
+
+def samples(game: gan.Game, result: sweep.Result) -> np.ndarray:
+    """16 digits of each setting's first seed, a row each: by rate, and within it by clip."""
+    latents = jax.random.normal(jax.random.key(1), (16, LATENTS))
+    rows = [
+        gan.sample(game.generator, jax.tree.map(lambda x, i=i: x[i], result.states).generator.variables, latents)
+        for i in np.flatnonzero(result.settings["seed"] == 0)
+    ]
+    return images.grid(np.concatenate(rows), columns=16)
 
 
 def drawn(rows: list[dict], path: Path) -> None:

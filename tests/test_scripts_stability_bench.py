@@ -53,6 +53,8 @@ def test_a_part_is_trained_and_is_there_at_the_next_call(bench, tmp_path, monkey
     rows = files.decoded(json.loads(path.read_text()))
     assert [(row["clip"], row["seeds"], row["steps"]) for row in rows] == [(1.0, 2, 4), (math.inf, 2, 4)]
     assert all(row["lowest"] <= row["median"] <= row["highest"] < 100 for row in rows)
+    with Image.open(path.with_name("samples.png")) as picture:
+        assert picture.width > 16 * 32 and picture.height > 2 * 32
     before = path.stat().st_mtime_ns
     bench.main()
     assert path.stat().st_mtime_ns == before and capsys.readouterr().out.count("results.png") == 2
