@@ -19,7 +19,6 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -31,16 +30,16 @@ from matplotlib.patches import Rectangle
 
 from jaxgen import data, files, gan, images
 from jaxgen.losses import adversarial
-from jaxgen.metrics.sliced_wasserstein import sliced_wasserstein_distance
 from jaxgen.models import r3gan, sngan, wgan_gp
 from jaxgen.models.residual import summed
-from jaxgen.stability import members, sweep, sweep_report
+from jaxgen.stability import members, sweep, sweep_presets
 
 RATE = 5e-4  # of all generators
 RATIOS = (1, 8, 64)
 CLIPS = (0.1, 1.0, 10.0, math.inf)
 PENALTIES = {"no penalty": {}, "R1": {"r1": [1.0]}, "gradient penalty": {"gradient_penalty": [10.0]}}
 LATENTS = 64
+RECORDS = 4  # of each network
 ROWS, PICTURE = "rows.json", "results.png"
 
 
@@ -75,21 +74,13 @@ def adam(rate, momentum):
     return optax.adam(rate, b1=0.0 if momentum is None else momentum, b2=0.9)
 
 
-def quality_of(game: gan.Game, real: jax.Array) -> tuple[Callable, sweep_report.Scale]:
-    """The score of a game's members, and what it means."""
-    half, key = len(real) // 2, jax.random.key(0)
-    score = members.sliced_wasserstein_score(game.generator, LATENTS, real[:half])
-    rule = adam(RATE, None)
-    untrained = game.init(key, generator_optimizer=rule, discriminator_optimizer=rule)
-    least = -float(sliced_wasserstein_distance(real[:half], real[half:], key, num_projections=256))
-    worst = float(score({}, untrained, key)["score"])
-    return score, sweep_report.Scale(worst, least, (worst + least) / 2)
-
-
 def bench(name: str, penalty: str, directory: Path, arguments: argparse.Namespace) -> list[dict]:
     """A row for each rate and clip of one GAN under one penalty; qualities in percent."""
     game, digits = games()[name], data.mnist(image_size=32)
-    score, scale = quality_of(game, members.images_of(digits, 512))
+    rule, real = adam(RATE, None), members.images_of(digits, 512)
+    score = members.sliced_wasserstein_score(game.generator, LATENTS, real[:256])
+    untrained = game.init(jax.random.key(0), generator_optimizer=rule, discriminator_optimizer=rule)
+    scale = sweep_presets.quality_scale(score, untrained, real)
     program = members.of_game(game, optimizer=adam, score=score, name=name)
     axes = [{"generator_rate": [RATE]}, {"discriminator_rate": [RATE * ratio for ratio in RATIOS]}, {"clip": CLIPS}]
     axes += [{weight: values} for weight, values in PENALTIES[penalty].items()] + [{"seed": range(arguments.seeds)}]
@@ -98,7 +89,7 @@ def bench(name: str, penalty: str, directory: Path, arguments: argparse.Namespac
         sweep.of_dataset(digits, arguments.batch_size),
         sweep.product(*axes),
         num_steps=arguments.steps,
-        num_records=4,
+        num_records=RECORDS,
         block_size=1 if jax.default_backend() == "cpu" else None,
         directory=directory,
         progress=True,
@@ -160,6 +151,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
+    if arguments.steps < 1 or arguments.steps % RECORDS:
+        parser.error(f"--steps {arguments.steps} must be a multiple of {RECORDS}, in which each network is scored")
     for name, penalty in itertools.product(arguments.only, arguments.penalties):
         directory = arguments.directory / f"{name} {penalty}".replace(" ", "-").lower()
         if not (directory / ROWS).exists():

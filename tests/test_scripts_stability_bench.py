@@ -42,6 +42,13 @@ def test_the_picture_shows_whatever_is_there(bench, tmp_path):
         assert two.width == one.width and two.height == 2 * one.height
 
 
+def test_steps_that_cannot_be_scored_are_refused_in_a_sentence(bench, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", str(tmp_path / "new"), "--steps", "10"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "--steps 10 must be a multiple of 4" in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
 @pytest.mark.slow
 def test_a_part_is_trained_and_is_there_at_the_next_call(bench, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "RATIOS", (1,))

@@ -119,7 +119,8 @@ def test_photographs_that_are_brought_to_a_smaller_size_are_told_with_what_to_do
     settings = {"data": options.Data("folder", path=str(tmp_path / "in"), image_size=32), "patch": 16}
     config = dataclasses.replace(dncnn.TINY, **settings)
     with pytest.warns(
-        UserWarning, match=r"b.png has 60x48 pixels, and images are brought to 32x32.*jaxgen cut .*in PIE"
+        UserWarning,
+        match=r"b.png has 60x48 pixels, and images are brought to 32x32.*jaxgen cut .*in PIECES --size 32`$",
     ):
         config.wrap(dataset, "train")
     with warnings.catch_warnings():

@@ -150,13 +150,18 @@ def fit_image(
 
     height, width = image_size_pair(image_size)
     mode = "L" if channels == 1 else "RGB"
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+    if has_opacity(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     if image.mode != mode:
         image = image.convert(mode)
     pixels = np.asarray(resize(crop(image, (width, height)), (width, height)))
     return pixels.reshape(height, width, channels)
+
+
+def has_opacity(image: "PIL.Image.Image") -> bool:
+    """Whether some of an image may be transparent: by a channel, or a colour that is."""
+    return image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
 
 
 class Look(NamedTuple):

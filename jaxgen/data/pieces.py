@@ -170,9 +170,8 @@ def _beginnings(length: int, size: int, step: int) -> list[int]:
 
 def _plain(image: "PIL.Image.Image") -> "PIL.Image.Image":
     """Grey or RGB, with an opacity where there is one: what PNG holds without a palette."""
-    transparent = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
     grey = image.mode in ("1", "L", "LA", "La") and "transparency" not in image.info
-    return image.convert(("LA" if transparent else "L") if grey else "RGBA" if transparent else "RGB")
+    return image.convert(("L" if grey else "RGB") + ("A" if decode.has_opacity(image) else ""))
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -243,6 +243,20 @@ class _Looks(NamedTuple):
     labels: Mapping[str, str] = MappingProxyType({})
 
 
+def quality_scale(score: Callable, untrained: Any, real: jax.Array) -> sweep_report.Scale:
+    """What the score of drawn images means, `members.distance_score` from the first half of some real ones.
+
+    Args:
+      score: (settings, state, key) -> dict with `score`.
+      untrained: the state that is 0 %; below half of the way to real images is a failure.
+      real: of which the other half is 100 %.
+    """
+    num, key = len(real) // 2, jax.random.key(0)
+    of_untrained = float(score({}, untrained, key)["score"])
+    of_real = -float(sliced_wasserstein_distance(real[:num], real[num : 2 * num], key, num_projections=256))
+    return sweep_report.Scale(of_untrained, of_real, (of_real + of_untrained) / 2)
+
+
 def _drawn(opened, dataset, directory) -> _Looks:
     draw_of = opened.system.need("draw", f"a sweep of {directory}")
     real = members.images_of(dataset, 512)
@@ -256,10 +270,8 @@ def _drawn(opened, dataset, directory) -> _Looks:
         told = {} if label is None else {"label": jax.random.choice(jax.random.fold_in(key, 7), label, (n,))}
         return draw_of(opened.system.variables(state), key, n, **told)  # the average of a sweep is the latest weights
 
-    score, key = members.distance_score(draw, real[:num]), jax.random.key(0)
-    untrained = float(score({}, opened.game.init(key), key)["score"])
-    of_real = -float(sliced_wasserstein_distance(real[:num], real[num : 2 * num], key, num_projections=256))
-    scale = sweep_report.Scale(untrained, of_real, (of_real + untrained) / 2)
+    score = members.distance_score(draw, real[:num])
+    scale = quality_scale(score, opened.game.init(jax.random.key(0)), real)
     labels = {} if label is None else {"labels": opening.AS_TRAINED}
     return _Looks(score, scale, draw, real[:16], lambda: _held_out(opened, directory), labels)
 

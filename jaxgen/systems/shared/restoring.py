@@ -71,10 +71,11 @@ def warn_of_photographs(settings: Data, image_shape: tuple[int, ...]) -> None:
     with contextlib.suppress(Exception):  # broken files are told of where they are read
         width, height, _ = decode.look(file)
     if height > image_shape[0] and width > image_shape[1]:
+        alike = " and the folder of sources alike" if settings.name == "pairs" else ""
         warnings.warn(
             f"{show(file)} has {width}x{height} pixels, and images are brought to {image_shape[1]}x{image_shape[0]}, "
             "without their details and their noise: to train on pieces at their own pixels, cut them first by "
-            f"`jaxgen cut {show(folder)} PIECES --size 256`",
+            f"`jaxgen cut {show(folder)} PIECES --size {settings.image_size or 256}`{alike}",
             stacklevel=2,
         )
 
